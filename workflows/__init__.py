@@ -1,0 +1,1 @@
+"""The Likeness jobs: each reads artefacts and writes one new artefact. Ray and MLflow live here."""
