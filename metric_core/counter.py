@@ -1,0 +1,52 @@
+"""Counter-based randomness: a draw depends on (seed, step, id, purpose) and on nothing else.
+
+The same face therefore gets the same augmentation whichever rank, loader worker or restart draws it;
+choosing what to draw for, and when, is left to the callers.
+"""
+
+import hashlib
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def key(seed: int, *words: int | str) -> int:
+    """A 64-bit key from a seed and any further words, stable over processes and Python versions."""
+    text = "\0".join(str(word) for word in (seed, *words))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def generator(seed: int, *words: int | str) -> np.random.Generator:
+    """A NumPy generator of its own for (seed, words), for draws that are not one a row."""
+    return np.random.Generator(np.random.Philox(key=key(seed, *words)))
+
+
+def uniform(seed: int, step: int, ids: np.ndarray, purpose: str, n: int) -> np.ndarray:
+    """Uniform draws in [0, 1), one row an id, independent of the order and the company of the ids.
+
+    Args:
+        seed: the run's seed.
+        step: the training step.
+        ids: int64 (N,), usually face_ids.
+        purpose: what the draw is for; two purposes never share a stream.
+        n: draws an id.
+
+    Returns:
+        float64 (N, n).
+
+    The bits are SplitMix64's output function (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+    generators", fig. 14), applied to the id, then to (hashed id + draw number) under a hashed key.
+    """
+    base = np.uint64(key(seed, step, purpose))
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
+        hashed_N = _mix(np.asarray(ids).astype(np.uint64) ^ base)
+        counters_n = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
+        bits_Nn = _mix(_mix(hashed_N[:, None] + counters_n[None, :]) ^ base)
+    return (bits_Nn >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,109 @@
+"""Verification and quantile arithmetic: pure arrays in, numbers out.
+
+Scores are similarities (higher is more alike) and a pair is accepted when score >= threshold. Which pairs are
+scored, and what is done with the numbers, is left to ``evaluate`` and to training.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score, roc_curve
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and what it buys, measured on ``negatives`` impostor pairs."""
+
+    far: float
+    """The false accept rate asked for; the measured one is at most this."""
+    threshold: float
+    """Accept when similarity >= threshold."""
+    tar: float
+    """True accept rate: the share of genuine pairs accepted."""
+    negatives: int
+    """Impostor pairs behind the threshold; below 10/far the point is not to be trusted."""
+
+
+def operating_point(score_N: np.ndarray, same_N: np.ndarray, far: float) -> OperatingPoint:
+    """The most permissive threshold whose false accept rate is at most ``far`` (never merely the nearest).
+
+    Args:
+        score_N: float (N,), similarities.
+        same_N: bool (N,), whether the pair is genuine.
+        far: in (0, 1).
+
+    Raises:
+        ValueError: no genuine or no impostor pair, or far outside (0, 1).
+    """
+    score_N, same_N = _checked(score_N, same_N)
+    if not 0 < far < 1:
+        raise ValueError(f"far must lie in (0, 1), got {far}")
+    impostor = np.sort(score_N[~same_N])[::-1]
+    allowed = int(np.floor(far * len(impostor) + 1e-9))  # impostors that may be accepted; 1e-9 forgives 0.1 * 30
+    # The first impostor that must be rejected lies just below the threshold; ties with it are rejected too.
+    threshold = np.nextafter(impostor[allowed], np.inf) if allowed < len(impostor) else impostor[-1]
+    tar = float(np.mean(score_N[same_N] >= threshold))
+    return OperatingPoint(far=far, threshold=float(threshold), tar=tar, negatives=len(impostor))
+
+
+def auc(score_N: np.ndarray, same_N: np.ndarray) -> float:
+    """Area under the ROC curve. Raises ValueError unless both kinds of pair are there."""
+    score_N, same_N = _checked(score_N, same_N)
+    return float(roc_auc_score(same_N, score_N))
+
+
+def eer(score_N: np.ndarray, same_N: np.ndarray) -> float:
+    """Equal error rate: where false accepts and false rejects cross, interpolated linearly between ROC points."""
+    score_N, same_N = _checked(score_N, same_N)
+    far, tar, _ = roc_curve(same_N, score_N, drop_intermediate=False)
+    gap = far - (1 - tar)  # rises from -1 to +1
+    i = int(np.argmax(gap >= 0))
+    if gap[i] == 0 or i == 0:
+        return float(far[i])
+    w = -gap[i - 1] / (gap[i] - gap[i - 1])
+    return float(far[i - 1] + w * (far[i] - far[i - 1]))
+
+
+def best_threshold(score_N: np.ndarray, same_N: np.ndarray) -> float:
+    """The threshold with the highest accuracy; the middle between two scores, so that it generalises."""
+    score_N, same_N = _checked(score_N, same_N)
+    order = np.argsort(score_N, kind="stable")
+    sorted_score, sorted_same = score_N[order], same_N[order]
+    # Rejecting the first i pairs is right for the impostors among them and for the genuine ones after them.
+    right = np.concatenate([[0], np.cumsum(~sorted_same)]) + np.concatenate([np.cumsum(sorted_same[::-1])[::-1], [0]])
+    cuts = np.concatenate([[-np.inf], sorted_score, [np.inf]])
+    allowed = cuts[1:] > cuts[:-1]  # no cut between equal scores
+    i = int(np.argmax(np.where(allowed, right, -1)))
+    low, high = cuts[i], cuts[i + 1]
+    if np.isneginf(low):
+        return float(high)
+    return float(np.nextafter(low, np.inf) if np.isposinf(high) else (low + high) / 2)
+
+
+def fold_accuracies(score_N: np.ndarray, same_N: np.ndarray, fold_N: np.ndarray) -> np.ndarray:
+    """Accuracy a fold with the threshold chosen on the *other* folds (LFW's protocol, Huang et al. 2007).
+
+    Returns:
+        float64 (folds,), in the order of the fold numbers.
+    """
+    score_N, same_N = _checked(score_N, same_N)
+    folds = np.unique(fold_N)
+    if len(folds) < 2:
+        raise ValueError("choosing the threshold on the other folds needs at least 2 folds")
+    out = []
+    for fold in folds:
+        held = fold_N == fold
+        threshold = best_threshold(score_N[~held], same_N[~held])
+        out.append(np.mean((score_N[held] >= threshold) == same_N[held]))
+    return np.array(out)
+
+
+def _checked(score_N: np.ndarray, same_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    score_N, same_N = np.asarray(score_N, dtype=np.float64), np.asarray(same_N, dtype=bool)
+    if score_N.shape != same_N.shape or score_N.ndim != 1:
+        raise ValueError(f"scores {score_N.shape} and labels {same_N.shape} must be one vector each, equally long")
+    if not np.isfinite(score_N).all():
+        raise ValueError("scores contain NaN or infinity")
+    if same_N.all() or not same_N.any():
+        raise ValueError(f"both genuine and impostor pairs are needed, got {same_N.sum()} genuine of {len(same_N)}")
+    return score_N, same_N

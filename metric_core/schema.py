@@ -1,0 +1,80 @@
+"""Arrow schemas of the artefacts, and the check every reader and writer calls.
+
+Columns are plain Arrow types, so that pyarrow, pandas, polars and DuckDB read them without this package.
+"""
+
+import pyarrow as pa
+
+from metric_core.errors import SchemaMismatch
+
+FACES = pa.schema(
+    [
+        pa.field("face_id", pa.int64(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # file, tar, recordio or parquet
+        pa.field("uri", pa.string(), nullable=False),  # relative to the root named in the manifest
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("row_group", pa.int32()),
+        pa.field("row", pa.int32()),
+        pa.field("column", pa.string()),
+        pa.field("content_tag", pa.string(), nullable=False),
+        pa.field("view", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("landmarks", pa.list_(pa.float32(), 10)),  # x, y of eyes, nose tip, mouth corners, in pixels
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("face_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+MATCHES = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("face_id", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),  # cosine similarity
+        pa.field("accepted", pa.bool_()),  # null until the index is calibrated
+    ]
+)
+
+
+def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
+    """The schema of an Embeddings part with ``dim`` components of ``dtype`` (float32 unless given) a face."""
+    return pa.schema(
+        [
+            pa.field("face_id", pa.int64(), nullable=False),
+            pa.field("identity", pa.string(), nullable=False),
+            pa.field("view", pa.string()),
+            pa.field("embedding", pa.list_(dtype or pa.float32(), dim), nullable=False),
+            pa.field("norm", pa.float32(), nullable=False),  # length before normalisation, a quality signal
+        ]
+    )
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """The table itself when its columns, types and nulls fit.
+
+    Raises:
+        SchemaMismatch: naming every column that is missing, surplus, of another type or null where it must not be.
+    """
+    problems = []
+    for f in schema:
+        if f.name not in table.column_names:
+            problems.append(f"{f.name} is missing")
+        elif table.schema.field(f.name).type != f.type:
+            problems.append(f"{f.name} is {table.schema.field(f.name).type}, not {f.type}")
+        elif not f.nullable and table[f.name].null_count:
+            problems.append(f"{f.name} has {table[f.name].null_count} nulls")
+    problems += [f"{name} is unknown" for name in table.column_names if name not in schema.names]
+    if problems:
+        raise SchemaMismatch(f"{where}: {'; '.join(problems)}; expected columns {', '.join(schema.names)}")
+    return table

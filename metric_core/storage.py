@@ -1,0 +1,229 @@
+"""The one place that opens addresses: local paths and anything fsspec knows (s3://, gs://, memory://).
+
+Writes are atomic (a reader sees the old object, the new one, or none) and two of them are conditional, which is
+what leases and publishing are built on. What the bytes mean is left to the callers.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from metric_core.errors import ConfigError, Missing
+
+
+def is_local(uri: str) -> bool:
+    """Whether the address is a path on this machine (or a mount that looks like one)."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def absolute(uri: str | Path) -> str:
+    """The address with a local path made absolute; worker processes run in folders of their own."""
+    text = str(uri)
+    if not is_local(text):
+        return text.rstrip("/")
+    return str(Path(text.removeprefix("file://")).expanduser().absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """The address of something inside a folder."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def exists(uri: str) -> bool:
+    """Whether a file, an object or a folder is there."""
+    fs, path = _fs(uri)
+    return bool(fs.exists(path))
+
+
+def names(uri: str) -> list[str]:
+    """Sorted names directly inside a folder; an absent folder has none."""
+    fs, path = _fs(uri)
+    try:
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise ConfigError(f"{uri} is a file; a folder was expected") from None
+
+
+def size(uri: str) -> int:
+    """Bytes of a file or object."""
+    fs, path = _fs(uri)
+    return int(fs.size(path))
+
+
+def open_read(uri: str) -> BinaryIO:
+    """A seekable binary reader. Raises ``Missing`` when nothing is there."""
+    fs, path = _fs(uri)
+    try:
+        return fs.open(path, "rb")
+    except FileNotFoundError:
+        raise Missing(f"{uri}: there is no such file") from None
+
+
+def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
+    """A whole object, or ``length`` bytes of it from ``offset``. Raises ``Missing``."""
+    if is_local(uri) and offset == 0 and length is None:  # fsspec costs 5x a plain read on small local files
+        try:
+            return Path(uri.removeprefix("file://")).read_bytes()
+        except FileNotFoundError:
+            raise Missing(f"{uri}: there is no such file") from None
+    with open_read(uri) as f:
+        f.seek(offset)
+        return f.read() if length is None else f.read(length)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Put an object in one atomic step, replacing what was there."""
+    if not is_local(uri):
+        fs, path = _fs(uri)
+        fs.pipe_file(path, data)
+        return
+    with _beside(uri) as temp:
+        temp.write_bytes(data)
+        _sync(temp)
+        os.replace(temp, uri)
+    _sync(Path(uri).parent)
+
+
+def put_file(source: Path, uri: str) -> None:
+    """Put a finished local file in one atomic step; the source is left alone."""
+    if not is_local(uri):
+        fs, path = _fs(uri)
+        fs.put_file(str(source), path)
+        return
+    with _beside(uri) as temp:
+        shutil.copyfile(source, temp)
+        _sync(temp)
+        os.replace(temp, uri)
+    _sync(Path(uri).parent)
+
+
+def create_if_absent(uri: str, data: bytes) -> bool:
+    """Put an object only if none is there; of several writers exactly one gets True."""
+    if not is_local(uri):
+        fs, path = _fs(uri)
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    with _beside(uri) as temp:
+        temp.write_bytes(data)
+        _sync(temp)
+        try:
+            os.link(temp, uri)  # fails when the name exists, unlike rename
+        except FileExistsError:
+            return False
+    _sync(Path(uri).parent)
+    return True
+
+
+def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
+    """Replace an object only if it still holds ``expected``; of several writers exactly one gets True.
+
+    On S3 the put carries the ETag of the bytes that were compared (``If-Match``); on a local file system a lock
+    file makes compare and replace one step. Other stores have no conditional put in fsspec: ConfigError.
+    """
+    if is_local(uri):
+        with open(f"{uri}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not Path(uri).exists() or Path(uri).read_bytes() != expected:
+                return False
+            write_bytes(uri, data)
+            return True
+    fs, path = _fs(uri)
+    if "s3" not in fs.protocol:
+        raise ConfigError(f"{uri}: conditional replacement needs a local path or s3://, not {fs.protocol}")
+    fs.invalidate_cache(path)
+    if not fs.exists(path):
+        return False
+    tag = fs.info(path)["ETag"]
+    if fs.cat_file(path) != expected:
+        return False
+    bucket, name, _ = fs.split_path(path)
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, IfMatch=tag)
+    except OSError as error:
+        if "PreconditionFailed" in str(error) or "condition" in str(error):
+            return False
+        raise
+    fs.invalidate_cache(path)
+    return True
+
+
+def remove_tree(uri: str) -> None:
+    """Delete a folder and everything in it; an absent one is no error."""
+    fs, path = _fs(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def remove(uri: str) -> None:
+    """Delete one file; an absent one is no error."""
+    fs, path = _fs(uri)
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
+def sha256(uri: str) -> str:
+    """Hex digest of an object's bytes, read in 8 MiB pieces."""
+    digest = hashlib.sha256()
+    with open_read(uri) as f:
+        while piece := f.read(8 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A local path to the object's bytes, for libraries that only read files; a download is deleted after use."""
+    if is_local(uri):
+        if not Path(uri).exists():
+            raise Missing(f"{uri}: there is no such file")
+        yield Path(uri)
+        return
+    fs, path = _fs(uri)
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        target = Path(folder) / path.rsplit("/", 1)[-1]
+        fs.get_file(path, str(target))
+        yield target
+
+
+def _fs(uri: str) -> tuple[Any, str]:
+    fs, path = url_to_fs(uri)
+    if not isinstance(fs, fsspec.AbstractFileSystem):
+        raise ConfigError(f"{uri}: not an address that fsspec can open")
+    return fs, path
+
+
+@contextmanager
+def _beside(uri: str) -> Iterator[Path]:
+    """A temporary name in the target's own folder, since rename is atomic only within a file system."""
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    temp = Path(name)
+    os.chmod(temp, 0o644)
+    try:
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
