@@ -1,0 +1,111 @@
+"""Faces as tensors: a torch Dataset over catalogue rows, and loaders for training steps and for single passes.
+
+Augmentation (``augment``) and the network are applied by the caller to whole batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from metric_core import image
+from metric_core.data import readers
+from metric_core.data.sampler import BatchSampler
+from metric_core.errors import ImageUnreadable, Missing
+from metric_core.image import Preprocessing
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A row whose image could not be read."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Loaded rows, in the order asked for, without the unreadable ones."""
+
+    pixels_BCSS: torch.Tensor
+    """uint8"""
+    row_B: np.ndarray
+    """int64, positions in the catalogue table"""
+    bad: list[Bad]
+
+
+def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
+    """One row's pixels, uint8 (C, S, S), or why there are none."""
+    locator = {name: table[name][row].as_py() for name in ("uri", "offset", "length")}
+    try:
+        return image.preprocess(readers.fetch(root, locator), how)
+    except ImageUnreadable as error:
+        reason, _, detail = str(error).partition(": ")
+        return Bad(row, reason, detail)
+    except Missing as error:
+        return Bad(row, "missing", str(error))
+
+
+class FaceDataset(Dataset):
+    """Map-style access to the pixels of catalogue rows, kept in memory once decoded, up to ``cache_bytes``."""
+
+    def __init__(self, table: pa.Table, root: str, how: Preprocessing, cache_bytes: int = 0) -> None:
+        self.table, self.root, self.how = table, root, how
+        self._room = cache_bytes // (how.channels * how.size**2)
+        self._cache: dict[int, torch.Tensor | Bad] = {}
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor | Bad]:
+        if (known := self._cache.get(row)) is not None:
+            return row, known
+        loaded = load(self.table, self.root, row, self.how)
+        value = loaded if isinstance(loaded, Bad) else torch.from_numpy(loaded)
+        if len(self._cache) < self._room:
+            self._cache[row] = value
+        return row, value
+
+    def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> Batch:
+        """Stack what could be read."""
+        good = [(row, value) for row, value in items if isinstance(value, torch.Tensor)]
+        shape = (0, self.how.channels, self.how.size, self.how.size)
+        pixels = torch.stack([v for _, v in good]) if good else torch.empty(shape, dtype=torch.uint8)
+        return Batch(pixels, np.array([r for r, _ in good], np.int64), [v for _, v in items if isinstance(v, Bad)])
+
+
+class _Steps:
+    """A torch batch_sampler that yields one rank's rows of each step from ``first`` on."""
+
+    def __init__(self, sampler: BatchSampler, first: int, last: int, rank: int, size: int) -> None:
+        self.sampler, self.first, self.last, self.rank, self.size = sampler, first, last, rank, size
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            yield self.sampler.rows(step, self.rank, self.size).tolist()
+
+
+def training_loader(
+    dataset: FaceDataset, sampler: BatchSampler, *, first: int, last: int, rank: int, size: int, workers: int
+) -> DataLoader:
+    """The batches of steps ``first`` to ``last`` (exclusive) of one rank."""
+    steps = _Steps(sampler, first, last, rank, size)
+    return _loader(dataset, workers, batch_sampler=steps)
+
+
+def pass_loader(dataset: FaceDataset, rows_N: np.ndarray, *, batch: int, workers: int) -> DataLoader:
+    """Each of the rows once, in order."""
+    return _loader(dataset, workers, sampler=rows_N.tolist(), batch_size=batch)
+
+
+def _loader(dataset: FaceDataset, workers: int, **how: object) -> DataLoader:
+    # spawn: forking a process that has run gRPC or OpenMP threads (a Ray worker has) can deadlock.
+    context = "spawn" if workers else None
+    return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, multiprocessing_context=context, **how)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""An image tree: one folder a person, any nesting above it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from metric_core import storage
+from metric_core.data.readers import Found, Source
+from metric_core.errors import DataError
+
+IMAGE_ENDINGS = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".bmp",
+        ".gif",
+        ".ico",
+        ".mpo",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".pnm",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".jp2",
+        ".avif",
+    ]
+)
+
+
+def scan(root: str) -> Source:
+    """The faces under a folder in byte order of their paths; the innermost folder's name is the identity.
+
+    Raises:
+        DataError: an image lies directly in the root, or two folders in different places share a person's name.
+    """
+    ignored: Counter[str] = Counter()
+    return Source(root=root, name=PurePosixPath(root).name or "faces", faces=_faces(root, ignored), ignored=ignored)
+
+
+def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
+    folder_of: dict[str, str] = {}
+    taken: set[str] = set()
+    for path, tag in storage.walk(root):
+        place = PurePosixPath(path)
+        if place.suffix.lower() not in IMAGE_ENDINGS:
+            ignored[place.suffix.lower() or "(none)"] += 1
+            continue
+        folder = str(place.parent)
+        if folder == ".":
+            raise DataError(
+                f"{root}/{path} lies in no person's folder; expected {root}/PERSON/{place.name}, or pass a "
+                f"CSV list with columns path,identity as --source"
+            )
+        identity = place.parent.name
+        if folder_of.setdefault(identity, folder) != folder:
+            raise DataError(
+                f"{root} holds two folders named {identity!r} ({folder_of[identity]} and {folder}): one person or "
+                f"two? Rename one, or pass a CSV list with columns path,identity as --source"
+            )
+        # Two files may differ in their ending only; the first in byte order keeps the bare key.
+        bare = str(place.with_suffix(""))
+        key = path if bare in taken else bare
+        taken.add(key)
+        yield Found(identity=identity, key=key, uri=path, content_tag=tag)

@@ -1,0 +1,77 @@
+"""A CSV or Parquet list of images: columns path, identity and, if they are there, key, view and split."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from metric_core import storage
+from metric_core.data.readers import Found, Source, resolve
+from metric_core.errors import DataError, Missing
+
+REQUIRED = ("path", "identity")
+OPTIONAL = ("key", "view", "split")
+
+
+def scan(address: str) -> Source:
+    """The listed faces in list order; relative paths start at the list's own folder.
+
+    Raises:
+        DataError: columns are missing or unknown, a cell is empty, a path stands twice, or a file is not there;
+            all missing files are counted and the first ones named.
+    """
+    table = _read(address)
+    root, _, file = address.rpartition("/")
+    return Source(root=root, name=PurePosixPath(file).stem, faces=_faces(address, root, table))
+
+
+def _read(address: str) -> pa.Table:
+    with storage.open_read(address) as f:
+        try:
+            if address.endswith(".parquet"):
+                table = pq.read_table(f)
+            else:
+                # Every column as text: an identity "007" must not become the number 7.
+                names = pyarrow.csv.open_csv(f).schema.names
+                f.seek(0)
+                types = pyarrow.csv.ConvertOptions(
+                    column_types={n: pa.string() for n in names}, strings_can_be_null=True
+                )
+                table = pyarrow.csv.read_csv(f, convert_options=types)
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise DataError(f"{address} cannot be read as a list of faces: {error}") from error
+    columns = set(table.column_names)
+    if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
+        raise DataError(
+            f"{address} has columns {', '.join(table.column_names)}; expected {', '.join(REQUIRED)} and, if you "
+            f"have them, {', '.join(OPTIONAL)}"
+        )
+    for name in REQUIRED:
+        if table[name].null_count:
+            raise DataError(f"{address}: {table[name].null_count} rows have no {name}")
+    return table
+
+
+def _faces(address: str, root: str, table: pa.Table) -> Iterator[Found]:
+    missing: list[str] = []
+    seen: set[str] = set()
+    for row in table.cast(pa.schema([(n, pa.string()) for n in table.column_names])).to_pylist():
+        path = row["path"]
+        key = row.get("key") or str(PurePosixPath(path).with_suffix(""))
+        if key in seen:
+            raise DataError(f"{address}: the key {key!r} stands twice; each row needs its own path or key")
+        seen.add(key)
+        try:
+            tag = storage.content_tag(resolve(root, path))
+        except Missing:
+            missing.append(path)
+            continue
+        yield Found(row["identity"], key, path, tag, view=row.get("view"), split=row.get("split"))
+    if missing:
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise DataError(
+            f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {shown}; paths are relative "
+            f"to {root}; mend or remove these rows"
+        )

@@ -1,0 +1,111 @@
+"""Residual networks for faces, after the "improved residual" form of ArcFace's reference code: images to raw vectors.
+
+Normalising pixels and vectors, and averaging over flips, is left to ``embedder``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class IResNetSpec:
+    """The shape of an IResNet (Deng et al. 2019, "ArcFace", sec. 3.1; Duta et al. 2020, arXiv:2004.04989)."""
+
+    widths: tuple[int, ...]
+    """Channels a stage; each stage halves the side."""
+    depths: tuple[int, ...]
+    """Residual blocks a stage."""
+    stem_stride: int
+    """2 halves the picture before the first stage: a quarter of the work, for small machines."""
+    norm: Literal["group", "batch"]
+    """group: a face's vector does not depend on its batch, so that training is the same at every world size."""
+    dim: int
+    """Components of an embedding."""
+
+
+# One entry a size that the command offers. The first two are this project's own; the others have the published
+# shapes, whose weights from elsewhere fit but for the names.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
+    "iresnet-micro": ((32, 64, 128, 192), (1, 1, 1, 1), 2),
+    "iresnet-mini": ((48, 96, 192, 256), (1, 2, 2, 1), 2),
+    "iresnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1),
+    "iresnet50": ((64, 128, 256, 512), (3, 4, 14, 3), 1),
+    "iresnet100": ((64, 128, 256, 512), (3, 13, 30, 3), 1),
+}
+
+
+def spec(size: str, *, norm: Literal["group", "batch"], dim: int) -> IResNetSpec:
+    """The spec of a named size. Raises ValueError when there is no such size or dim is out of range."""
+    if size not in SIZES:
+        raise ValueError(f"unknown backbone {size!r}; there are {', '.join(SIZES)}")
+    if not 8 <= dim <= 4096:
+        raise ValueError(f"embedding size must be 8 to 4096, got {dim}")
+    widths, depths, stem_stride = SIZES[size]
+    return IResNetSpec(widths, depths, stem_stride, norm, dim)
+
+
+class IResNet(nn.Module):
+    """(B, C, S, S) pictures to (B, D) vectors of any length."""
+
+    def __init__(self, spec: IResNetSpec, *, channels: int, size: int) -> None:
+        super().__init__()
+        first = spec.widths[0]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, first, 3, spec.stem_stride, 1, bias=False),
+            _norm(spec, first),
+            nn.PReLU(first),
+        ]
+        side = -(-size // spec.stem_stride)
+        entering = first
+        for width, depth in zip(spec.widths, spec.depths):
+            for block in range(depth):
+                layers.append(_Block(spec, entering, width, stride=2 if block == 0 else 1))
+                entering = width
+            side = -(-side // 2)
+        self.body = nn.Sequential(*layers, _norm(spec, entering))
+        # Flattened, not pooled: in cropped faces, where something lies says what it is.
+        self.head = nn.Linear(entering * side * side, spec.dim)
+        _initialise(self)
+
+    def forward(self, x_BCSS: torch.Tensor) -> torch.Tensor:
+        """float (B, C, S, S) to float (B, D)."""
+        return self.head(self.body(x_BCSS).flatten(1))
+
+
+class _Block(nn.Module):
+    """norm, conv, norm, PReLU, conv (strided), norm; added to a projected shortcut where the shape changes."""
+
+    def __init__(self, spec: IResNetSpec, entering: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _norm(spec, entering),
+            nn.Conv2d(entering, width, 3, 1, 1, bias=False),
+            _norm(spec, width),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            _norm(spec, width),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or entering != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(entering, width, 1, stride, bias=False), _norm(spec, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.residual(x) + self.shortcut(x)
+
+
+def _norm(spec: IResNetSpec, channels: int) -> nn.Module:
+    if spec.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+def _initialise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,92 @@
+"""The Model artefact: ``weights.safetensors`` and ``model.json``, known by a fingerprint.
+
+The fingerprint covers every tensor and every field that changes an embedding; it travels with every vector, so that
+vectors of two models are never compared. Nothing here is loaded by pickle.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from metric_core import manifest, storage
+from metric_core.errors import Corrupt
+from metric_core.manifest import Manifest
+from metric_core.metrics import OperatingPoint
+from metric_core.model.embedder import Embedder, ModelSpec
+
+WEIGHTS = "weights.safetensors"
+SPEC = "model.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded Model artefact."""
+
+    embedder: Embedder
+    fingerprint: str
+    operating_points: list[OperatingPoint]
+    """Measured at the end of training on pairs of validation faces; empty when there was no such split."""
+    uri: str
+
+
+def fingerprint(embedder: Embedder) -> str:
+    """sha256 of the canonical JSON of each tensor's name, dtype, shape and sha256, and of the spec."""
+    tensors = {
+        name: {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "sha256": hashlib.sha256(_bytes(tensor)).hexdigest(),
+        }
+        for name, tensor in embedder.state_dict().items()
+    }
+    return manifest.digest({"tensors": tensors, "spec": embedder.spec.to_json()})
+
+
+def save(
+    embedder: Embedder, uri: str, *, operating_points: list[OperatingPoint], provenance: dict[str, Any]
+) -> Manifest:
+    """Write a finished Model artefact. The embedder is stored in float32, on whatever device and dtype it trained."""
+    stored = Embedder(embedder.spec)
+    stored.load_state_dict(embedder.state_dict())  # copies across devices and dtypes
+    weights = safetensors.torch.save({k: v.contiguous() for k, v in stored.state_dict().items()})
+    storage.write_bytes(storage.join(uri, WEIGHTS), weights)
+    storage.write_bytes(storage.join(uri, SPEC), json.dumps(stored.spec.to_json(), indent=2).encode() + b"\n")
+    content = {
+        "fingerprint": fingerprint(stored),
+        "operating_points": [asdict(point) for point in operating_points],
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    return manifest.write(uri, "model", content, provenance)
+
+
+def load(uri: str) -> Model:
+    """Read and check a Model artefact; the embedder comes back on the CPU in ``eval()``.
+
+    Raises:
+        Missing, Unfinished, SchemaMismatch: as ``manifest.read``.
+        Corrupt: the files do not add up to the manifest's fingerprint.
+    """
+    uri = storage.absolute(uri)
+    content = manifest.read(uri, "model").content
+    data = storage.read_bytes(storage.join(uri, WEIGHTS))
+    if hashlib.sha256(data).hexdigest() != content["weights_sha256"]:
+        raise Corrupt(f"{uri}/{WEIGHTS}: its sha256 is not the manifest's; train again or restore the file")
+    try:
+        spec = ModelSpec.from_json(json.loads(storage.read_bytes(storage.join(uri, SPEC))))
+        embedder = Embedder(spec)
+        embedder.load_state_dict(safetensors.torch.load(data))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Corrupt(f"{uri}/{SPEC} does not describe these weights: {error}") from error
+    found = fingerprint(embedder)
+    if found != content["fingerprint"]:
+        raise Corrupt(f"{uri}: fingerprint {found[:16]}… but the manifest says {content['fingerprint'][:16]}…")
+    points = [OperatingPoint(**point) for point in content["operating_points"]]
+    return Model(embedder.eval(), found, points, uri)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,73 @@
+"""The embedder: pixels of cropped faces to unit vectors, whose cosine is the likeness of two faces."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from metric_core.image import DECODER_RULE, Preprocessing
+from metric_core.model.backbones import IResNet, IResNetSpec
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything besides the weights that changes an embedding. Written as ``model.json``."""
+
+    backbone: IResNetSpec
+    preprocessing: Preprocessing
+    flip_average: bool
+    """Whether a face's vector is the normalised sum of its own and its mirror image's."""
+    distance: Literal["euclidean", "squared-euclidean", "cosine"]
+    """The distance it was trained for; on unit vectors all three rank alike."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object from which ``from_json`` makes an equal spec."""
+        return asdict(self) | {"decoder": DECODER_RULE, "pixel_mean": 127.5, "pixel_scale": 127.5}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> "ModelSpec":
+        """Raises ValueError when the model was made under another decoder rule, KeyError when a field is missing."""
+        if body["decoder"] != DECODER_RULE:
+            raise ValueError(f"its pictures were decoded by {body['decoder']!r}, here the rule is {DECODER_RULE!r}")
+        backbone = dict(body["backbone"])
+        backbone["widths"], backbone["depths"] = tuple(backbone["widths"]), tuple(backbone["depths"])
+        return cls(
+            backbone=IResNetSpec(**backbone),
+            preprocessing=Preprocessing(**body["preprocessing"]),
+            flip_average=body["flip_average"],
+            distance=body["distance"],
+        )
+
+
+class Embedder(nn.Module):
+    """A backbone with the pixel scaling before it and the normalisation after it."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.net = IResNet(spec.backbone, channels=spec.preprocessing.channels, size=spec.preprocessing.size)
+
+    def forward(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Pixels 0 to 255, uint8 or float, to raw vectors (B, D) in the network's own dtype."""
+        weight = self.net.head.weight
+        return self.net((pixels_BCSS.to(weight.dtype) - 127.5) / 127.5)
+
+    def unit(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (B, D); at least float32, because the metric is computed on them."""
+        raw_BD = self(pixels_BCSS)
+        return F.normalize(raw_BD.to(torch.promote_types(raw_BD.dtype, torch.float32)), dim=1)
+
+    @torch.no_grad()
+    def embed(self, pixels_BCSS: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Inference: unit vectors float32 (B, D) and their lengths before normalising, float32 (B,).
+
+        The caller puts the module into ``eval()`` and the pixels on its device.
+        """
+        raw_BD = self(pixels_BCSS).float()
+        if self.spec.flip_average:
+            raw_BD = F.normalize(raw_BD, dim=1) + F.normalize(self(pixels_BCSS.flip(-1)).float(), dim=1)
+        norm_B = raw_BD.norm(dim=1)
+        return F.normalize(raw_BD, dim=1).cpu().numpy(), norm_B.cpu().numpy()
