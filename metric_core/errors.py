@@ -23,11 +23,16 @@ out of a Ray task. A message says what was found, what was expected, and what to
 
 
 class LikenessError(Exception):
-    """Base of all deliberate errors. The command prints the message and exits 1."""
+    """Base of all deliberate errors. The command prints the message and exits with ``exit_code``."""
+
+    exit_code = 1
+    """1: the job failed. 2: the input was bad; nothing was started, or the data is to blame."""
 
 
 class ConfigError(LikenessError):
-    """Options that cannot work. The command exits 2; one line a problem."""
+    """Options that cannot work. One line a problem."""
+
+    exit_code = 2
 
     @classmethod
     def of(cls, problems: list[str]) -> "ConfigError":
@@ -36,7 +41,9 @@ class ConfigError(LikenessError):
 
 
 class DataError(LikenessError):
-    """The source does not hold what the job needs. The command exits 2."""
+    """The source does not hold what the job needs."""
+
+    exit_code = 2
 
 
 class SchemaMismatch(DataError):
@@ -60,11 +67,15 @@ class ArtefactError(LikenessError):
 
 
 class Missing(ArtefactError):
-    """There is nothing at the address. The command exits 2."""
+    """There is nothing at the address."""
+
+    exit_code = 2
 
 
 class Unfinished(ArtefactError):
     """A folder without a manifest: the job that writes it was stopped or is still running."""
+
+    exit_code = 2
 
 
 class Corrupt(ArtefactError):
@@ -72,11 +83,15 @@ class Corrupt(ArtefactError):
 
 
 class Occupied(ArtefactError):
-    """The output folder holds something that this job did not write. The command exits 2."""
+    """The output folder holds something that this job did not write."""
+
+    exit_code = 2
 
 
 class FingerprintMismatch(ArtefactError):
-    """Vectors of two different models would be compared or mixed. The command exits 2."""
+    """Vectors of two different models would be compared or mixed."""
+
+    exit_code = 2
 
 
 class IndexBuildError(LikenessError):

@@ -22,7 +22,6 @@ FACES = pa.schema(
         pa.field("content_tag", pa.string(), nullable=False),
         pa.field("view", pa.string()),
         pa.field("split", pa.string()),
-        pa.field("landmarks", pa.list_(pa.float32(), 10)),  # x, y of eyes, nose tip, mouth corners, in pixels
     ]
 )
 

@@ -44,6 +44,12 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(path))
 
 
+def is_file(uri: str) -> bool:
+    """Whether a file or object (not a folder) is there."""
+    fs, path = _fs(uri)
+    return bool(fs.isfile(path))
+
+
 def names(uri: str) -> list[str]:
     """Sorted names directly inside a folder; an absent folder has none."""
     fs, path = _fs(uri)
@@ -59,6 +65,33 @@ def size(uri: str) -> int:
     """Bytes of a file or object."""
     fs, path = _fs(uri)
     return int(fs.size(path))
+
+
+def content_tag(uri: str) -> str:
+    """A string that changes when the bytes do: size and mtime of a file, the ETag of an object. Raises Missing."""
+    if is_local(uri):
+        try:
+            return _stat_tag(os.stat(uri))
+        except FileNotFoundError:
+            raise Missing(f"{uri}: there is no such file") from None
+    fs, path = _fs(uri)
+    try:
+        return _info_tag(fs.info(path))
+    except FileNotFoundError:
+        raise Missing(f"{uri}: there is no such object") from None
+
+
+def walk(uri: str) -> Iterator[tuple[str, str]]:
+    """(path relative to the folder, content tag) of every file below it, in byte order; hidden ones left out."""
+    if not is_local(uri):
+        fs, root = _fs(uri)
+        found = fs.find(root, detail=True)
+        for path in sorted(found):
+            relative = path[len(root.rstrip("/")) + 1 :]
+            if not any(part.startswith(".") for part in relative.split("/")):
+                yield relative, _info_tag(found[path])
+        return
+    yield from _walk_local(uri, "")
 
 
 def open_read(uri: str) -> BinaryIO:
@@ -204,6 +237,26 @@ def _fs(uri: str) -> tuple[Any, str]:
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
     return fs, path
+
+
+def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
+    with os.scandir(os.path.join(root, prefix)) as entries:
+        # A folder sorts with its slash, so that the order is that of whole paths, as in an object store.
+        below = sorted((e.name + "/" if e.is_dir() else e.name, e) for e in entries if e.name[0] != ".")
+    for name, entry in below:
+        if name.endswith("/"):
+            yield from _walk_local(root, prefix + name)
+        else:
+            yield prefix + name, _stat_tag(entry.stat())
+
+
+def _stat_tag(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _info_tag(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created")
+    return f"{info['size']}-{str(tag).strip(chr(34))}"
 
 
 @contextmanager

@@ -38,11 +38,11 @@ class Augmentation:
 def augment(
     pixels_BCSS: torch.Tensor, face_id_B: np.ndarray, how: Augmentation, *, seed: int, step: int
 ) -> torch.Tensor:
-    """Changed pictures as float32 (B, C, S, S), on the device of the input."""
-    device = pixels_BCSS.device
-    draw_nB = torch.from_numpy(counter.uniform(seed, step, face_id_B, "augment", 12).T.astype(np.float32)).to(device)
+    """Changed pictures (B, C, S, S): float64 when the input is, else float32; on the input's device."""
+    x_BCSS = pixels_BCSS if pixels_BCSS.dtype == torch.float64 else pixels_BCSS.float()
+    draw_nB = torch.from_numpy(counter.uniform(seed, step, face_id_B, "augment", 12).T).to(x_BCSS)
     signed_nB = 2 * draw_nB - 1
-    x_BCSS = _warp(pixels_BCSS.float(), draw_nB[0] < how.flip, signed_nB[1:5], how)
+    x_BCSS = _warp(x_BCSS, draw_nB[0] < how.flip, signed_nB[1:5], how)
     gain_B = (1 + how.light * signed_nB[5])[:, None, None, None]
     contrast_B = (1 + how.light * signed_nB[6])[:, None, None, None]
     mean_B = x_BCSS.mean(dim=(1, 2, 3), keepdim=True)
@@ -54,7 +54,7 @@ def _warp(x_BCSS: torch.Tensor, flip_B: torch.Tensor, signed_4B: torch.Tensor, h
     angle_B = signed_4B[0] * math.radians(how.rotate)
     zoom_B = 1 + how.scale * signed_4B[1]
     cos_B, sin_B = torch.cos(angle_B) * zoom_B, torch.sin(angle_B) * zoom_B
-    mirror_B = torch.where(flip_B, -1.0, 1.0)
+    mirror_B = torch.where(flip_B, -1.0, 1.0).to(x_BCSS.dtype)
     # affine_grid's coordinates run from -1 to 1, so a share of the side counts twice.
     dx_B, dy_B = 2 * how.shift * signed_4B[2], 2 * how.shift * signed_4B[3]
     top_B3 = torch.stack([cos_B * mirror_B, -sin_B, dx_B], dim=1)

@@ -65,7 +65,7 @@ class FaceDataset(Dataset):
         if (known := self._cache.get(row)) is not None:
             return row, known
         loaded = load(self.table, self.root, row, self.how)
-        value = loaded if isinstance(loaded, Bad) else torch.from_numpy(loaded)
+        value = loaded if isinstance(loaded, Bad) else torch.from_numpy(loaded.copy())
         if len(self._cache) < self._room:
             self._cache[row] = value
         return row, value

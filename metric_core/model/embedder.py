@@ -50,14 +50,13 @@ class Embedder(nn.Module):
         self.spec = spec
         self.net = IResNet(spec.backbone, channels=spec.preprocessing.channels, size=spec.preprocessing.size)
 
-    def forward(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
-        """Pixels 0 to 255, uint8 or float, to raw vectors (B, D) in the network's own dtype."""
-        weight = self.net.head.weight
-        return self.net((pixels_BCSS.to(weight.dtype) - 127.5) / 127.5)
+    def raw(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Pixels 0 to 255, uint8 or float, to vectors of any length (B, D) in the network's own dtype."""
+        return self.net((pixels_BCSS.to(self.net.head.weight.dtype) - 127.5) / 127.5)
 
-    def unit(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (B, D); at least float32, because the metric is computed on them."""
-        raw_BD = self(pixels_BCSS)
+    def forward(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Pixels to unit vectors (B, D); at least float32, because the metric is computed on them."""
+        raw_BD = self.raw(pixels_BCSS)
         return F.normalize(raw_BD.to(torch.promote_types(raw_BD.dtype, torch.float32)), dim=1)
 
     @torch.no_grad()
@@ -66,8 +65,8 @@ class Embedder(nn.Module):
 
         The caller puts the module into ``eval()`` and the pixels on its device.
         """
-        raw_BD = self(pixels_BCSS).float()
+        raw_BD = self.raw(pixels_BCSS).float()
         if self.spec.flip_average:
-            raw_BD = F.normalize(raw_BD, dim=1) + F.normalize(self(pixels_BCSS.flip(-1)).float(), dim=1)
+            raw_BD = F.normalize(raw_BD, dim=1) + F.normalize(self.raw(pixels_BCSS.flip(-1)).float(), dim=1)
         norm_B = raw_BD.norm(dim=1)
         return F.normalize(raw_BD, dim=1).cpu().numpy(), norm_B.cpu().numpy()

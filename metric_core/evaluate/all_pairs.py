@@ -1,0 +1,178 @@
+"""Every pair of a labelled set of vectors: the scores of a sample, or exact operating points of all of them.
+
+A million faces have half a trillion pairs, so similarities exist for a block at a time and are counted, not kept.
+"""
+
+# M: vectors, D: components, R: rows of a block, C: columns of a block, F: false accept rates, N: scores.
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from metric_core import counter
+from metric_core.embeddings import Vectors
+from metric_core.evaluate.pairs import PairScores
+from metric_core.metrics import OperatingPoint
+
+OPERATING_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+_BLOCK = 2048
+_BINS = 1 << 16
+_LIMIT = 1.01  # unit vectors are so within 1e-3, hence similarities within 1.003
+
+
+def genuine_count(vectors: Vectors) -> int:
+    """Pairs of two pictures of one person."""
+    _, size = np.unique(vectors.identity_N.astype(str), return_counts=True)
+    return int((size * (size - 1) // 2).sum())
+
+
+def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
+    """Scores of all pairs when there are at most ``max_pairs``, else of a seeded sample of that size.
+
+    The sample keeps every genuine pair if they fill at most half of it (and a uniform half-full of them otherwise), and
+    fills the rest with distinct impostor pairs drawn uniformly; rates within each kind are unbiased.
+
+    Args:
+        vectors: labelled, unit length; their order does not matter.
+        max_pairs: at least 2.
+        seed: of the sample.
+
+    Returns:
+        Scores in one fold, genuine pairs first; either kind may be absent.
+    """
+    if max_pairs < 2:
+        raise ValueError(f"max_pairs must be at least 2, got {max_pairs}")
+    code_M, embedding_MD = _sorted(vectors)
+    a_N, b_N = _genuine_pairs(code_M)
+    total = len(code_M) * (len(code_M) - 1) // 2
+    random = counter.generator(seed, "all-pairs")
+    if total <= max_pairs:
+        rows_N, columns_N = np.triu_indices(len(code_M), k=1)
+        other = code_M[rows_N] != code_M[columns_N]
+        c_N, d_N = rows_N[other], columns_N[other]
+    else:
+        if len(a_N) > max_pairs // 2:
+            kept = np.sort(random.choice(len(a_N), max_pairs // 2, replace=False))
+            a_N, b_N = a_N[kept], b_N[kept]
+        c_N, d_N = _impostor_sample(code_M, max_pairs - len(a_N), random)
+    same_N = np.arange(len(a_N) + len(c_N)) < len(a_N)
+    score_N = _scores(embedding_MD, np.concatenate([a_N, c_N]), np.concatenate([b_N, d_N]))
+    return PairScores(score_N, same_N, np.zeros(len(same_N), np.int64))
+
+
+def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -> list[OperatingPoint]:
+    """Operating points on *all* pairs of a labelled set: exactly those of ``metrics.operating_point``.
+
+    Two passes over blocks of similarities. The first counts impostor scores in 65 536 bins, which shows the bin of each
+    threshold; the second collects the scores of those few bins, among which the exact one is picked.
+
+    Args:
+        vectors: labelled, unit length; their order does not matter.
+        fars: false accept rates, in (0, 1).
+
+    Returns:
+        One point for each FAR of at least 10/impostor pairs, in the order given; none when there is no genuine or no
+        impostor pair.
+    """
+    code_M, embedding_MD = _sorted(vectors)
+    a_N, _ = _genuine_pairs(code_M)
+    negatives = len(code_M) * (len(code_M) - 1) // 2 - len(a_N)
+    fars = [far for far in fars if measurable(far, negatives)]
+    if not fars or not len(a_N):
+        return []
+    # Position, counted from the highest score, of the first impostor that must be rejected (see metrics).
+    reject_F = np.array([int(np.floor(far * negatives + 1e-9)) for far in fars])
+    count_b = np.zeros(_BINS, np.int64)
+    genuine = []
+    for score_N, same_N in _blocks(code_M, embedding_MD):
+        count_b += np.bincount(_bin(score_N[~same_N]), minlength=_BINS)
+        genuine.append(score_N[same_N])
+    above_b = np.cumsum(count_b[::-1])[::-1] - count_b  # impostors in higher bins
+    bin_F = np.array([int(np.flatnonzero(above_b <= reject)[0]) for reject in reject_F])
+    chosen_b = np.zeros(_BINS, bool)
+    chosen_b[bin_F] = True
+    collected = []
+    for score_N, same_N in _blocks(code_M, embedding_MD):
+        impostor_N = score_N[~same_N]
+        collected.append(impostor_N[chosen_b[_bin(impostor_N)]])
+    near_N, genuine_N = np.sort(np.concatenate(collected))[::-1], np.concatenate(genuine)
+    bin_N = _bin(near_N)
+    points = []
+    for far, reject, b in zip(fars, reject_F, bin_F):
+        highest_rejected = near_N[bin_N == b][reject - above_b[b]]
+        # The next float32, not float64: comparing a float32 score would round the latter back onto the impostor's.
+        threshold = np.nextafter(highest_rejected, np.float32(np.inf))
+        points.append(OperatingPoint(far, float(threshold), float(np.mean(genuine_N >= threshold)), negatives))
+    return points
+
+
+def measurable(far: float, negatives: int) -> bool:
+    """Whether ``negatives`` impostor pairs suffice: 10 of them should be accepted at ``far`` ("rule of 30" made
+    milder; Doddington et al. 2000 ask for 30 errors to be within 30 % at 90 % confidence)."""
+    return negatives * far >= 10 * (1 - 1e-9)
+
+
+def _blocks(code_M: np.ndarray, embedding_MD: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """float32 scores and bool "same person" of every unordered pair once, a block of the upper triangle at a time.
+
+    Both passes make the same products of the same shapes, so they see the same bits.
+    """
+    for row in range(0, len(code_M), _BLOCK):
+        for column in range(row, len(code_M), _BLOCK):
+            sim_RC = embedding_MD[row : row + _BLOCK] @ embedding_MD[column : column + _BLOCK].T
+            same_RC = code_M[row : row + _BLOCK, None] == code_M[None, column : column + _BLOCK]
+            if row == column:
+                upper = np.triu_indices(len(sim_RC), k=1)
+                yield sim_RC[upper], same_RC[upper]
+            else:
+                yield sim_RC.reshape(-1), same_RC.reshape(-1)
+
+
+def _bin(score_N: np.ndarray) -> np.ndarray:
+    scaled_N = (score_N.astype(np.float64) + _LIMIT) * (_BINS / (2 * _LIMIT))
+    return np.clip(scaled_N, 0, _BINS - 1).astype(np.int64)
+
+
+def _sorted(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """Identity codes and float32 vectors in order of face_id."""
+    order = np.argsort(vectors.face_id_N, kind="stable")
+    _, code_M = np.unique(vectors.identity_N[order].astype(str), return_inverse=True)
+    return code_M, np.ascontiguousarray(vectors.embedding_ND[order], dtype=np.float32)
+
+
+def _genuine_pairs(code_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 positions of both sides of every pair of one person."""
+    order = np.argsort(code_M, kind="stable")
+    edges = np.flatnonzero(np.diff(code_M[order])) + 1
+    a, b = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for person in np.split(order, edges):
+        i, j = np.triu_indices(len(person), k=1)
+        a.append(person[i])
+        b.append(person[j])
+    return np.concatenate(a), np.concatenate(b)
+
+
+def _impostor_sample(code_M: np.ndarray, wanted: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct impostor pairs, uniformly: ``wanted`` of them, or all if there are fewer."""
+    rows = len(code_M)
+    _, size = np.unique(code_M, return_counts=True)
+    there = (rows * rows - int((size.astype(np.int64) ** 2).sum())) // 2
+    wanted = min(wanted, there)
+    drawn = np.empty(0, np.int64)
+    while len(drawn) < wanted:
+        if 2 * wanted > there:  # rejection would go on for long; this many fit into memory anyway
+            i, j = np.triu_indices(rows, k=1)
+            drawn = (i * rows + j)[code_M[i] != code_M[j]]
+            break
+        i, j = np.sort(random.integers(0, rows, (2, 2 * wanted)), axis=0)
+        drawn = np.unique(np.concatenate([drawn, (i * rows + j)[code_M[i] != code_M[j]]]))
+    chosen = np.sort(random.permutation(drawn)[:wanted])
+    return chosen // rows, chosen % rows
+
+
+def _scores(embedding_MD: np.ndarray, a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
+    out = np.empty(len(a_N), np.float64)
+    for start in range(0, len(a_N), 1 << 16):
+        at = slice(start, start + (1 << 16))
+        out[at] = np.einsum("nd,nd->n", embedding_MD[a_N[at]], embedding_MD[b_N[at]])
+    return out

@@ -1,0 +1,222 @@
+"""Asking an open index: nearest vectors over all shards, and nearest *people*.
+
+Nothing here changes an index, so any number of threads may search one. Opening it is left to ``store``.
+"""
+
+# Q: queries, D: components, K: neighbours a query.
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core import schema
+from metric_core.embeddings import check_unit
+from metric_core.errors import FingerprintMismatch
+from metric_core.index.build import search as search_shard
+from metric_core.index.engine import faiss
+from metric_core.index.identities import Identities
+
+_CELLS = 1 << 22  # candidates (query x neighbour x shard) held at a time
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest vectors of every query, best first; equal scores by face_id."""
+
+    score_QK: np.ndarray
+    """float32, cosine similarity; -inf where there were fewer than K"""
+    face_id_QK: np.ndarray
+    """int64; -1 where there were fewer than K"""
+
+
+@dataclass(frozen=True)
+class OpenIndex:
+    """An index version in memory."""
+
+    shards: tuple[Any, ...]
+    """FAISS indexes of one template; a face_id is in one of them."""
+    identities: Identities
+    """who each face_id is"""
+    dim: int
+    """components a vector"""
+    fingerprint: str
+    """of the model that made the vectors"""
+    version: str
+    """which version of the index this is"""
+    nprobe: int | None = None
+    """inverted lists scanned a query and shard; None for a flat index"""
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all shards."""
+        return sum(int(shard.ntotal) for shard in self.shards)
+
+    @property
+    def nlist(self) -> int | None:
+        """Inverted lists a shard; None for a flat index."""
+        ivf = faiss.try_extract_index_ivf(self.shards[0])
+        return int(ivf.nlist) if ivf else None
+
+    def search(
+        self,
+        query_QD: np.ndarray,
+        top: int,
+        *,
+        nprobe: int | None = None,
+        exclude_face_id_Q: np.ndarray | None = None,
+    ) -> Neighbours:
+        """The ``top`` nearest vectors of each query, exactly merged over the shards.
+
+        Scores are float32 sums, whose last digit may depend on how many queries are asked at once.
+
+        Args:
+            query_QD: float32 (Q, D), unit length.
+            top: neighbours a query, at least 1.
+            nprobe: lists to scan; the version's tuned number when None.
+            exclude_face_id_Q: int64 (Q,), a face each query must not find (itself, when it is in the index); -1: none.
+
+        Raises:
+            ValueError: queries of another dimension or not of unit length, or ``top`` below 1.
+        """
+        self._check(query_QD, top, exclude_face_id_Q)
+        wanted = top if exclude_face_id_Q is None else top + 1
+        step = max(1, _CELLS // (wanted * len(self.shards)))
+        scores, ids = [np.empty((0, top), np.float32)], [np.empty((0, top), np.int64)]
+        for start in range(0, len(query_QD), step):
+            chunk = slice(start, start + step)
+            score_QK, id_QK = self._merged(query_QD[chunk], wanted, nprobe or self.nprobe)
+            if exclude_face_id_Q is not None:
+                score_QK, id_QK = _without(score_QK, id_QK, exclude_face_id_Q[chunk])
+            scores.append(score_QK)
+            ids.append(id_QK)
+        return Neighbours(np.concatenate(scores), np.concatenate(ids))
+
+    def identify(
+        self, query_QD: np.ndarray, name_Q: list[str], top: int, *, exclude_face_id_Q: np.ndarray | None = None
+    ) -> pa.Table:
+        """The ``top`` nearest identities of each query, each with its best image.
+
+        One person's pictures can fill any fixed number of neighbours, so more are fetched, and more lists scanned, for
+        the queries that have fewer than ``top`` people, until they have or everything was scanned.
+
+        Args:
+            query_QD, exclude_face_id_Q: as in ``search``.
+            name_Q: what each query is called in the result.
+            top: identities a query, at least 1.
+
+        Returns:
+            ``schema.MATCHES``, by query in the order given, then rank from 1; ``accepted`` is null. A query has fewer
+            than ``top`` rows only if the index has fewer people for it.
+
+        Raises:
+            ValueError: as ``search``, or names that do not fit the queries.
+        """
+        self._check(query_QD, top, exclude_face_id_Q)
+        if len(name_Q) != len(query_QD):
+            raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
+        rows, lists = max(1, self.rows), self.nlist or 1
+        parts: list[tuple[np.ndarray, ...]] = []
+        work = [(np.arange(len(query_QD)), min(rows, max(32, 4 * top)), min(lists, self.nprobe or 1))]
+        while work:
+            at_Q, fetch, nprobe = work.pop()
+            if len(at_Q) > 1 and len(at_Q) * fetch > _CELLS:
+                work += [(half, fetch, nprobe) for half in np.array_split(at_Q, 2)]
+                continue
+            exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
+            near = self.search(query_QD[at_Q], fetch, nprobe=nprobe, exclude_face_id_Q=exclude)
+            code_QK = self.identities.codes(near.face_id_QK)
+            first_QK = _firsts(code_QK)
+            rank_QK = np.cumsum(first_QK, axis=1)
+            done_Q = (rank_QK[:, -1] >= top) | (fetch >= rows and nprobe >= lists)
+            keep_QK = first_QK & (rank_QK <= top) & done_Q[:, None]
+            query_QK = np.broadcast_to(at_Q[:, None], keep_QK.shape)
+            parts.append(tuple(a[keep_QK] for a in (query_QK, rank_QK, code_QK, near.face_id_QK, near.score_QK)))
+            if not done_Q.all():
+                scanned_out = fetch >= rows or bool((near.face_id_QK[~done_Q, -1] < 0).any())
+                work.append((at_Q[~done_Q], min(rows, 4 * fetch), min(lists, 4 * nprobe) if scanned_out else nprobe))
+        return self._matches(parts, name_Q)
+
+    def _matches(self, parts: list[tuple[np.ndarray, ...]], name_Q: list[str]) -> pa.Table:
+        if not parts:
+            return schema.MATCHES.empty_table()
+        at, rank, code, face_id, score = (np.concatenate(column) for column in zip(*parts))
+        order = np.lexsort((rank, at))
+        columns = [
+            pa.array(name_Q, pa.string()).take(pa.array(at[order])),
+            pa.array(rank[order].astype(np.int32)),
+            self.identities.names.take(pa.array(code[order])),
+            pa.array(face_id[order]),
+            pa.array(score[order]),
+            pa.nulls(len(order), pa.bool_()),
+        ]
+        return pa.Table.from_arrays(columns, schema=schema.MATCHES)
+
+    def _merged(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
+        found = [_shard_top(shard, query_QD, k, nprobe) for shard in self.shards]
+        return _best(np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1), k)
+
+    def _check(self, query_QD: np.ndarray, top: int, exclude_face_id_Q: np.ndarray | None) -> None:
+        if query_QD.ndim != 2 or query_QD.shape[1] != self.dim:
+            raise ValueError(f"queries have shape {query_QD.shape}, expected (Q, {self.dim})")
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        if exclude_face_id_Q is not None and exclude_face_id_Q.shape != (len(query_QD),):
+            raise ValueError(f"{exclude_face_id_Q.shape} faces to exclude for {len(query_QD)} queries")
+        check_unit(query_QD, "queries")
+
+
+def check_fingerprint(index_fingerprint: str, other_fingerprint: str, other_uri: str) -> None:
+    """Refuse to compare vectors of two models: their similarities mean nothing.
+
+    Raises:
+        FingerprintMismatch: with both fingerprints and what to do.
+    """
+    if index_fingerprint != other_fingerprint:
+        raise FingerprintMismatch(
+            f"{other_uri} belongs to model {other_fingerprint}, but the index was built from vectors of model "
+            f"{index_fingerprint}; use that model and its embeddings, or build an index from embeddings of this one"
+        )
+
+
+def _shard_top(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """A shard's best ``k`` in our order; FAISS keeps any of equal scores, so a tie across the edge is fetched whole."""
+    rows = int(index.ntotal)
+    if not rows:
+        return np.full((len(query_QD), k), -np.inf, np.float32), np.full((len(query_QD), k), -1, np.int64)
+    fetch = min(k + 1, rows)
+    while True:
+        score_QK, id_QK = search_shard(index, query_QD, fetch, nprobe)
+        if fetch >= rows or not ((id_QK[:, -1] >= 0) & (score_QK[:, -1] == score_QK[:, min(k, fetch) - 1])).any():
+            return _best(np.where(id_QK < 0, np.float32(-np.inf), score_QK), id_QK, k)
+        fetch = min(4 * fetch, rows)
+
+
+def _best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``k`` columns by falling score, then rising id, filled up with -inf and -1."""
+    order_QK = np.lexsort((id_QK, -score_QK), axis=-1)[:, :k]
+    score_QK, id_QK = np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1)
+    if (short := k - score_QK.shape[1]) > 0:
+        score_QK = np.pad(score_QK, ((0, 0), (0, short)), constant_values=-np.inf)
+        id_QK = np.pad(id_QK, ((0, 0), (0, short)), constant_values=-1)
+    return score_QK, id_QK
+
+
+def _without(score_QK: np.ndarray, id_QK: np.ndarray, exclude_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One column fewer: without the excluded face, or without the last where it was not found."""
+    gone_QK = (id_QK == exclude_Q[:, None]) & (id_QK >= 0)
+    gone_QK[~gone_QK.any(axis=1), -1] = True
+    shape = (len(id_QK), id_QK.shape[1] - 1)
+    return score_QK[~gone_QK].reshape(shape), id_QK[~gone_QK].reshape(shape)
+
+
+def _firsts(code_QK: np.ndarray) -> np.ndarray:
+    """bool (Q, K): where an identity (code >= 0) occurs for the first time in its row."""
+    order_QK = np.argsort(code_QK, axis=1, kind="stable")
+    sorted_QK = np.take_along_axis(code_QK, order_QK, 1)
+    new_QK = sorted_QK >= 0
+    new_QK[:, 1:] &= sorted_QK[:, 1:] != sorted_QK[:, :-1]
+    first_QK = np.empty_like(new_QK)
+    np.put_along_axis(first_QK, order_QK, new_QK, 1)
+    return first_QK

@@ -1,0 +1,169 @@
+"""Ray for the length of a job: an existing cluster when one is named, else a local one that is stopped again.
+
+Also the board, a small actor by which workers tell the driver how far they are and the driver tells them to stop.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from metric_core import storage
+from metric_core.errors import ConfigError, JobFailed, LikenessError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker is shown twice
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll; its default of 2 s delays every report
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the new behaviour; unset, Ray warns about the old one
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every job that runs on Ray takes."""
+
+    address: str | None = None
+    """Address of a running Ray cluster, auto or HOST:6379; default: RAY_ADDRESS, else one just for this job."""
+    verbose: bool = False
+    """Show Ray's and MLflow's own messages too."""
+
+
+@contextmanager
+def cluster(options: RunOptions) -> Iterator[None]:
+    """Ray, connected. A local cluster is started and stopped by us; one that was there before is left running.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        yield
+        return
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    how: dict[str, Any] = {
+        "log_to_driver": options.verbose,
+        "logging_level": logging.INFO if options.verbose else logging.ERROR,
+        "configure_logging": True,
+    }
+    scratch = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if options.verbose else "ignore")
+        if address:
+            try:
+                ray.init(address=address, **how)
+            except (ConnectionError, RayError, ValueError) as error:
+                raise ConfigError(
+                    f"no Ray cluster answers at {address}: {error}; start one or drop --address"
+                ) from error
+        else:
+            # A folder of our own, so that nothing of Ray's session stays behind; short, for its socket's path.
+            scratch = tempfile.mkdtemp(prefix="lk-ray-")
+            ray.init(include_dashboard=False, _temp_dir=scratch, **how)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def cpus() -> int:
+    """CPUs of the whole connected cluster."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def gpus() -> int:
+    """GPUs of the whole connected cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def require_shared(uris: list[str]) -> None:
+    """With more than one node, local folders must look the same on all of them.
+
+    Raises:
+        ConfigError: a local path is not there, or is another folder, on some node.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    local = [uri for uri in uris if storage.is_local(uri)]
+    if len(nodes) < 2 or not local:
+        return
+    token = f"{socket.gethostname()}-{os.getpid()}"
+    markers = [storage.join(uri, f".shared-{token}") for uri in local]
+    for marker in markers:
+        storage.write_bytes(marker, token.encode())
+    try:
+        look = ray.remote(num_cpus=0)(lambda: [uri for uri, m in zip(local, markers) if not storage.exists(m)])
+        seen = ray.get([look.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote() for node in nodes])
+    finally:
+        for marker in markers:
+            storage.remove(marker)
+    absent = sorted({uri for uris in seen for uri in uris})
+    if absent:
+        raise ConfigError(
+            f"the cluster has {len(nodes)} nodes and not all of them see {', '.join(absent)}; use a shared file system "
+            f"or an object store"
+        )
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Mailbox between the driver and the workers of one job."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+        self._stop = False
+
+    def post(self, event: dict[str, Any]) -> bool:
+        """Leave an event for the driver; the answer is whether to stop."""
+        self._events.append(event)
+        return self._stop
+
+    def take(self) -> list[dict[str, Any]]:
+        """All events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Ask the workers to stop at the next step they agree on."""
+        self._stop = True
+
+
+@contextmanager
+def stop_on_sigterm(flag: threading.Event) -> Iterator[None]:
+    """SIGTERM sets the flag for the length of the block; a no-op outside the main thread, where none can be caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def cause(error: BaseException) -> LikenessError:
+    """Our own error inside one of Ray's, or a JobFailed that carries the worker's last line."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, LikenessError):
+            return inner
+        if isinstance(inner, RayTaskError) and isinstance(inner.cause, LikenessError):
+            return inner.cause
+        inner = inner.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return JobFailed(
+        f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'} (--verbose shows the whole)"
+    )

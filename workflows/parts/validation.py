@@ -1,0 +1,73 @@
+"""Looking at the validation split during training: each worker embeds its share, every worker gets all vectors."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from metric_core import metrics
+from metric_core.data import loader
+from metric_core.data.faces import identity_codes
+from metric_core.data.loader import FaceDataset
+from metric_core.data.sampler import share
+from metric_core.embeddings import Vectors
+from metric_core.errors import TooFewImages
+from metric_core.evaluate import all_pairs
+from metric_core.evaluate.verification import far_name
+from metric_core.image import Preprocessing
+from metric_core.learn.collective import World, all_gather_ids
+from metric_core.model.embedder import Embedder
+
+BATCH = 256
+MAX_PAIRS = 400_000
+
+
+class Validation:
+    """The validation split of one training."""
+
+    def __init__(
+        self,
+        valid: pa.Table,
+        root: str,
+        how: Preprocessing,
+        world: World,
+        device: torch.device,
+        cache_bytes: int = 1 << 30,
+    ) -> None:
+        self._dataset = FaceDataset(valid, root, how, cache_bytes)
+        self._world, self._device = world, device
+        mine = share(valid.num_rows, world.rank, world.size)
+        self._rows_n = np.arange(valid.num_rows)[mine]
+        self._code_N = identity_codes(valid)
+        self._face_id_N = valid["face_id"].to_numpy()
+
+    def event(self, embedder: Embedder, *, final: bool) -> dict[str, Any]:
+        """{validation: {auc, eer, tar_at_far_1e-2, ...}} and, at the end, the
+        operating points; over all pairs, but for auc and eer, which come from a sample of them."""
+        vectors = self._embed(embedder)
+        scores = all_pairs.all_pairs_scores(vectors, MAX_PAIRS, seed=0)
+        impostor = int((~scores.same_N).sum())
+        if impostor == 0 or impostor == len(scores.same_N):
+            raise TooFewImages("the validation split needs 2 people or more, one of them with 2 readable pictures")
+        points = all_pairs.operating_points(vectors)
+        figures = {"auc": metrics.auc(scores.score_N, scores.same_N), "eer": metrics.eer(scores.score_N, scores.same_N)}
+        figures |= {f"tar_at_far_{far_name(point.far)}": point.tar for point in points}
+        event: dict[str, Any] = {"validation": figures}
+        if final:
+            event["operating_points"] = [asdict(point) for point in points]
+        return event
+
+    def _embed(self, embedder: Embedder) -> Vectors:
+        embedder.eval()
+        rows, parts = [], []
+        for batch in loader.pass_loader(self._dataset, self._rows_n, batch=BATCH, workers=0):
+            if len(batch.row_B):
+                rows.append(batch.row_B)
+                parts.append(embedder.embed(batch.pixels_BCSS.to(self._device))[0])
+        row_n = np.concatenate([np.empty(0, np.int64), *rows])
+        emb_nD = np.concatenate([np.empty((0, embedder.spec.backbone.dim), np.float32), *parts])
+        row_N = all_gather_ids(torch.from_numpy(row_n).to(self._device), self._world).cpu().numpy()
+        emb_ND = all_gather_ids(torch.from_numpy(emb_nD).to(self._device), self._world).cpu().numpy()
+        return Vectors(self._face_id_N[row_N], self._code_N[row_N].astype(str).astype(object), emb_ND)

@@ -1,0 +1,202 @@
+"""``likeness train``: Faces to a Model, on Ray Train, with triplets mined across all workers.
+
+This is the driver's side; what each worker does, down to the line that computes the loss, is in ``train_loop``.
+"""
+
+import json
+import threading
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from metric_core import manifest, storage
+from metric_core.data.faces import Faces
+from metric_core.data.sampler import BatchSampler
+from metric_core.errors import ConfigError, JobFailed, TooManyBadImages
+from metric_core.metrics import OperatingPoint
+from metric_core.model import bundle
+from metric_core.model.embedder import Embedder
+from workflows.parts import console, lease, provenance, runtime, tracking
+from workflows.parts.console import say
+from workflows.parts.tracking import Tracker
+from workflows.train_config import TrainConfig
+from workflows.train_loop import STATE, sampler_of, train_loop
+
+WORK = "_run"
+"""Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train, and write the Model.
+
+    Returns:
+        {model, fingerprint, steps, images_per_second, validation, mlflow_run}
+
+    Raises:
+        ConfigError, DataError: before any worker starts.
+        JobFailed: stopped, or workers failed more often than ``max_failures``; the same command continues.
+    """
+    out = storage.absolute(config.out)
+    faces = Faces.open(config.faces)
+    train, valid = _splits(config, faces)
+    sampler = sampler_of(config, train)
+    with runtime.cluster(config):
+        _check_resources(config)
+        _check_places(config, [out, faces.uri])
+        done = manifest.begin(out, "model", config.plan(faces.manifest.digest))
+        if done:
+            say(f"{out} is finished already; nothing to do")
+            return dict(done.provenance["result"])
+        with lease.held(out):
+            _describe(config, train, valid, sampler)
+            tracker = _open_run(config, out)
+            try:
+                last = _fit(config, out, train, valid, faces, tracker)
+                result = _finish(config, out, last, tracker)
+            except BaseException as error:
+                tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                raise
+            tracker.finish("FINISHED")
+            storage.remove_tree(storage.join(out, WORK))
+    return result
+
+
+def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | None]:
+    there = set(faces.table["split"].to_pylist())
+    train = config.train_split or ("train" if "train" in there else None)
+    valid = config.valid_split or ("valid" if "valid" in there else None)
+    return faces.select(train), faces.select(valid) if valid else None
+
+
+def _check_resources(config: TrainConfig) -> None:
+    kind, there = ("GPUs", runtime.gpus()) if config.gpu else ("CPUs", runtime.cpus())
+    if config.workers > there:
+        raise ConfigError(f"workers is {config.workers} but the cluster has {there} {kind}; lower it or add nodes")
+
+
+def _check_places(config: TrainConfig, uris: list[str]) -> None:
+    runtime.require_shared(uris)
+    uri = config.tracking_uri or tracking.default_uri()
+    if uri.startswith("sqlite") and len([n for n in ray.nodes() if n["Alive"]]) > 1:
+        raise ConfigError(
+            f"the cluster has several nodes and the MLflow store is a file on this one ({uri}); give "
+            f"--tracking-uri the address of an MLflow server"
+        )
+
+
+def _describe(config: TrainConfig, train: pa.Table, valid: pa.Table | None, sampler: BatchSampler) -> None:
+    people = len(sampler.people)
+    say(f"learning from {people} people with two or more pictures ({train.num_rows} pictures in all)")
+    if sampler.people_a_batch < config.identities:
+        say(f"batches hold {sampler.people_a_batch} people, not {config.identities}: there are no more")
+    if valid is None:
+        say("no validation split: the model gets no operating points, and `verify` will have no threshold to go by")
+    reason = config.invariance_breaker
+    say(f"world-size invariance: {'yes' if reason is None else f'no ({reason})'}")
+
+
+def _open_run(config: TrainConfig, out: str) -> Tracker:
+    """The MLflow run of this output folder, the same one after a restart."""
+    state = storage.join(out, WORK, "mlflow.json")
+    uri = config.tracking_uri or tracking.default_uri()
+    before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
+    resume = before["run_id"] if before.get("uri") == uri else None
+    name = config.run_name or out.rsplit("/", 1)[-1]
+    params = {k: v for k, v in asdict(config).items() if not isinstance(v, dict)}
+    params |= {f"objective.{k}": v for k, v in asdict(config.objective).items()}
+    params |= {f"augmentation.{k}": v for k, v in asdict(config.augmentation).items()}
+    tracker = tracking.start(uri, config.experiment, name, params, resume=resume, verbose=config.verbose)
+    storage.write_bytes(state, json.dumps({"uri": uri, "run_id": tracker.run_id}).encode())
+    tracker.attach_text(json.dumps(asdict(config), indent=2), "config.json")
+    return tracker
+
+
+def _fit(
+    config: TrainConfig, out: str, train: pa.Table, valid: pa.Table | None, faces: Faces, tracker: Tracker
+) -> dict[str, Any]:
+    """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
+    board = runtime.Board.remote()  # type: ignore[attr-defined]
+    share = {"CPU": 1, "GPU": 1} if config.gpu else {"CPU": max(1, runtime.cpus() // config.workers)}
+    trainer = TorchTrainer(
+        partial(train_loop, config=config, train=train, valid=valid, root=faces.root, board=board),
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=share),
+        run_config=RunConfig(
+            name="train",
+            storage_path=storage.join(out, WORK),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    stop, over = threading.Event(), threading.Event()
+    last: dict[str, Any] = {}
+    with console.bar("train", config.steps) as bar, runtime.stop_on_sigterm(stop):
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                _drain(board, stop, tracker, bar, last)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            checkpoint = trainer.fit().checkpoint
+        except ray.train.TrainingFailedError as error:
+            raise runtime.cause(error) from error
+        finally:
+            over.set()
+            watcher.join()
+            _drain(board, stop, tracker, bar, last)
+    if "refused" in last:
+        raise TooManyBadImages(last["refused"])
+    if checkpoint is None or not last.get("final"):
+        raise JobFailed(
+            f"stopped at step {last.get('step', 0)} of {config.steps}; the same command continues from there"
+        )
+    return last | {"checkpoint": checkpoint}
+
+
+def _drain(board: Any, stop: threading.Event, tracker: Tracker, bar: console.Bar, last: dict[str, Any]) -> None:
+    if stop.is_set():
+        ray.get(board.stop.remote())
+    for event in ray.get(board.take.remote()):
+        last |= event
+        watched = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
+        figures = {k: v for k, v in (event["figures"] | watched).items() if np.isfinite(v)}
+        tracker.log(figures, event["step"])
+        if "validation" in event:
+            shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
+            say(f"step {event['step']}: {shown}")
+        note = f"loss {event['figures']['loss']:.4f}" if "loss" in event["figures"] else ""
+        bar.update(event["step"], note)
+
+
+def _finish(config: TrainConfig, out: str, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
+    """From the last checkpoint to a whole Model artefact, registered with MLflow."""
+    embedder = Embedder(config.model_spec)
+    with last["checkpoint"].as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+    embedder.load_state_dict(state["model"])
+    points = [OperatingPoint(**point) for point in last.get("operating_points", [])]
+    result = {
+        "model": out,
+        "fingerprint": bundle.fingerprint(embedder.float()),
+        "steps": config.steps,
+        "images_per_second": round(last["figures"].get("images_per_second", 0.0), 1),
+        "validation": last.get("validation", {}),
+        "mlflow_run": tracker.run_id,
+    }
+    bundle.save(
+        embedder, out, operating_points=points, provenance=provenance.record(result=result, mlflow_uri=tracker.uri)
+    )
+    tracker.tag("fingerprint", result["fingerprint"])
+    address = tracker.register(out, config.preprocessing, config.embedding_size, config.register)
+    say(f"registered with MLflow as {address}; look at the curves with: {tracking.how_to_open(tracker.uri)}")
+    return result

@@ -1,0 +1,144 @@
+"""The options of ``likeness train``."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from metric_core.data.augment import Augmentation
+from metric_core.image import Preprocessing
+from metric_core.learn.step import Objective
+from metric_core.model import backbones
+from metric_core.model.embedder import ModelSpec
+from workflows.parts.runtime import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunOptions):
+    """Learn a metric from a catalogue of faces."""
+
+    faces: str
+    """The Faces artefact to learn from."""
+    out: str
+    """Folder or object-store address of the Model to write."""
+    train_split: str | None = None
+    """Split to learn from; default: train when the catalogue has splits, else everybody."""
+    valid_split: str | None = None
+    """Split to watch and to calibrate on, of other people; default: valid when there is one."""
+
+    workers: int = 1
+    """Data-parallel workers; they share one global batch."""
+    gpu: bool = False
+    """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
+    loader_workers: int = 0
+    """Decoding processes a worker; 0 decodes in the worker itself."""
+    cache_mib: int = 1024
+    """Decoded pictures kept in memory by each worker, in MiB."""
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    """bf16 computes the network in bfloat16 and the loss in float32."""
+
+    steps: int = 1500
+    """Optimiser steps."""
+    identities: int = 32
+    """People a global batch (P)."""
+    images: int = 4
+    """Pictures a person in a batch (K)."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's learning rate, reached after the warm-up; it then falls to 0 along a cosine."""
+    warmup: int = 100
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 5e-2
+    """AdamW's decoupled decay, on weight matrices and kernels only."""
+    seed: int = 0
+    """Of the initial weights, the batches and the augmentation."""
+    objective: Objective = field(default_factory=Objective)
+    """Loss, distance, miner and margin."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How pictures are varied."""
+
+    backbone: Literal["iresnet-micro", "iresnet-mini", "iresnet18", "iresnet50", "iresnet100"] = "iresnet-micro"
+    """Network size; the last three are the published shapes."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation layers; with batch, results depend on the number of workers."""
+    embedding_size: int = 128
+    """Components of an embedding."""
+    image_size: int = 64
+    """Side of the square the network sees, in pixels."""
+    colour: Literal["grey", "rgb"] = "grey"
+    """Channels that the network sees."""
+    crop: float = 1.0
+    """Side of the central square kept of each picture, as a share of its shorter side."""
+    resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Filter that brings pictures to size."""
+    flip_average: bool = True
+    """Embed a face as the mean of it and its mirror image."""
+
+    report_every: int = 10
+    """Steps between two entries of the curves."""
+    evaluate_every: int = 250
+    """Steps between two looks at the validation split."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints."""
+    max_bad_fraction: float = 0.01
+    """Largest share of unreadable pictures among those drawn."""
+    max_failures: int = 3
+    """How often a lost worker group is started again from the last checkpoint."""
+
+    tracking_uri: str | None = None
+    """MLflow store; default: MLFLOW_TRACKING_URI, else an SQLite file in ~/.likeness."""
+    experiment: str = "likeness"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """MLflow run name; default: the name of the output folder."""
+    register: str = "likeness"
+    """Name under which the model is registered with MLflow."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}; it must be {rule}"
+            for name, value, fits, rule in (
+                ("workers", self.workers, self.workers >= 1, "1 or more"),
+                ("loader_workers", self.loader_workers, self.loader_workers >= 0, "0 or more"),
+                ("cache_mib", self.cache_mib, self.cache_mib >= 0, "0 or more"),
+                ("steps", self.steps, self.steps >= 1, "1 or more"),
+                ("identities", self.identities, self.identities >= max(2, self.workers), "2 and workers or more"),
+                ("images", self.images, self.images >= 2, "2 or more: an anchor needs a positive"),
+                ("learning_rate", self.learning_rate, 0 < self.learning_rate < 10, "above 0 and below 10"),
+                ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
+                ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 10, "0 to 10"),
+                ("report_every", self.report_every, self.report_every >= 1, "1 or more"),
+                ("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more"),
+                ("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "1 or more"),
+                ("max_bad_fraction", self.max_bad_fraction, 0 <= self.max_bad_fraction <= 1, "a share, 0 to 1"),
+                ("max_failures", self.max_failures, self.max_failures >= 0, "0 or more"),
+            )
+            if not fits
+        ]
+        try:
+            _ = self.model_spec
+        except ValueError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes what the network sees."""
+        return Preprocessing(self.image_size, self.colour, self.crop, self.resize)
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """All of the model but its weights."""
+        backbone = backbones.spec(self.backbone, norm=self.norm, dim=self.embedding_size)
+        return ModelSpec(backbone, self.preprocessing, self.flip_average, self.objective.distance)
+
+    @property
+    def invariance_breaker(self) -> str | None:
+        """Why results depend on the number of workers; None when they do not."""
+        return "BatchNorm statistics are each worker's own" if self.norm == "batch" else None
+
+    def plan(self, faces_digest: str) -> dict[str, Any]:
+        """What the result is a function of: an interrupted run continues only under the same plan."""
+        elsewhere = {"address", "verbose", "faces", "out", "loader_workers", "cache_mib", "max_failures"}
+        elsewhere |= {"tracking_uri", "experiment", "run_name", "register", "report_every", "max_bad_fraction"}
+        if self.invariance_breaker is None:
+            elsewhere.add("workers")  # a run may continue at another size
+        return {k: v for k, v in asdict(self).items() if k not in elsewhere} | {"faces_digest": faces_digest}

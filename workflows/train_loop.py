@@ -1,0 +1,225 @@
+"""What each training worker does: its share of every global batch, mined over everybody's, until the last step.
+
+The line that computes the loss is in ``_step``; what it means is in ``metric_core.learn``.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+from torch.nn.parallel import DistributedDataParallel
+
+from metric_core.data import loader
+from metric_core.data.augment import augment
+from metric_core.data.faces import identity_codes
+from metric_core.data.loader import Batch, FaceDataset
+from metric_core.data.sampler import BatchSampler
+from metric_core.learn.collective import World, all_reduce_sum
+from metric_core.learn.health import gradient_norm
+from metric_core.learn.step import Outcome, global_loss
+from metric_core.model.embedder import Embedder
+from workflows.parts.validation import Validation
+from workflows.train_config import TrainConfig
+
+STATE = "state.pt"
+
+
+@dataclass
+class _Training:
+    """What a worker holds between steps."""
+
+    config: TrainConfig
+    world: World
+    device: torch.device
+    embedder: Embedder
+    network: torch.nn.Module
+    """The embedder, wrapped for gradient averaging when there are several workers."""
+    optimizer: torch.optim.Optimizer
+    code_N: np.ndarray
+    face_id_N: np.ndarray
+    images: int = 0
+    """Drawn by this worker since it started."""
+    bad: int = 0
+    """Of those, unreadable."""
+    seconds: float = field(default=1e-9)
+    """Spent on training steps since it started."""
+
+
+def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
+    """The batches of a training. Raises TooFewImages."""
+    ids_N = train["face_id"].to_numpy()
+    return BatchSampler(identity_codes(train), ids_N, config.identities, config.images, config.seed)
+
+
+def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, root: str, board: Any) -> None:
+    """One worker's whole training, from the last checkpoint if there is one."""
+    training = _prepare(config, train)
+    world = training.world
+    first = _restore(training)
+    dataset = FaceDataset(train, root, config.preprocessing, config.cache_mib << 20)
+    batches = loader.training_loader(
+        dataset,
+        sampler_of(config, train),
+        # A run killed between its last checkpoint and the Model repeats the last report, hence at least one pass.
+        first=first,
+        last=config.steps,
+        rank=world.rank,
+        size=world.size,
+        workers=config.loader_workers,
+    )
+    validation = None if valid is None else _validation(training, valid, root)
+    feed = iter(batches)
+    for step in range(first, config.steps):
+        with _timed(training):
+            outcome = _step(training, next(feed), step)
+        done, last = step + 1, step + 1 == config.steps
+        watched = validation is not None and (done % config.evaluate_every == 0 or last)
+        if not (done % config.report_every == 0 or done % config.checkpoint_every == 0 or watched or last):
+            continue
+        event = {"step": done, "figures": _figures(training, outcome)}
+        if validation is not None and watched:
+            event |= validation.event(training.embedder, final=last)
+        stop = _report(board, event, training, final=last)
+        if stop or last or done % config.checkpoint_every == 0:
+            _save(training, done)
+        if stop:
+            return
+    if first == config.steps:
+        event = {"step": first, "figures": {}}
+        if validation is not None:
+            event |= validation.event(training.embedder, final=True)
+        _report(board, event, training, final=True)
+        _save(training, first)
+
+
+def _validation(training: _Training, valid: pa.Table, root: str) -> Validation:
+    config = training.config
+    return Validation(valid, root, config.preprocessing, training.world, training.device, config.cache_mib << 20)
+
+
+def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
+    world = World.current()
+    device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
+    torch.manual_seed(config.seed)  # the same initial weights everywhere
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    embedder = Embedder(config.model_spec).to(device, dtype)
+    matrices = [p for p in embedder.parameters() if p.ndim > 1]
+    vectors = [p for p in embedder.parameters() if p.ndim <= 1]
+    return _Training(
+        config=config,
+        world=world,
+        device=device,
+        embedder=embedder,
+        network=embedder if world.size == 1 else DistributedDataParallel(embedder),
+        optimizer=torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        ),
+        code_N=identity_codes(train),
+        face_id_N=train["face_id"].to_numpy(),
+    )
+
+
+def _step(training: _Training, batch: Batch, step: int) -> Outcome:
+    """Embed this worker's share, mine over everybody's, and take one optimiser step."""
+    config, device = training.config, training.device
+    training.images += len(batch.row_B) + len(batch.bad)
+    training.bad += len(batch.bad)
+    for group in training.optimizer.param_groups:
+        group["lr"] = config.learning_rate * _schedule(step, config.warmup, config.steps)
+    ids_B = training.face_id_N[batch.row_B]
+    pixels = batch.pixels_BCSS.to(device, training.embedder.net.head.weight.dtype)
+    pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
+    training.network.train()
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        emb_BD = training.network(pixels)
+    outcome = global_loss(
+        config.objective,
+        training.world,
+        emb_BD,
+        torch.from_numpy(training.code_N[batch.row_B]).to(device),
+        torch.from_numpy(ids_B).to(device),
+        seed=config.seed,
+        step=step,
+    )
+    training.optimizer.zero_grad(set_to_none=True)
+    outcome.loss.backward()
+    training.optimizer.step()
+    return outcome
+
+
+def _schedule(step: int, warmup: int, steps: int) -> float:
+    """The share of the peak learning rate at a step: a linear rise, then a cosine to 0."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+
+@contextmanager
+def _timed(training: _Training) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    training.seconds += time.monotonic() - start
+
+
+def _figures(training: _Training, outcome: Outcome) -> dict[str, float]:
+    """The step's figures, the same on every worker."""
+    own = torch.tensor([training.images, training.bad], dtype=torch.float64, device=training.device)
+    images, bad = all_reduce_sum(own, training.world).tolist()
+    return {
+        "loss": float(outcome.value),
+        **{name: float(value) for name, value in outcome.health.items()},
+        "gradient_norm": float(gradient_norm(training.embedder.parameters())),
+        "learning_rate": training.optimizer.param_groups[0]["lr"],
+        "images_per_second": images / training.seconds,
+        "bad_fraction": bad / max(1.0, images),
+    }
+
+
+def _report(board: Any, event: dict[str, Any], training: _Training, *, final: bool) -> bool:
+    """Tell the driver, and learn whether to stop; all workers get the same answer at the same step."""
+    config = training.config
+    share = event["figures"].get("bad_fraction", 0.0)
+    if share > config.max_bad_fraction:
+        event["refused"] = (
+            f"{share:.1%} of the pictures drawn up to step {event['step']} cannot be read, more than "
+            f"--max-bad-fraction {config.max_bad_fraction:.1%}; `likeness embed` lists them in its quarantine"
+        )
+    event["final"] = final
+    stop = float("refused" in event)
+    if training.world.rank == 0 and ray.get(board.post.remote(event)):
+        stop = 1.0
+    return bool(all_reduce_sum(torch.tensor(stop, device=training.device), training.world) > 0)
+
+
+def _save(training: _Training, step: int) -> None:
+    """A checkpoint: everything that the next step depends on. All workers call it; one writes."""
+    if training.world.rank != 0:
+        ray.train.report({"step": step})
+        return
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        state = {"step": step, "model": training.embedder.state_dict(), "optimizer": training.optimizer.state_dict()}
+        torch.save(state, Path(folder) / STATE)
+        ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _restore(training: _Training) -> int:
+    """The step to go on with: 0 without a checkpoint."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, weights_only=True, map_location=training.device)
+    training.embedder.load_state_dict(state["model"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
