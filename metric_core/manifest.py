@@ -54,7 +54,7 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     Raises:
         Occupied: the folder holds something that is not this job's.
     """
-    inside = storage.names(uri)
+    inside = [name for name in storage.names(uri) if not name.startswith(".")]  # those are temporary
     if not inside:
         storage.create_if_absent(storage.join(uri, PLAN), _pretty({"kind": kind, "plan": dict(plan)}))
     elif PLAN not in inside:

@@ -20,7 +20,7 @@ from metric_core.data.faces import Faces
 from metric_core.errors import ConfigError, Corrupt, TooManyBadImages
 from metric_core.model.bundle import Model
 from metric_core.model.embedder import Embedder
-from workflows.parts import console, lease, provenance, runtime, tracking, units
+from workflows.parts import console, lease, models, provenance, runtime, units
 from workflows.parts.console import say
 from workflows.parts.runtime import RunOptions
 from workflows.parts.units import Record, Unit
@@ -80,7 +80,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     out = storage.absolute(config.out)
     faces = Faces.open(config.faces)
     table = faces.select(config.split)
-    model = tracking.load_model(config.model)
+    model = models.load(config.model)
     plan = {
         "faces_digest": faces.manifest.digest,
         "split": config.split,
@@ -122,7 +122,7 @@ def _embed(
         say("time went to " + ", ".join(f"{k} {v / spent.total():.0%}" for k, v in spent.most_common()))
     ordered = [records[unit] for unit in todo]
     content = _content(ordered, faces, table, model, plan)
-    manifest.write(out, "embeddings", content, provenance.record(seconds=round(seconds, 1)))
+    manifest.write(out, "embeddings", content, provenance.record(seconds=round(seconds, 1), faces=faces.uri))
     return _result(out, content, reused=reused, seconds=seconds)
 
 
@@ -141,7 +141,7 @@ def _execute(
     actors = [
         _Embedding.options(  # type: ignore[attr-defined]
             num_cpus=1, num_gpus=1 if config.gpu else 0, max_restarts=-1, max_task_retries=3
-        ).remote(shared)
+        ).remote([shared])
         for _ in range(count)
     ]
     waiting = deque(todo)
@@ -169,8 +169,9 @@ def _execute(
 class _Embedding:
     """One process with the model in memory."""
 
-    def __init__(self, shared: tuple) -> None:
-        self._table, self._root, embedder, self._out, self._dtype, self._batch, gpu = shared
+    def __init__(self, shared: list) -> None:
+        # In a list, so that Ray does not resolve it before the constructor: a restarted actor fetches it anew.
+        self._table, self._root, embedder, self._out, self._dtype, self._batch, gpu = ray.get(shared[0])
         self._embedder: Embedder = embedder.to("cuda" if gpu else "cpu").eval()
         self._threads = max(1, torch.get_num_threads())
 

@@ -4,6 +4,7 @@ This is the driver's side; what each worker does, down to the line that computes
 """
 
 import json
+import tempfile
 import threading
 from dataclasses import asdict
 from functools import partial
@@ -193,10 +194,12 @@ def _finish(config: TrainConfig, out: str, last: dict[str, Any], tracker: Tracke
         "validation": last.get("validation", {}),
         "mlflow_run": tracker.run_id,
     }
-    bundle.save(
-        embedder, out, operating_points=points, provenance=provenance.record(result=result, mlflow_uri=tracker.uri)
-    )
+    # Registered before the manifest is written: a finished Model is one that MLflow knows, too.
+    made = provenance.record(result=result, mlflow_uri=tracker.uri)
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        bundle.save(embedder, f"{folder}/model", operating_points=points, provenance=made)
+        address = tracker.register(f"{folder}/model", embedder.spec, config.register, verbose=config.verbose)
     tracker.tag("fingerprint", result["fingerprint"])
-    address = tracker.register(out, config.preprocessing, config.embedding_size, config.register)
+    bundle.save(embedder, out, operating_points=points, provenance=made)
     say(f"registered with MLflow as {address}; look at the curves with: {tracking.how_to_open(tracker.uri)}")
     return result

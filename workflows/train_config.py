@@ -49,7 +49,9 @@ class TrainConfig(RunOptions):
     """AdamW's decoupled decay, on weight matrices and kernels only."""
     seed: int = 0
     """Of the initial weights, the batches and the augmentation."""
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective = field(
+        default_factory=lambda: Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
+    )
     """Loss, distance, miner and margin."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How pictures are varied."""

@@ -19,7 +19,7 @@ import psutil
 from metric_core import storage
 from metric_core.errors import JobRunning
 
-NAME = "lease.json"
+NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
 

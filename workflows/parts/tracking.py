@@ -26,9 +26,9 @@ from mlflow.types import Schema, TensorSpec
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
-from metric_core.image import Preprocessing
 from metric_core.model import bundle
 from metric_core.model.bundle import Model
+from metric_core.model.embedder import ModelSpec
 from workflows.parts import provenance
 
 HOME = Path("~/.likeness").expanduser()
@@ -72,23 +72,24 @@ class Tracker:
         """A text file beside the run."""
         self._client.log_text(self.run_id, text, name)
 
-    def register(self, model_uri: str, how: Preprocessing, dim: int, name: str) -> str:
-        """Log a Model artefact as an MLflow model that embeds pixels, and register it.
+    def register(self, folder: str, spec: ModelSpec, name: str, *, verbose: bool) -> str:
+        """Log a Model artefact in a local folder as an MLflow model that embeds pixels, and register it.
 
         Returns:
             Its address, ``models:/NAME/VERSION``.
         """
+        how, dim = spec.preprocessing, spec.backbone.dim
         shape = (-1, how.channels, how.size, how.size)
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.uint8), shape)]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
         )
         mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=self.run_id):
+        with _quiet(verbose), mlflow.start_run(run_id=self.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 loader_module="workflows.parts.serving",
-                data_path=model_uri,
+                data_path=folder,
                 signature=signature,
                 pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
                 registered_model_name=name,
@@ -130,13 +131,7 @@ def start(
 
 
 def load_model(uri: str) -> Model:
-    """A Model from a folder, an object store, or an MLflow model URI (``models:/NAME@ALIAS``, ``models:/NAME/3``).
-
-    Raises:
-        Missing: MLflow knows no such model; else as ``bundle.load``.
-    """
-    if not uri.startswith(("models:/", "runs:/")):
-        return bundle.load(uri)
+    """The Likeness model inside a registered MLflow model. Raises Missing; else as ``bundle.load``."""
     mlflow.set_tracking_uri(_prepared(default_uri()))
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
         try:

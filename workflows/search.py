@@ -1,0 +1,155 @@
+"""``likeness search``: probes to Matches, the people of an index that look most like them."""
+
+import io
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metric_core import manifest, storage
+from metric_core.data.faces import Faces
+from metric_core.data.readers import fetch
+from metric_core.embeddings import Embeddings
+from metric_core.errors import ConfigError
+from metric_core.index import store
+from metric_core.index.search import OpenIndex, check_fingerprint
+from workflows.parts import models, pictures, probes, provenance
+from workflows.parts.console import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Find whom pictures show."""
+
+    index: str
+    """The Index to search; its live version."""
+    model: str | None = None
+    """The Model that embeds --image; not needed with --embeddings."""
+    image: list[str] = field(default_factory=list)
+    """Pictures, or folders of pictures, to look for."""
+    embeddings: str | None = None
+    """Embeddings to look for instead of pictures; faces that are in the index do not find themselves."""
+    top: int = 5
+    """People to list for each probe."""
+    out: str | None = None
+    """Folder or object-store address of the Matches artefact to write."""
+    gallery: str | None = None
+    """PNG to write: each probe beside the people found."""
+    faces: str | None = None
+    """The Faces that were indexed, for the gallery's pictures; default: where the index remembers them."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.top < 1:
+            problems.append(f"top is {self.top}; it must be 1 or more")
+        if bool(self.image) == bool(self.embeddings):
+            problems.append("give either --image or --embeddings")
+        if self.image and not self.model:
+            problems.append("--image needs --model, the one whose embeddings were indexed")
+        if problems:
+            raise ConfigError.of(problems)
+
+
+def run(config: SearchConfig) -> dict[str, Any]:
+    """Search.
+
+    Returns:
+        {matches: [{query, rank, identity, face_id, score, accepted}], unreadable: [{query, reason}]}
+
+    Raises:
+        FingerprintMismatch: the probes were embedded by another model than the index.
+    """
+    index = store.open_index(storage.absolute(config.index))
+    unreadable: list[dict[str, str]] = []
+    if config.embeddings:
+        table = _search_embeddings(config, index, config.embeddings)
+    else:
+        model = models.load(config.model or "")
+        check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
+        found = probes.embed(model, config.image)
+        unreadable = found.unreadable
+        table = index.identify(found.embedding_QD, found.name_Q, config.top)
+    for bad in unreadable:
+        say(f"{bad['query']} cannot be searched for: {bad['reason']}")
+    if config.out:
+        _write(config, index, table, storage.absolute(config.out))
+    if config.gallery:
+        _draw(config, index, table, storage.absolute(config.gallery))
+    return {"matches": table.to_pylist(), "unreadable": unreadable}
+
+
+def show(result: dict[str, Any]) -> str:
+    """The matches as lines, a block a probe."""
+    lines = []
+    for match in result["matches"]:
+        if match["rank"] == 1:
+            lines.append(match["query"])
+        lines.append(f"  {match['rank']}. {match['identity']:<30} {match['score']:.4f}")
+    return "\n".join(lines)
+
+
+def _search_embeddings(config: SearchConfig, index: OpenIndex, uri: str) -> pa.Table:
+    source = Embeddings.open(uri)
+    check_fingerprint(index.fingerprint, source.fingerprint, source.manifest.uri)
+    parts = [
+        index.identify(
+            block.embedding_ND,
+            [str(face_id) for face_id in block.face_id_N],
+            config.top,
+            exclude_face_id_Q=block.face_id_N,
+        )
+        for block in source.iter_vectors()
+    ]
+    return pa.concat_tables(parts)
+
+
+def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, out: str) -> None:
+    plan = {
+        "fingerprint": index.fingerprint,
+        "version": index.version,
+        "top": config.top,
+        "queries": manifest.digest(table["query"].to_pylist()),
+    }
+    if manifest.begin(out, "matches", plan):
+        say(f"{out} is finished already")
+        return
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    storage.write_bytes(storage.join(out, "matches.parquet"), sink.getvalue())
+    manifest.write(out, "matches", plan | {"rows": table.num_rows}, provenance.record(index=config.index))
+
+
+def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, out: str) -> None:
+    address = config.faces or index_faces(storage.absolute(config.index), index.version)
+    if not address:
+        raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")
+    faces = _Pictures(Faces.open(address))
+    probe = (lambda name: faces.of(int(name))) if config.embeddings else storage.read_bytes
+    pictures.gallery(table, probe, faces.of, out)
+    say(f"gallery: {out}")
+
+
+def index_faces(uri: str, version: str) -> str | None:
+    """Where the Faces were when the index was built."""
+    return manifest.read(store.version_uri(uri, version), "index").provenance.get("faces")
+
+
+class _Pictures:
+    """Image bytes by face_id."""
+
+    def __init__(self, faces: Faces) -> None:
+        self._faces = faces
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        ids_N = self._faces.table["face_id"].to_numpy()
+        order_N = np.argsort(ids_N)
+        return ids_N[order_N], order_N
+
+    def of(self, face_id: int) -> bytes:
+        ids_N, order_N = self._order
+        row = int(order_N[np.searchsorted(ids_N, face_id)])
+        return fetch(self._faces.root, self._faces.table.slice(row, 1).to_pylist()[0])
