@@ -108,12 +108,17 @@ def _validation(training: _Training, valid: pa.Table, root: str) -> Validation:
     return Validation(valid, root, config.preprocessing, training.world, training.device, config.cache_mib << 20)
 
 
+def initial(config: TrainConfig) -> Embedder:
+    """The untrained network: the same weights for the same seed, on every worker."""
+    torch.manual_seed(config.seed)
+    return Embedder(config.model_spec)
+
+
 def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
     world = World.current()
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
-    torch.manual_seed(config.seed)  # the same initial weights everywhere
     dtype = torch.float64 if config.precision == "float64" else torch.float32
-    embedder = Embedder(config.model_spec).to(device, dtype)
+    embedder = initial(config).to(device, dtype)
     matrices = [p for p in embedder.parameters() if p.ndim > 1]
     vectors = [p for p in embedder.parameters() if p.ndim <= 1]
     return _Training(

@@ -10,7 +10,7 @@ from metric_core import image, storage
 from metric_core.errors import ImageUnreadable, Missing
 
 TILE, TEXT, GAP = 96, 30, 6
-ROWS = 24
+ROWS = 12
 """More probes than this are left out of a sheet: it is for looking at."""
 
 Fetch = Callable[[str], bytes]
@@ -34,7 +34,7 @@ def gallery(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], b
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for line, (query, rows) in enumerate(shown):
         top = GAP + line * (TILE + TEXT + GAP)
-        cells = [(lambda q=query: fetch_probe(q), "/".join(query.split("/")[-2:]), "probe")]
+        cells = [(lambda q=query: fetch_probe(q), query.split("/")[-1], "probe")]
         cells += [
             (lambda f=row["face_id"]: fetch_face(f), row["identity"], f"{row['rank']}.  {row['score']:.3f}")
             for row in rows
@@ -42,7 +42,7 @@ def gallery(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], b
         for column, (fetch, name, note) in enumerate(cells):
             left = GAP + column * (TILE + GAP)
             sheet.paste(_tile(fetch), (left, top))
-            draw.text((left, top + TILE + 1), name[-15:], fill="black", font=font)
+            draw.text((left, top + TILE + 1), name[:15], fill="black", font=font)
             draw.text((left, top + TILE + 14), note, fill="dimgrey", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")

@@ -1,0 +1,36 @@
+# Everything here sets itself up: a virtual environment in .venv, pinned by infra/constraints.txt.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check lint chaos bench clean
+
+demo: $(READY)            ## the whole chain on drawn faces: about five minutes on two cores
+	$(BIN)/likeness demo --out demo-out
+
+test: lint                ## everything that must pass, slow tests included
+	$(BIN)/python -m pytest
+
+check: lint               ## the inner loop: lint, types and the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+chaos: $(READY)           ## twenty kills of one embed job instead of the suite's two
+	LIKENESS_KILLS=20 $(BIN)/python -m pytest tests/workflows/test_embed_kill.py --timeout 3600
+
+bench: $(READY)           ## timings against pytorch-metric-learning
+	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --requirement infra/constraints-bench.txt
+	$(BIN)/python tests/bench/mining.py
+
+clean:
+	rm -rf $(VENV) demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml infra/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable ".[cpu,s3,test]"
+	touch $@

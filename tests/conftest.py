@@ -1,0 +1,55 @@
+"""Fixtures shared by all tests: real data where it is at hand, one Ray for the session, tiny corpora."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from metric_core.data import synthetic
+
+# Read by Ray when it starts; the suite's own chatter is not what is tested.
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of real faces and other data; tests that need it skip where it is missing."""
+    root = Path(os.environ.get("LIKENESS_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
+    if not root.is_dir():
+        pytest.skip(f"no data at {root}: set LIKENESS_DATA to the folder with orl/, lfw_dev/, odd_images/ …")
+    return root
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 drawn people with 6 pictures of 48 pixels each, one folder a person."""
+    root = tmp_path_factory.mktemp("people")
+    synthetic.write_people(root, people=24, pictures=6, seed=7, size=48)
+    return root
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """A picture with no symmetry: its top left is red, the rest a gradient."""
+    image = Image.linear_gradient("L").resize((60, 40)).convert("RGB")
+    image.paste((255, 0, 0), (0, 0, 20, 10))
+    return image
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray with 4 CPUs for the whole session, whatever the machine has; jobs inside use it and leave it running."""
+    import warnings
+
+    import ray
+
+    from workflows.parts import runtime
+
+    os.environ.update(runtime.QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

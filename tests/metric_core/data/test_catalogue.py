@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from metric_core.data import catalogue, faces
+from metric_core.data.faces import face_id
+from metric_core.data.readers import fetch
+from metric_core.errors import ConfigError, DataError, Missing
+
+
+def tree(root: Path, *paths: str) -> str:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(path.encode())
+    return str(root)
+
+
+def test_a_folder_a_person_with_any_nesting_above(tmp_path: Path) -> None:
+    source = catalogue.scan(tree(tmp_path / "corpus", "x/y/Ann/2.jpg", "x/Bob/1.PNG", "x/y/Ann/1.jpg", "x/notes.txt"))
+    found = list(source.faces)
+    assert [(f.identity, f.key) for f in found] == [("Bob", "x/Bob/1"), ("Ann", "x/y/Ann/1"), ("Ann", "x/y/Ann/2")]
+    assert source.name == "corpus"
+    assert source.ignored == {".txt": 1}
+
+
+def test_ids_depend_on_namespace_and_key_alone(tmp_path: Path) -> None:
+    one = tree(tmp_path / "1", "a/Ann/1.jpg", "a/Ann/2.jpg")
+    two = tree(tmp_path / "2", "a/Ann/2.png", "a/Ann/3.png")
+    tables = [catalogue.to_table(list(catalogue.scan(s).faces), "faces", {})[0].to_pylist() for s in (one, two)]
+    ids = [{row["key"]: row["face_id"] for row in table} for table in tables]
+    assert ids[0]["a/Ann/2"] == ids[1]["a/Ann/2"] == face_id("faces", "a/Ann/2")
+    assert face_id("other", "a/Ann/2") != ids[0]["a/Ann/2"]
+    assert all(0 <= number < 2**63 for table in ids for number in table.values())
+
+
+def test_face_id_is_pinned() -> None:
+    """Ids live in artefacts for years; this value must never change."""
+    assert face_id("lfw", "Ann/Ann_0001") == 2944299925651128325
+
+
+def test_a_collision_gives_the_later_key_the_next_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = faces.face_id
+    monkeypatch.setattr(faces, "face_id", lambda space, key, salt=0: 7 if salt == 0 else honest(space, key, salt))
+    ids, salts = catalogue.identify(["b", "a"], "n")
+    assert salts == {"b": 1}
+    assert ids.tolist() == [honest("n", "b", 1), 7]
+
+
+def test_files_that_differ_in_ending_only_are_two_faces(tmp_path: Path) -> None:
+    found = list(catalogue.scan(tree(tmp_path, "Ann/1.jpg", "Ann/1.png")).faces)
+    assert [f.key for f in found] == ["Ann/1", "Ann/1.png"]
+
+
+def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lies in no person's folder"):
+        list(catalogue.scan(tree(tmp_path / "1", "face.jpg")).faces)
+    with pytest.raises(DataError, match="two folders named 'Ann'"):
+        list(catalogue.scan(tree(tmp_path / "2", "x/Ann/1.jpg", "y/Ann/1.jpg")).faces)
+    with pytest.raises(Missing):
+        catalogue.scan(str(tmp_path / "nothing"))
+    with pytest.raises(DataError, match="neither a folder nor"):
+        catalogue.scan(tree(tmp_path / "3", "x.zip") + "/x.zip")
+
+
+def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
+    root = tree(tmp_path, "p/2.jpg", "p/1.jpg")
+    (tmp_path / "list.csv").write_text("path,identity,view,split\np/2.jpg,007,id,train\np/1.jpg,Bob,,train\n")
+    source = catalogue.scan(f"{root}/list.csv")
+    table, _ = catalogue.to_table(list(source.faces), source.name, {})
+    rows = table.to_pylist()
+    assert [(r["identity"], r["view"], r["split"]) for r in rows] == [("007", "id", "train"), ("Bob", None, "train")]
+    assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,identity\np/1.jpg,A\nno.jpg,B\nno2.jpg,B\n", "lists 2 of 3 files that are not there: no.jpg, no2.jpg"),
+        ("file,who\np/1.jpg,A\n", "has columns file, who; expected path, identity"),
+        ("path,identity\np/1.jpg,\n", "1 rows have no identity"),
+        ("path,identity\np/1.jpg,A\np/1.jpg,B\n", "'p/1' stands twice"),
+        ("path,identity\np/1.jpg,A,B\n", "cannot be read as a list"),
+    ],
+)
+def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
+    root = tree(tmp_path, "p/1.jpg")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(catalogue.scan(f"{root}/list.csv").faces)
+
+
+def test_seeded_splits_are_by_person_and_stay_when_people_join() -> None:
+    people = [f"p{n}" for n in range(2000)]
+    few = catalogue.seeded_splits(people[:1000], {"train": 0.8, "valid": 0.2}, seed=1)
+    many = catalogue.seeded_splits(people, {"train": 0.8, "valid": 0.2}, seed=1)
+    assert all(many[p] == split for p, split in few.items())
+    assert 0.17 < sum(s == "valid" for s in many.values()) / 2000 < 0.23
+    assert many != catalogue.seeded_splits(people, {"train": 0.8, "valid": 0.2}, seed=2)
+    with pytest.raises(ConfigError, match="add up to 1"):
+        catalogue.seeded_splits(people, {"train": 0.8}, seed=1)
+
+
+def test_split_files(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("identity,split,images\nAnn,train,3\nBob,valid,1\n")
+    assert catalogue.read_splits(str(path)) == {"Ann": "train", "Bob": "valid"}
+    path.write_text("identity,split\nAnn,train\nAnn,valid\n")
+    with pytest.raises(DataError, match="line 3: Ann is in train and in valid"):
+        catalogue.read_splits(str(path))
+    path.write_text("who,where\n")
+    with pytest.raises(DataError, match="expected identity,split"):
+        catalogue.read_splits(str(path))
+
+
+def test_an_empty_source() -> None:
+    with pytest.raises(DataError, match="no images"):
+        catalogue.to_table([], "n", {})

@@ -1,0 +1,161 @@
+import multiprocessing
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metric_core import storage
+from metric_core.errors import ConfigError, Missing
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """A real S3-compatible server process on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket."""
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    import s3fs
+
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", s3_server),
+    ):
+        monkeypatch.setenv(name, value)
+    name = f"faces-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
+
+
+def test_write_read_and_names(place: str) -> None:
+    storage.write_bytes(storage.join(place, "a", "one.bin"), b"0123456789")
+    storage.write_bytes(storage.join(place, "a", "two.bin"), b"")
+    assert storage.names(storage.join(place, "a")) == ["one.bin", "two.bin"]
+    assert storage.read_bytes(storage.join(place, "a", "one.bin")) == b"0123456789"
+    assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3, 4) == b"3456"
+    assert storage.size(storage.join(place, "a", "two.bin")) == 0
+    assert storage.names(storage.join(place, "absent")) == []
+
+
+def test_only_the_first_creator_wins(place: str) -> None:
+    address = storage.join(place, "done.json")
+    assert storage.create_if_absent(address, b"first")
+    assert not storage.create_if_absent(address, b"second")
+    assert storage.read_bytes(address) == b"first"
+
+
+def test_replace_only_what_was_seen(place: str) -> None:
+    address = storage.join(place, "CURRENT")
+    assert not storage.replace_if_match(address, b"x", expected=b"y"), "nothing is there to replace"
+    storage.write_bytes(address, b"v1")
+    assert not storage.replace_if_match(address, b"v3", expected=b"v0")
+    assert storage.read_bytes(address) == b"v1"
+    assert storage.replace_if_match(address, b"v2", expected=b"v1")
+    assert storage.read_bytes(address) == b"v2"
+
+
+def test_s3_put_is_conditional_on_the_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer between our look and our put must win: the server decides, not our earlier read."""
+    address = storage.join(bucket, "CURRENT")
+    storage.write_bytes(address, b"v1")
+    honest = storage._fs
+
+    class Interrupted:
+        def __init__(self, fs: Any) -> None:
+            self.fs = fs
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.fs, name)
+
+        def cat_file(self, path: str) -> bytes:
+            data = self.fs.cat_file(path)
+            self.fs.pipe_file(path, b"theirs")
+            return data
+
+    def interrupted(uri: str) -> tuple[Any, str]:
+        fs, path = honest(uri)
+        return Interrupted(fs), path
+
+    monkeypatch.setattr(storage, "_fs", interrupted)
+    assert not storage.replace_if_match(address, b"ours", expected=b"v1")
+    monkeypatch.undo()
+    assert storage.read_bytes(address) == b"theirs"
+
+
+def test_other_stores_have_no_conditional_replace() -> None:
+    storage.write_bytes("memory://m/CURRENT", b"v1")
+    with pytest.raises(ConfigError, match="local path or s3"):
+        storage.replace_if_match("memory://m/CURRENT", b"v2", expected=b"v1")
+
+
+def _create(address: str, word: bytes, queue: "multiprocessing.Queue[bool]") -> None:
+    queue.put(storage.create_if_absent(address, word))
+
+
+def test_concurrent_creators(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    address = str(tmp_path / "lease")
+    processes = [context.Process(target=_create, args=(address, b"%d" % n, queue)) for n in range(4)]
+    for process in processes:
+        process.start()
+    answers = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(answers) == 1
+    assert os.listdir(tmp_path) == ["lease"], "no temporary file stays"
+
+
+def test_walk_order_is_that_of_whole_paths(tmp_path: Path) -> None:
+    for path in ("b/1.jpg", "a/z/2.jpg", "a.txt", "a/b.jpg", ".hidden/x.jpg", "a/.DS_Store"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    found = [path for path, _ in storage.walk(str(tmp_path))]
+    assert found == ["a.txt", "a/b.jpg", "a/z/2.jpg", "b/1.jpg"] == sorted(found)
+
+
+def test_walk_agrees_between_stores(tmp_path: Path, bucket: str) -> None:
+    for path in ("b/1.jpg", "a/z/2.jpg", "a.txt", "a/b.jpg"):
+        storage.write_bytes(storage.join(str(tmp_path), path), b"x")
+        storage.write_bytes(storage.join(bucket, "tree", path), b"x")
+    there = [path for path, _ in storage.walk(storage.join(bucket, "tree"))]
+    assert there == [path for path, _ in storage.walk(str(tmp_path))]
+
+
+def test_content_tag_follows_the_bytes(place: str) -> None:
+    address = storage.join(place, "face.jpg")
+    storage.write_bytes(address, b"one")
+    before = storage.content_tag(address)
+    storage.write_bytes(address, b"other")
+    assert storage.content_tag(address) != before
+
+
+def test_missing_says_where(tmp_path: Path) -> None:
+    with pytest.raises(Missing, match="nowhere"):
+        storage.read_bytes(str(tmp_path / "nowhere"))
+    with pytest.raises(Missing, match="nowhere"), storage.local_copy(str(tmp_path / "nowhere")):
+        pass
+
+
+def test_absolute() -> None:
+    assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
+    assert storage.absolute("x") == str(Path("x").absolute())

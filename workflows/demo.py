@@ -1,0 +1,160 @@
+"""``likeness demo``: the whole chain, pictures to answers, through the same jobs that the other subcommands run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from metric_core import storage
+from metric_core.data import synthetic
+from metric_core.errors import ConfigError
+from metric_core.model import bundle
+from workflows import catalogue, embed, evaluate, index, search, train, train_loop
+from workflows.catalogue import CatalogueConfig
+from workflows.embed import EmbedConfig
+from workflows.evaluate import EvaluateConfig
+from workflows.index import IndexConfig
+from workflows.parts import provenance, runtime
+from workflows.parts.console import say
+from workflows.parts.runtime import RunOptions
+from workflows.parts.tracking import how_to_open
+from workflows.search import SearchConfig
+from workflows.train_config import TrainConfig
+
+PEOPLE_A_TASK = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(RunOptions):
+    """The whole chain, on faces drawn here or on your own."""
+
+    out: str = "likeness-demo"
+    """Folder for everything the demo makes."""
+    source: str | None = None
+    """A folder of people to use instead of drawn faces."""
+    people: int = 600
+    """People to draw."""
+    pictures: int = 8
+    """Pictures of each."""
+    steps: int = 450
+    """Training steps."""
+    workers: int | None = None
+    """Training workers; default: 2 where there are 2 CPUs."""
+    seed: int = 0
+    """Of the faces, the split and the training."""
+
+    def __post_init__(self) -> None:
+        rules = (("people", 12), ("pictures", 2), ("steps", 1))
+        problems = [
+            f"{n} is {getattr(self, n)}; it must be {low} or more" for n, low in rules if getattr(self, n) < low
+        ]
+        if not storage.is_local(self.out):
+            problems.append(f"out is {self.out}; the demo writes to a local folder")
+        if problems:
+            raise ConfigError.of(problems)
+
+
+def run(config: DemoConfig) -> dict[str, Any]:
+    """Draw (or take) faces, catalogue, train, embed, index, search, evaluate.
+
+    Returns:
+        {verification: {before, after}, rank1: {before, after}, index_recall, seconds: {stage: s},
+        artefacts: {noun: uri}}
+    """
+    out = Path(storage.absolute(config.out))
+    uri = {name: str(out / name) for name in ("faces", "model", "embeddings", "index", "matches")}
+    untrained, before = str(out / "untrained-model"), str(out / "untrained-embeddings")
+    store = f"sqlite:///{out / 'mlflow.db'}"
+    seconds: dict[str, float] = {}
+    with runtime.cluster(config):
+        source = config.source
+        if source is None:
+            with _stage("draw", seconds):
+                source = _draw(config, out / "pictures")
+        with _stage("catalogue", seconds):
+            catalogue.run(CatalogueConfig(source=source, out=uri["faces"], valid_fraction=1 / 6, seed=config.seed))
+        training = TrainConfig(
+            faces=uri["faces"],
+            out=uri["model"],
+            workers=config.workers or min(2, runtime.cpus()),
+            steps=config.steps,
+            warmup=min(50, config.steps),
+            evaluate_every=max(1, config.steps // 3),
+            image_size=48,
+            seed=config.seed,
+            tracking_uri=store,
+            verbose=config.verbose,
+        )
+        with _stage("train", seconds):
+            train.run(training)
+        with _stage("embed", seconds):
+            _save_untrained(training, untrained)
+            for model, to in ((untrained, before), (uri["model"], uri["embeddings"])):
+                embed.run(EmbedConfig(faces=uri["faces"], model=model, out=to, split="valid", unit_size=256))
+        with _stage("index", seconds):
+            built = index.run(IndexConfig(embeddings=uri["embeddings"], out=uri["index"]))
+    with _stage("search", seconds):
+        gallery = str(out / "gallery.png")
+        search.run(SearchConfig(index=uri["index"], embeddings=uri["embeddings"], out=uri["matches"], gallery=gallery))
+    with _stage("evaluate", seconds):
+        judged = {
+            when: (
+                evaluate.run(EvaluateConfig(embeddings=at, verification=True))["accuracy"],
+                evaluate.run(EvaluateConfig(embeddings=at, identification=True))["rank1"],
+            )
+            for when, at in (("before", before), ("after", uri["embeddings"]))
+        }
+    return {
+        "verification": {when: figures[0] for when, figures in judged.items()},
+        "rank1": {when: figures[1] for when, figures in judged.items()},
+        "index_recall": built["recall"],
+        "seconds": seconds,
+        "artefacts": {**uri, "gallery": gallery, "mlflow": store},
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    """The closing table."""
+    accuracy, rank1, places = result["verification"], result["rank1"], result["artefacts"]
+    lines = [
+        "on people the model has never seen        untrained   trained",
+        f"  verification accuracy                    {accuracy['before']:8.1%}  {accuracy['after']:8.1%}",
+        f"  identification rank-1                    {rank1['before']:8.1%}  {rank1['after']:8.1%}",
+        f"  recall@10 of the index                             {result['index_recall']:8.1%}",
+        "",
+        "seconds      " + "  ".join(f"{stage} {s:.0f}" for stage, s in result["seconds"].items()),
+        *(f"{noun:<12} {place}" for noun, place in places.items() if noun != "mlflow"),
+        f"curves       {how_to_open(places['mlflow'])}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    say(f"— {name}")
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 1)
+
+
+def _draw(config: DemoConfig, root: Path) -> str:
+    """Draw the demo's faces unless they are there; the same arguments give the same bytes."""
+    if len(storage.names(str(root))) < config.people:
+        firsts = range(0, config.people, PEOPLE_A_TASK)
+        ray.get([_draw_people.remote(config, root, first) for first in firsts])
+    return str(root)
+
+
+@ray.remote
+def _draw_people(config: DemoConfig, root: Path, first: int) -> int:
+    people = min(PEOPLE_A_TASK, config.people - first)
+    return synthetic.write_people(root, people=people, pictures=config.pictures, seed=config.seed, first=first)
+
+
+def _save_untrained(training: TrainConfig, out: str) -> None:
+    """The network as training starts from it: what the trained one is compared with."""
+    bundle.save(train_loop.initial(training), out, operating_points=[], provenance=provenance.record())
