@@ -14,7 +14,7 @@ import types
 import typing
 import warnings
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -90,19 +90,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def options_of(config_class: type, prefix: str = "") -> Iterator[Option]:
-    """The leaves of a config dataclass and of those nested in it, each with the docstring below it as its help."""
+def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> Iterator[Option]:
+    """The leaves of a config dataclass and of those nested in it, each with the docstring below it as its help.
+
+    ``defaults`` is the outer config's default for a nested one, which may differ from the nested class's own.
+    """
     hints = typing.get_type_hints(config_class)
     texts = _field_docs(config_class)
     for field in fields(config_class):
         kind = hints[field.name]
         if is_dataclass(kind):
-            yield from options_of(typing.cast(type, kind), prefix + field.name + ".")
+            yield from options_of(typing.cast(type, kind), prefix + field.name + ".", _default(field))
             continue
         yield Option(
             path=prefix + field.name,
             type=kind,
-            default=_default(field),
+            default=_default(field) if defaults is None else getattr(defaults, field.name),
             help=" ".join(texts.get(field.name, "").split()),
             positional=bool(field.metadata.get("positional")),
         )
@@ -250,19 +253,22 @@ def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _build(config_class: type, values: dict[str, Any], problems: list[str], prefix: str = "") -> Any:
+def _build(
+    config_class: type, values: dict[str, Any], problems: list[str], prefix: str = "", defaults: Any = None
+) -> Any:
     """The config, nested ones first; what their own checks find goes to ``problems``."""
     hints = typing.get_type_hints(config_class)
     given: dict[str, Any] = {}
     for field in fields(config_class):
         if is_dataclass(hints[field.name]):
-            nested = _build(typing.cast(type, hints[field.name]), values, problems, f"{prefix}{field.name}.")
+            inner = typing.cast(type, hints[field.name])
+            nested = _build(inner, values, problems, f"{prefix}{field.name}.", _default(field))
             if nested is not None:
                 given[field.name] = nested
         elif prefix + field.name in values:
             given[field.name] = values[prefix + field.name]
     try:
-        return config_class(**given)
+        return config_class(**given) if defaults is None else replace(defaults, **given)
     except (ValueError, ConfigError) as error:
         problems += [f"{prefix}{line}" for line in str(error).splitlines()]
         return None

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score, roc_curve
 
@@ -16,6 +16,7 @@ def _arrays(pairs):
     return score_N, same_N
 
 
+@settings(deadline=None)
 @given(scored, st.floats(0.001, 0.999))
 def test_operating_point_is_the_most_permissive_with_far_at_most_the_target(pairs, far):
     score_N, same_N = _arrays(pairs)
@@ -36,6 +37,7 @@ def test_operating_point_counts_impostors_exactly(far, accepted):
     assert int((score_N[~same_N] >= point.threshold).sum()) == accepted
 
 
+@settings(deadline=None)
 @given(scored)
 def test_auc_is_the_chance_of_a_genuine_pair_above_an_impostor_pair(pairs):
     score_N, same_N = _arrays(pairs)
@@ -44,6 +46,7 @@ def test_auc_is_the_chance_of_a_genuine_pair_above_an_impostor_pair(pairs):
     assert metrics.auc(score_N, same_N) == pytest.approx(roc_auc_score(same_N, score_N))
 
 
+@settings(deadline=None)
 @given(scored)
 def test_eer_lies_on_the_roc_polygon_where_both_errors_are_equal(pairs):
     score_N, same_N = _arrays(pairs)
@@ -70,6 +73,7 @@ def test_eer_table(score, same, eer):
     assert metrics.eer(np.array(score), np.array(same, bool)) == pytest.approx(eer)
 
 
+@settings(deadline=None)
 @given(scored)
 def test_best_threshold_has_the_highest_accuracy_of_all(pairs):
     score_N, same_N = _arrays(pairs)
@@ -84,6 +88,7 @@ def test_best_threshold_is_in_the_middle_of_the_gap():
     assert metrics.best_threshold(np.array([0.2, 0.8]), np.array([False, True])) == pytest.approx(0.5)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(0, 1000))
 def test_each_fold_is_judged_at_the_best_threshold_of_the_others(folds, seed):
     random = np.random.default_rng(seed)

@@ -84,7 +84,6 @@ class Tracker:
             inputs=Schema([TensorSpec(np.dtype(np.uint8), shape)]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
         )
-        mlflow.set_tracking_uri(self.uri)
         with _quiet(verbose), mlflow.start_run(run_id=self.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
@@ -98,8 +97,9 @@ class Tracker:
 
     def finish(self, status: str) -> None:
         """FINISHED, FAILED or KILLED; a KILLED run is taken up again by the same command."""
-        mlflow.flush_async_logging()
-        self._client.set_terminated(self.run_id, status)
+        with _quiet(verbose=False):
+            mlflow.flush_async_logging()
+            self._client.set_terminated(self.run_id, status)
 
 
 def start(
@@ -112,7 +112,8 @@ def start(
     """
     with _quiet(verbose):
         try:
-            client = MlflowClient(tracking_uri=_prepared(uri))
+            mlflow.set_tracking_uri(_prepared(uri))  # else flushing would open MLflow's default, in the current folder
+            client = MlflowClient(tracking_uri=uri)
             if resume:
                 client.set_terminated(resume, "RUNNING")
                 run = client.get_run(resume)

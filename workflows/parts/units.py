@@ -68,8 +68,8 @@ def embed_unit(
     a writer that died in between, stands: parts are never replaced.
     """
     table = table.slice(unit.first, unit.last - unit.first).combine_chunks()
+    good_rows = np.zeros(table.num_rows, bool)
     seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
-    good_rows: list[int] = []
     bad: list[Bad] = []
     vectors: list[np.ndarray] = []
     norms: list[np.ndarray] = []
@@ -80,17 +80,20 @@ def embed_unit(
             vector, norm = embedder.embed(torch.from_numpy(pixels).to(device))
             # A network can answer NaN, and NaN never enters an artefact.
             finite = np.isfinite(vector).all(axis=1) & (norm > 0)
-            bad += [Bad(row, "no-vector", "the model's answer is not finite") for row in np.array(rows)[~finite]]
-            good_rows += np.array(rows)[finite].tolist()
+            bad += [
+                Bad(row, "no-vector", "the model's answer is not finite") for row in np.array(rows)[~finite].tolist()
+            ]
+            good_rows[np.array(rows)[finite]] = True
             vectors.append(vector[finite])
             norms.append(norm[finite])
             seconds["forward"] += time.monotonic() - start
     start = time.monotonic()
     dim = embedder.spec.backbone.dim
+    kept = table.filter(good_rows)
     part = embeddings.to_table(
-        table["face_id"].to_numpy()[good_rows],
-        table["identity"].take(good_rows).to_pylist(),
-        table["view"].take(good_rows).to_pylist(),
+        kept["face_id"].to_numpy(),
+        kept["identity"].to_pylist(),
+        kept["view"].to_pylist(),
         np.concatenate([np.empty((0, dim), np.float32), *vectors]).astype(dtype),
         np.concatenate([np.empty(0, np.float32), *norms]),
     )

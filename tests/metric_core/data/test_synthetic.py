@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from metric_core.data import synthetic
 from metric_core.data.synthetic import Person, Scene, draw, person, write_people
 
 PEOPLE, PICTURES, SEED = 60, 6, 11
+WHO = person(0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +142,10 @@ def test_a_face_s_fixed_parts_do_stay(faces: np.ndarray) -> None:
 
 def test_a_picture_is_a_pure_function_of_its_arguments() -> None:
     who = person(3, 14)
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what is watched
     once = draw(who, seed=3, picture=2)
-    np.random.seed(1)  # noqa: NPY002
     draw(person(3, 15), seed=3, picture=9)
+    np.random.random(7)  # noqa: NPY002 - numpy's global stream must not matter
     again = draw(person(3, 14), seed=3, picture=2)
-    np.random.set_state(("MT19937", before, 624, 0, 0.0))  # noqa: NPY002
     assert once.dtype == np.uint8
     assert once.shape == (96, 96, 3)
     np.testing.assert_array_equal(once, again)
@@ -185,24 +185,17 @@ def test_people_fill_their_ranges() -> None:
 @pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("kind", [Person, Scene])
 def test_the_ends_of_every_range_can_be_drawn(kind: type, end: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metric_core.data import synthetic
-
     extreme = kind(*(part.metadata["range"][end] for part in dataclasses.fields(kind)))
     if kind is Person:
         picture = draw(extreme, seed=0, picture=0)
     else:
         monkeypatch.setattr(synthetic, "_make", lambda kind, parts: extreme)
-        picture = draw(Person(**dataclasses.asdict(WHO)), seed=0, picture=0)
+        picture = draw(WHO, seed=0, picture=0)
     assert picture.std() > 10
 
 
-WHO = person(0, 0)
-
-
-@pytest.mark.parametrize("thing", [0.01, 0.05, 0.075, 0.09, 0.11, 0.15])
+@pytest.mark.parametrize("thing", [0.01, 0.03, 0.045, 0.07, 0.1])
 def test_every_occlusion_hides_something(thing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from metric_core.data import synthetic
-
     make = synthetic._make
 
     def with_thing(value: float) -> np.ndarray:

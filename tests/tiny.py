@@ -1,0 +1,26 @@
+"""A small chain of artefacts and a training that takes seconds, for the tests of the jobs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflows.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Addresses, and what each job answered."""
+
+    root: Path
+    faces: str
+    model: str
+    embeddings: str
+    index: str
+    tracking_uri: str
+    answers: dict[str, dict]
+
+
+def small(faces: str, out: str, tracking_uri: str, **more: object) -> TrainConfig:
+    """A training that takes seconds."""
+    how = {"steps": 12, "identities": 6, "images": 3, "image_size": 32, "embedding_size": 32, "warmup": 4}
+    how |= {"evaluate_every": 6, "checkpoint_every": 6, "report_every": 3, "backbone": "iresnet-micro"}
+    return TrainConfig(faces=faces, out=out, tracking_uri=tracking_uri, **(how | more))  # type: ignore[arg-type]

@@ -1,0 +1,248 @@
+"""The jobs one after the other, on drawn faces and one Ray."""
+
+import dataclasses
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tiny import Chain, small
+
+from metric_core import manifest, schema
+from metric_core.embeddings import Embeddings
+from metric_core.errors import (
+    ConfigError,
+    FingerprintMismatch,
+    ImageUnreadable,
+    JobRunning,
+    Missing,
+    Occupied,
+    TooFewImages,
+    Unfinished,
+)
+from metric_core.model import bundle
+from workflows import catalogue, embed, evaluate, index, search, train, verify
+from workflows.catalogue import CatalogueConfig
+from workflows.embed import EmbedConfig
+from workflows.evaluate import EvaluateConfig
+from workflows.index import IndexConfig
+from workflows.parts import lease, models
+from workflows.search import SearchConfig
+from workflows.verify import VerifyConfig
+
+
+def test_train_writes_a_model_with_operating_points(chain: Chain) -> None:
+    answer = chain.answers["train"]
+    model = bundle.load(chain.model)
+    assert model.fingerprint == answer["fingerprint"] == manifest.read(chain.model, "model").content["fingerprint"]
+    assert answer["steps"] == 12
+    assert answer["images_per_second"] > 0
+    assert 0 < answer["validation"]["auc"] <= 1
+    assert model.operating_points[0].negatives > 100
+    assert sorted(p.name for p in Path(chain.model).iterdir()) == [
+        "manifest.json",
+        "model.json",
+        "plan.json",
+        "weights.safetensors",
+    ], "checkpoints are gone when the model is whole"
+
+
+def test_mlflow_has_the_run(chain: Chain) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=chain.tracking_uri)
+    run = client.get_run(chain.answers["train"]["mlflow_run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["objective.margin"] == "0.2"
+    assert run.data.params["workers"] == "2"
+    assert run.data.tags["fingerprint"] == chain.answers["train"]["fingerprint"]
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss")]
+    assert steps == [3, 6, 9, 12]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "valid/auc")] == [6, 12]
+    assert {"active_fraction", "images_per_second", "learning_rate", "gradient_norm"} <= set(run.data.metrics)
+    assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["config.json"]
+
+
+def test_registered_model_is_the_model(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", chain.tracking_uri)
+    assert models.load("models:/likeness/1").fingerprint == chain.answers["train"]["fingerprint"]
+    with pytest.raises(Missing, match="has no such model"):
+        models.load("models:/likeness/99")
+    pixels = np.zeros((2, 1, 32, 32), np.uint8)
+    mlflow.set_tracking_uri(chain.tracking_uri)
+    served = mlflow.pyfunc.load_model("models:/likeness/1").predict(pixels)
+    assert served.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-5)
+
+
+def test_books_balance_and_parts_fit_the_schema(chain: Chain) -> None:
+    assert chain.answers["embed"] | {"seconds": 0, "images_per_second": 0} == {
+        "embeddings": chain.embeddings,
+        "embedded": 144,
+        "quarantined": 0,
+        "reused": 0,
+        "seconds": 0,
+        "images_per_second": 0,
+    }
+    source = Embeddings.open(chain.embeddings)
+    vectors = source.load()
+    assert len(np.unique(vectors.face_id_N)) == 144
+    assert [part["rows"] for part in source.parts] == [40, 40, 40, 24]
+    for part in source.parts:
+        table = schema.check(source.read_part(part), schema.embeddings(32), part["name"])
+        assert table["face_id"].to_pylist() == sorted(table["face_id"].to_pylist())
+        assert min(table["norm"].to_pylist()) > 0
+
+
+def test_embedding_again_changes_nothing(chain: Chain) -> None:
+    answer = embed.run(EmbedConfig(faces=chain.faces, model=chain.model, out=chain.embeddings, unit_size=40))
+    assert (answer["reused"], answer["embedded"]) == (144, 144)
+    with pytest.raises(Occupied, match="unit_size: 40 there, 50 here"):
+        embed.run(EmbedConfig(faces=chain.faces, model=chain.model, out=chain.embeddings, unit_size=50))
+
+
+def test_float16_halves_the_bytes_and_keeps_the_cosine(chain: Chain, tmp_path: Path) -> None:
+    out = str(tmp_path / "half")
+    embed.run(EmbedConfig(faces=chain.faces, model=chain.model, out=out, dtype="float16"))
+    half, full = Embeddings.open(out).load(), Embeddings.open(chain.embeddings).load()
+    a, b = np.argsort(half.face_id_N), np.argsort(full.face_id_N)
+    unit_ND = half.embedding_ND[a] / np.linalg.norm(half.embedding_ND[a], axis=1, keepdims=True)
+    cosine = np.einsum("nd,nd->n", unit_ND, full.embedding_ND[b])
+    assert cosine.min() > 0.9999
+
+
+def test_index_is_live_and_exact(chain: Chain) -> None:
+    answer = chain.answers["index"]
+    assert (answer["rows"], answer["shards"], answer["recall"]) == (144, 3, 1.0)
+    assert (Path(chain.index) / "CURRENT").read_text().strip() == answer["version"]
+    again = index.run(IndexConfig(embeddings=chain.embeddings, out=chain.index, shards=3))
+    assert again["version"] == answer["version"]
+
+
+def test_search_by_picture_finds_it(chain: Chain, people: Path, tmp_path: Path) -> None:
+    picture, broken = people / "person-0003" / "02.jpg", tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    answer = search.run(
+        SearchConfig(
+            index=chain.index,
+            model=chain.model,
+            image=[str(picture), str(broken)],
+            top=3,
+            out=str(tmp_path / "matches"),
+            gallery=str(tmp_path / "gallery.png"),
+        )
+    )
+    first = answer["matches"][0]
+    assert (first["query"], first["rank"], first["identity"]) == (str(picture), 1, "person-0003")
+    assert first["score"] == pytest.approx(1, abs=1e-5)
+    assert first["accepted"] is None
+    assert len({match["identity"] for match in answer["matches"]}) == 3, "ranks count identities"
+    assert answer["unreadable"] == [{"query": str(broken), "reason": "not-an-image: the first bytes are b'not a pi'"}]
+    assert manifest.read(str(tmp_path / "matches"), "matches").content["rows"] == 3
+    assert pq.read_table(tmp_path / "matches" / "matches.parquet").schema.equals(schema.MATCHES)
+    assert Image.open(tmp_path / "gallery.png").width > 4 * 96
+
+
+def test_search_by_embeddings_does_not_find_itself(chain: Chain) -> None:
+    answer = search.run(SearchConfig(index=chain.index, embeddings=chain.embeddings, top=2))
+    assert len(answer["matches"]) == 2 * 144
+    assert all(int(match["query"]) != match["face_id"] for match in answer["matches"])
+    assert "\n  2. " in search.show(answer)
+
+
+def test_a_search_needs_something_readable(chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(ImageUnreadable, match="none of 1 pictures can be read"):
+        search.run(SearchConfig(index=chain.index, model=chain.model, image=[str(tmp_path)]))
+    with pytest.raises(Missing):
+        search.run(SearchConfig(index=chain.index, model=chain.model, image=[str(tmp_path / "no.jpg")]))
+
+
+def test_verify_decides_by_an_operating_point(chain: Chain, people: Path) -> None:
+    picture = str(people / "person-0001" / "00.jpg")
+    answer = verify.run(VerifyConfig(model=chain.model, images=[picture, picture], far=0.1))
+    assert answer["same"]
+    assert answer["similarity"] == pytest.approx(1, abs=1e-5)
+    assert verify.show(answer).startswith("the same person: similarity 1.0000 >= threshold")
+    with pytest.raises(ConfigError, match="below what this model was measured at"):
+        verify.run(VerifyConfig(model=chain.model, images=[picture, picture], far=1e-6))
+
+
+def test_evaluate(chain: Chain, tmp_path: Path) -> None:
+    names = [f"person-{n:04d}" for n in range(24)]
+    lines = ["2\t10"]
+    for fold in range(2):
+        lines += [f"{name}\t1\t{2 + fold}" for name in names[fold * 10 : fold * 10 + 10]]
+        lines += [f"{names[n]}\t1\t{names[n + 1]}\t1" for n in range(fold * 10, fold * 10 + 10)]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n")
+    identified = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, identification=True))
+    assert (identified["gallery"], identified["probes"]) == (24, 120)
+    assert 1 / 24 < identified["rank1"] <= identified["rank5"] <= 1
+    verified = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, verification=True))
+    assert verified["pairs"] == 2 * 24 * 15, "all genuine pairs and as many impostor pairs"
+    assert 0.5 < verified["accuracy"] <= 1
+    # The drawn corpus is not named as LFW is, so that no pair can be found: said, not skipped.
+    with pytest.raises(Exception, match="none of the 40 pairs"):
+        evaluate.run(EvaluateConfig(embeddings=chain.embeddings, pairs=str(tmp_path / "pairs.txt")))
+
+
+def test_vectors_of_two_models_are_never_mixed(chain: Chain, tmp_path: Path, people: Path) -> None:
+    other = str(tmp_path / "model")
+    embedder = bundle.load(chain.model).embedder
+    with torch.no_grad():
+        embedder.net.head.bias += 0.1
+    bundle.save(embedder, other, operating_points=[], provenance={})
+    with pytest.raises(FingerprintMismatch, match="index was built from vectors of model"):
+        search.run(SearchConfig(index=chain.index, model=other, image=[str(people / "person-0001")]))
+    embed.run(EmbedConfig(faces=chain.faces, model=other, out=str(tmp_path / "emb")))
+    with pytest.raises(FingerprintMismatch):
+        search.run(SearchConfig(index=chain.index, embeddings=str(tmp_path / "emb")))
+    with pytest.raises(ConfigError, match="has no operating points"):
+        verify.run(VerifyConfig(model=other, images=["a", "b"]))
+
+
+def test_what_training_refuses(chain: Chain, tmp_path: Path, people: Path) -> None:
+    def faces_of(*folders: str) -> str:
+        out, root = str(tmp_path / f"faces-{len(list(tmp_path.iterdir()))}"), tmp_path / "-".join(folders)
+        for folder in folders:
+            name, count = folder.split("x")
+            (root / name).mkdir(parents=True)
+            for n in range(int(count)):
+                (root / name / f"{n}.jpg").symlink_to(people / "person-0000" / "00.jpg")
+        catalogue.run(CatalogueConfig(source=str(root), out=out))
+        return out
+
+    with pytest.raises(TooFewImages, match="1 people with 3 pictures; 1 have two or more"):
+        train.run(small(faces_of("Annx3"), str(tmp_path / "m1"), chain.tracking_uri))
+    with pytest.raises(TooFewImages, match="0 have two or more"):
+        train.run(small(faces_of("Bobx1", "Cyx1"), str(tmp_path / "m2"), chain.tracking_uri))
+    with pytest.raises(ConfigError, match="workers is 6 but the cluster has 4 CPUs"):
+        train.run(small(chain.faces, str(tmp_path / "m3"), chain.tracking_uri, workers=6))
+    with pytest.raises(ConfigError, match="has no split 'test'; it has: train, valid"):
+        train.run(small(chain.faces, str(tmp_path / "m4"), chain.tracking_uri, train_split="test"))
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(Unfinished):
+        train.run(small(str(tmp_path / "unfinished"), str(tmp_path / "m5"), chain.tracking_uri))
+    with pytest.raises(ValueError, match="margin is 5"):
+        small(chain.faces, "x", "y", objective=dataclasses.replace(small("a", "b", "c").objective, margin=5.0))
+    assert not list(tmp_path.glob("m*/manifest.json")), "nothing half-written reads as whole"
+
+
+def test_a_second_run_waits_for_the_lease(chain: Chain, tmp_path: Path) -> None:
+    out = tmp_path / "emb"
+    out.mkdir()
+    with lease.held(str(out)), pytest.raises(JobRunning, match="is being written by process"), lease.held(str(out)):
+        pass
+    assert not list(out.iterdir())
+    dead = {"host": socket.gethostname(), "boot": "another", "pid": 1, "started": 0, "beat": 0}
+    (out / lease.NAME).write_text(json.dumps(dead))
+    with lease.held(str(out)):
+        assert json.loads((out / lease.NAME).read_text())["pid"] == os.getpid()

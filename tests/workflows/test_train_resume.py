@@ -1,0 +1,90 @@
+"""A training that loses a worker, or its driver, ends as an undisturbed one does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny import Chain, small
+
+from metric_core import manifest
+from metric_core.model import bundle
+from workflows import train
+
+
+def fingerprint(uri: str) -> str:
+    return str(manifest.read(uri, "model").content["fingerprint"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("undisturbed") / "model")
+    train.run(small(chain.faces, out, chain.tracking_uri, steps=40, checkpoint_every=5))
+    return fingerprint(out)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
+    out = tmp_path / "model"
+    config = small(chain.faces, str(out), chain.tracking_uri, steps=40, checkpoint_every=5)
+    config_file = tmp_path / "train.yaml"
+    argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(config_file)]
+    import yaml
+
+    body = {k: v for k, v in vars(config).items() if k not in ("objective", "augmentation")}
+    body |= {"objective": vars(config.objective), "augmentation": vars(config.augmentation)}
+    config_file.write_text(yaml.safe_dump(body))
+    first = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("_run/train/checkpoint_*/state.pt")):
+        assert first.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint within 4 minutes"
+        time.sleep(0.05)
+    family = psutil.Process(first.pid).children(recursive=True)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    psutil.wait_procs(family, timeout=60)  # Ray's processes go with the driver that started them
+    assert not (out / "manifest.json").exists(), "killed too late to show anything"
+    subprocess.run(argv, check=True, timeout=400, capture_output=True)
+    assert fingerprint(str(out)) == undisturbed
+    from mlflow import MlflowClient
+
+    run_id = manifest.read(str(out), "model").provenance["result"]["mlflow_run"]
+    steps = [m.step for m in MlflowClient(tracking_uri=chain.tracking_uri).get_metric_history(run_id, "loss")]
+    assert len(steps) == len(set(steps)), "no step is logged twice"
+    assert steps[-1] == 40
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
+    """The worker kills itself once, between two checkpoints; two workers go on where they were."""
+    out = tmp_path / "model"
+    config = small(chain.faces, str(out), chain.tracking_uri, steps=40, checkpoint_every=5)
+    killed: list[int] = []
+
+    def kill_when_under_way() -> None:
+        while not list(out.glob("_run/train/checkpoint_*/state.pt")):
+            time.sleep(0.02)
+        for process in psutil.process_iter(["cmdline"]):
+            if any("RayTrainWorker" in part for part in process.info["cmdline"] or []):
+                process.kill()
+                killed.append(process.pid)
+
+    import threading
+
+    killer = threading.Thread(target=kill_when_under_way, daemon=True)
+    killer.start()
+    train.run(config)
+    killer.join()
+    assert killed, "nothing was killed"
+    assert fingerprint(str(out)) == undisturbed
+
+
+def test_a_finished_training_is_not_done_again(chain: Chain) -> None:
+    config = small(chain.faces, chain.model, chain.tracking_uri, workers=2)
+    assert train.run(config) == chain.answers["train"]
+    assert bundle.load(chain.model).fingerprint == chain.answers["train"]["fingerprint"]
