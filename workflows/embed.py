@@ -136,27 +136,25 @@ def _execute(
     count = min(config.actors or there, len(todo))
     if count > there or count < 1:
         raise ConfigError(f"actors is {count} but the cluster has {there} {'GPUs' if config.gpu else 'CPUs'}")
-    shared = ray.put((table, root, model.embedder, out, config.dtype, config.batch, config.gpu))
+    held = ray.put(_Shared(table, root, model.embedder, out, config))
     # Whatever dies is started again, and its units with it: a unit is harmless to repeat.
-    actors = [
-        _Embedding.options(  # type: ignore[attr-defined]
-            num_cpus=1, num_gpus=1 if config.gpu else 0, max_restarts=-1, max_task_retries=3
-        ).remote([shared])
-        for _ in range(count)
-    ]
+    pool = _Embedding.options(  # type: ignore[attr-defined]
+        num_cpus=1, num_gpus=1 if config.gpu else 0, max_restarts=-1, max_task_retries=3
+    )
+    actors = [pool.remote() for _ in range(count)]
     waiting = deque(todo)
     running: dict[Any, tuple[Unit, Any]] = {}
     for actor in actors * IN_FLIGHT:
         if waiting:
             unit = waiting.popleft()
-            running[actor.embed.remote(unit)] = (unit, actor)
+            running[actor.embed.remote(unit, [held])] = (unit, actor)
     try:
         while running:
             ready, _ = ray.wait(list(running))
             unit, actor = running.pop(ready[0])
             if waiting:
                 following = waiting.popleft()
-                running[actor.embed.remote(following)] = (following, actor)
+                running[actor.embed.remote(following, [held])] = (following, actor)
             yield unit, ray.get(ready[0])
     except RayError as error:
         raise runtime.cause(error) from error
@@ -165,27 +163,42 @@ def _execute(
             ray.kill(actor)
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What all units of a job have in common; sent to each node once."""
+
+    table: pa.Table
+    root: str
+    embedder: Embedder
+    out: str
+    config: EmbedConfig
+
+
 @ray.remote
 class _Embedding:
     """One process with the model in memory."""
 
-    def __init__(self, shared: list) -> None:
-        # In a list, so that Ray does not resolve it before the constructor: a restarted actor fetches it anew.
-        self._table, self._root, embedder, self._out, self._dtype, self._batch, gpu = ray.get(shared[0])
-        self._embedder: Embedder = embedder.to("cuda" if gpu else "cpu").eval()
-        self._threads = max(1, torch.get_num_threads())
+    def __init__(self) -> None:
+        self._shared: _Shared | None = None
 
-    def embed(self, unit: Unit) -> Record:
-        """One unit, embedded and committed; the record of the earlier run when it was done before."""
-        return units.record_of(self._out, unit) or units.embed_unit(
+    def embed(self, unit: Unit, held: list[Any]) -> Record:
+        """One unit, embedded and committed; the record of an earlier attempt when it was done before.
+
+        ``held`` comes with every call, not with the constructor, so that a restarted actor gets it anew.
+        """
+        if self._shared is None:
+            self._shared = ray.get(held[0])
+            self._shared.embedder.to("cuda" if self._shared.config.gpu else "cpu").eval()
+        shared, config = self._shared, self._shared.config
+        return units.record_of(shared.out, unit) or units.embed_unit(
             unit,
-            self._table,
-            self._root,
-            self._embedder,
-            self._out,
-            dtype=self._dtype,
-            batch=self._batch,
-            threads=self._threads,
+            shared.table,
+            shared.root,
+            shared.embedder,
+            shared.out,
+            dtype=config.dtype,
+            batch=config.batch,
+            threads=torch.get_num_threads(),
         )
 
 

@@ -141,8 +141,10 @@ def _template(config: IndexConfig, out: str, version: str, source: Embeddings, c
     found = store.template(out, version)
     if found is not None:
         return found
-    sample = build.sample(source.iter_vectors(), chosen.train_rows, config.seed, "index-train")
-    return store.put_template(out, version, build.train_template(sample.embedding_ND, chosen, config.seed))
+    sample_ND = np.empty((0, chosen.dim), np.float32)
+    if chosen.train_rows:
+        sample_ND = build.sample(source.iter_vectors(), chosen.train_rows, config.seed, "index-train").embedding_ND
+    return store.put_template(out, version, build.train_template(sample_ND, chosen, config.seed))
 
 
 def _shards(out: str, version: str, source: Embeddings, chosen: IndexSpec, template: bytes) -> Iterable[Shard]:

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from metric_core import counter
-from metric_core.embeddings import Vectors
+from metric_core.embeddings import Vectors, check_unit
 from metric_core.evaluate.pairs import PairScores
 from metric_core.metrics import OperatingPoint
 
 OPERATING_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _BLOCK = 2048
 _BINS = 1 << 16
-_LIMIT = 1.01  # unit vectors are so within 1e-3, hence similarities within 1.003
+_LIMIT = 1.01  # vectors are of unit length within 2e-3, hence similarities below 1.005
 
 
 def genuine_count(vectors: Vectors) -> int:
@@ -60,6 +60,15 @@ def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
     return PairScores(score_N, same_N, np.zeros(len(same_N), np.int64))
 
 
+def balanced_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
+    """Scores of genuine pairs and of as many impostor pairs, ``max_pairs`` in all at most.
+
+    Verification accuracy is stated for balanced lists such as LFW's; among *all* pairs nearly every one is an
+    impostor's, and rejecting everybody would be accurate. Arguments as in ``all_pairs_scores``.
+    """
+    return all_pairs_scores(vectors, max(2, min(max_pairs, 2 * genuine_count(vectors))), seed)
+
+
 def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -> list[OperatingPoint]:
     """Operating points on *all* pairs of a labelled set: exactly those of ``metrics.operating_point``.
 
@@ -73,28 +82,33 @@ def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -
     Returns:
         One point for each FAR of at least 10/impostor pairs, in the order given; none when there is no genuine or no
         impostor pair.
+
+    Raises:
+        ValueError: a vector is not of unit length.
     """
+    check_unit(vectors.embedding_ND, "embeddings")
     code_M, embedding_MD = _sorted(vectors)
-    a_N, _ = _genuine_pairs(code_M)
-    negatives = len(code_M) * (len(code_M) - 1) // 2 - len(a_N)
+    positives = genuine_count(vectors)
+    negatives = len(code_M) * (len(code_M) - 1) // 2 - positives
     fars = [far for far in fars if measurable(far, negatives)]
-    if not fars or not len(a_N):
+    if not fars or not positives:
         return []
     # Position, counted from the highest score, of the first impostor that must be rejected (see metrics).
     reject_F = np.array([int(np.floor(far * negatives + 1e-9)) for far in fars])
     count_b = np.zeros(_BINS, np.int64)
     genuine = []
     for score_N, same_N in _blocks(code_M, embedding_MD):
-        count_b += np.bincount(_bin(score_N[~same_N]), minlength=_BINS)
         genuine.append(score_N[same_N])
+        # Counting all and taking the few genuine ones off again is twice as fast as picking out the impostors.
+        count_b += np.bincount(_bin(score_N), minlength=_BINS) - np.bincount(_bin(genuine[-1]), minlength=_BINS)
     above_b = np.cumsum(count_b[::-1])[::-1] - count_b  # impostors in higher bins
     bin_F = np.array([int(np.flatnonzero(above_b <= reject)[0]) for reject in reject_F])
     chosen_b = np.zeros(_BINS, bool)
     chosen_b[bin_F] = True
     collected = []
     for score_N, same_N in _blocks(code_M, embedding_MD):
-        impostor_N = score_N[~same_N]
-        collected.append(impostor_N[chosen_b[_bin(impostor_N)]])
+        at = np.flatnonzero(chosen_b[_bin(score_N)])
+        collected.append(score_N[at[~same_N[at]]])
     near_N, genuine_N = np.sort(np.concatenate(collected))[::-1], np.concatenate(genuine)
     bin_N = _bin(near_N)
     points = []
@@ -129,15 +143,15 @@ def _blocks(code_M: np.ndarray, embedding_MD: np.ndarray) -> Iterator[tuple[np.n
 
 
 def _bin(score_N: np.ndarray) -> np.ndarray:
-    scaled_N = (score_N.astype(np.float64) + _LIMIT) * (_BINS / (2 * _LIMIT))
-    return np.clip(scaled_N, 0, _BINS - 1).astype(np.int64)
+    # Rounding moves a bin's edge by a hair, the same way for every score, and keeps the order.
+    return ((score_N + np.float32(_LIMIT)) * np.float32(_BINS / (2 * _LIMIT))).astype(np.int64)
 
 
 def _sorted(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
     """Identity codes and float32 vectors in order of face_id."""
     order = np.argsort(vectors.face_id_N, kind="stable")
     _, code_M = np.unique(vectors.identity_N[order].astype(str), return_inverse=True)
-    return code_M, np.ascontiguousarray(vectors.embedding_ND[order], dtype=np.float32)
+    return code_M.astype(np.int32), np.ascontiguousarray(vectors.embedding_ND[order], dtype=np.float32)
 
 
 def _genuine_pairs(code_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ def ranks(gallery: Vectors, probes: Vectors) -> np.ndarray:
     name_P = probes.identity_N.astype(str)
     at_P = order[np.minimum(np.searchsorted(name_G[order], name_P), len(order) - 1)]
     if (name_G[at_P] != name_P).any():
-        raise ValueError(f"{name_P[name_G[at_P] != name_P][0]!r} is among the probes but not in the gallery")
+        raise ValueError(f"{str(name_P[name_G[at_P] != name_P][0])!r} is among the probes but not in the gallery")
     out = np.empty(len(name_P), np.int64)
     for start in range(0, len(name_P), _BLOCK):
         at_B = at_P[start : start + _BLOCK]

@@ -1,10 +1,10 @@
-"""Face verification: do two pictures show one person? LFW-style pair lists, and all pairs of a labelled set.
+"""Face verification: do two pictures show one person? Scores of a list of pairs, and what is reported of them.
 
-A pair's score is the cosine of its unit vectors; the arithmetic on scores is in ``metrics``. Choosing what a model is
-judged on is left to the jobs.
+A pair's score is the cosine of its unit vectors; the arithmetic on scores is in ``metrics``. Lists are read in
+``pairs``; ``all_pairs`` makes scores without a list.
 """
 
-# N: scored pairs, M: vectors, D: components, R: bootstrap resamples.
+# N: scored pairs, K: distinct pictures of a list, D: components, F: folds.
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,25 +15,11 @@ from metric_core import counter, metrics
 from metric_core.data.faces import face_id
 from metric_core.embeddings import Vectors
 from metric_core.errors import DataError
-from metric_core.evaluate.all_pairs import all_pairs_scores, genuine_count, measurable, operating_points
-from metric_core.evaluate.pairs import Pairs, PairScores, read_pairs
-from metric_core.metrics import OperatingPoint
-
-__all__ = [
-    "PairScores",
-    "Pairs",
-    "all_pairs_scores",
-    "far_name",
-    "operating_points",
-    "read_pairs",
-    "report",
-    "score_pairs",
-    "summary",
-]
+from metric_core.evaluate.all_pairs import measurable
+from metric_core.evaluate.pairs import Pairs, PairScores
 
 FARS = (1e-1, 1e-2, 1e-3)
 _SPLITS = 10  # folds made of a list that has one only
-_SUMMARY_PAIRS = 10_000  # genuine pairs that a summary looks at
 
 
 def score_pairs(
@@ -122,36 +108,6 @@ def report(scores: PairScores, *, fars: Sequence[float] = FARS, resamples: int =
         "pairs": len(score_N),
         "pairs_skipped": scores.skipped,
     }
-
-
-def summary(vectors: Vectors, points: Sequence[OperatingPoint] | None = None, *, seed: int = 0) -> dict[str, float]:
-    """A few figures on the pairs of a labelled set, to follow a training by.
-
-    Accuracy (10 folds, thresholds chosen on the others), AUC and EER are those of the genuine pairs (10 000 of them at
-    most) and a seeded sample of as many impostor pairs, as in LFW's lists; TAR at FAR is of all pairs.
-
-    Args:
-        vectors: labelled, unit length.
-        points: ``operating_points(vectors)``, if it is at hand.
-        seed: of the sample and the folds.
-
-    Returns:
-        {accuracy, auc, eer, tar_at_far_1e-1, ...}; a FAR that cannot be measured is left out, and without 2 genuine and
-        2 impostor pairs nothing can be.
-    """
-    scores = all_pairs_scores(vectors, max(2, 2 * min(genuine_count(vectors), _SUMMARY_PAIRS)), seed)
-    score_N, same_N = scores.score_N, scores.same_N
-    if min(same_N.sum(), (~same_N).sum()) < 2:
-        return {}
-    accuracy_F = metrics.fold_accuracies(score_N, same_N, _stratified(same_N, seed))
-    figures = {
-        "accuracy": float(accuracy_F.mean()),
-        "auc": metrics.auc(score_N, same_N),
-        "eer": metrics.eer(score_N, same_N),
-    }
-    for point in operating_points(vectors) if points is None else points:
-        figures[f"tar_at_far_{far_name(point.far)}"] = point.tar
-    return figures
 
 
 def far_name(far: float) -> str:

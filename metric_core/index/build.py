@@ -66,12 +66,18 @@ def sample(blocks: Iterable[Vectors], wanted: int, seed: int, purpose: str) -> V
     come out several times more uneven.
     """
     kept: Vectors | None = None
+    drawn_N = np.empty(0)
     for block in blocks:
-        pool = block if kept is None else _concatenate(kept, block)
-        if len(pool) > wanted:
-            draw_N = counter.uniform(seed, 0, pool.face_id_N, purpose, 1)[:, 0]
-            pool = _rows(pool, np.lexsort((pool.face_id_N, draw_N))[:wanted])
-        kept = pool
+        draw_B = counter.uniform(seed, 0, block.face_id_N, purpose, 1)[:, 0]
+        if kept is None:
+            kept = _rows(block, slice(0))
+        elif len(kept) == wanted:  # full: only draws below the highest kept can still matter
+            close_B = draw_B <= drawn_N.max(initial=-1.0)
+            block, draw_B = _rows(block, close_B), draw_B[close_B]
+        kept, drawn_N = _concatenate(kept, block), np.concatenate([drawn_N, draw_B])
+        if len(kept) > wanted:
+            lowest = np.lexsort((kept.face_id_N, drawn_N))[:wanted]
+            kept, drawn_N = _rows(kept, lowest), drawn_N[lowest]
     if kept is None:
         raise ValueError("cannot sample from no blocks at all")
     return _rows(kept, np.argsort(kept.face_id_N, kind="stable"))

@@ -23,6 +23,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils import logging_utils
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
@@ -163,12 +164,13 @@ def _quiet(verbose: bool) -> Iterator[None]:
     if verbose:
         yield
         return
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    # Alembic has loggers of its own; the switch covers MLflow's, and what it prints about the registry.
+    alembic = logging.getLogger("alembic")
+    before = alembic.level
+    alembic.setLevel(logging.ERROR)
+    logging_utils.disable_logging()
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before):
-            logger.setLevel(level)
+        logging_utils.enable_logging()
+        alembic.setLevel(before)

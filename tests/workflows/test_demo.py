@@ -1,0 +1,51 @@
+"""The demo as a newcomer runs it: in a folder of its own, results on stdout, nothing left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.slow
+def test_a_small_demo(tmp_path: Path) -> None:
+    cwd, home, scratch = tmp_path / "cwd", tmp_path / "home", tmp_path / "t"
+    for folder in (cwd, home, scratch):
+        folder.mkdir()
+    environment = os.environ | {"HOME": str(home), "TMPDIR": str(scratch)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    argv = [str(BIN / "likeness"), "demo", "--people", "36", "--pictures", "4", "--steps", "20", "--json"]
+    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) == {"verification", "rank1", "index_recall", "seconds", "artefacts"}
+    assert 0.5 < result["verification"]["after"] <= 1
+    assert result["index_recall"] == 1
+    assert sorted(os.listdir(cwd)) == ["likeness-demo"], "nothing but the demo's own folder"
+    assert os.listdir(scratch) == [], "no temporary files"
+    assert not (home / ".likeness").exists(), "the demo keeps its MLflow store in its own folder"
+    assert Image.open(result["artefacts"]["gallery"]).height > 500
+    left = [
+        p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(scratch) in " ".join(p.info["cmdline"] or [])
+    ]
+    assert left == [], "no stray processes"
+    chatter = [line for line in done.stderr.splitlines() if "ray::" in line or "mlflow.store" in line or "WARN" in line]
+    assert chatter == []
+
+
+@pytest.mark.slow
+def test_the_chain_on_real_faces(data_root: Path, tmp_path: Path) -> None:
+    """AT&T's 40 people x 10 through the demo; the set saturates, so only that learning helps is asked."""
+    argv = [str(BIN / "likeness"), "demo", "--source", str(data_root / "orl"), "--steps", "60", "--json"]
+    argv += ["--out", str(tmp_path / "orl")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["verification"]["after"] > max(0.8, result["verification"]["before"])
+    assert result["rank1"]["after"] > 0.5
