@@ -85,6 +85,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
             warmup=min(50, config.steps),
             evaluate_every=max(1, config.steps // 3),
             image_size=48,
+            colour="rgb",
             seed=config.seed,
             tracking_uri=store,
             verbose=config.verbose,

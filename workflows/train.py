@@ -30,7 +30,7 @@ from workflows.parts import console, lease, provenance, runtime, tracking
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
-from workflows.train_loop import STATE, sampler_of, train_loop
+from workflows.train_loop import STATE, sampler_of, train_loop, view_codes
 
 WORK = "_run"
 """Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
@@ -50,6 +50,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
     sampler = sampler_of(config, train)
+    if config.objective.loss == "multi-view" and view_codes(train).max() < 1:
+        raise ConfigError(
+            "objective.loss is multi-view, but the catalogue names fewer than two views"
+        )
     with runtime.cluster(config):
         _check_resources(config)
         _check_places(config, [out, faces.uri])
@@ -168,6 +172,9 @@ def _drain(board: Any, stop: threading.Event, tracker: Tracker, bar: console.Bar
     if stop.is_set():
         ray.get(board.stop.remote())
     for event in ray.get(board.take.remote()):
+        if "warning" in event and "warning" not in last:
+            say(f"warning: {event['warning']}")
+            tracker.tag("collapse", event["warning"])
         last |= event
         watched = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
         figures = {k: v for k, v in (event["figures"] | watched).items() if np.isfinite(v)}

@@ -53,6 +53,8 @@ class TrainConfig(RunOptions):
         default_factory=lambda: Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
     )
     """Loss, distance, miner and margin."""
+    harden: bool = False
+    """Start with semi-hard negatives and go on with batch-hard ones when few triplets are active any more."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How pictures are varied."""
 
@@ -114,6 +116,8 @@ class TrainConfig(RunOptions):
             )
             if not fits
         ]
+        if self.harden and self.objective.loss != "triplet":
+            problems.append(f"harden needs the triplet loss, not {self.objective.loss}")
         try:
             _ = self.model_spec
         except ValueError as error:

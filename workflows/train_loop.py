@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from metric_core.data.faces import identity_codes
 from metric_core.data.loader import Batch, FaceDataset
 from metric_core.data.sampler import BatchSampler
 from metric_core.learn.collective import World, all_reduce_sum
-from metric_core.learn.health import gradient_norm
-from metric_core.learn.step import Outcome, global_loss
+from metric_core.learn.health import Collapse, gradient_norm
+from metric_core.learn.memory import CrossBatchMemory
+from metric_core.learn.schedule import Hardening, HardeningState
+from metric_core.learn.step import Outcome, global_loss, new_memory
 from metric_core.model.embedder import Embedder
 from workflows.parts.validation import Validation
 from workflows.train_config import TrainConfig
@@ -48,6 +50,16 @@ class _Training:
     optimizer: torch.optim.Optimizer
     code_N: np.ndarray
     face_id_N: np.ndarray
+    view_N: np.ndarray
+    """int64, -1 where the catalogue names no view"""
+    memory: CrossBatchMemory | None
+    """Embeddings of earlier batches, when the objective asks for them."""
+    hardening: HardeningState = field(default_factory=HardeningState)
+    """How far the miner schedule has come."""
+    suspicious: int = 0
+    """Steps in a row that look collapsed."""
+    warning: str | None = None
+    """What the collapse sentinel said."""
     images: int = 0
     """Drawn by this worker since it started."""
     bad: int = 0
@@ -60,6 +72,13 @@ def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
     """The batches of a training. Raises TooFewImages."""
     ids_N = train["face_id"].to_numpy()
     return BatchSampler(identity_codes(train), ids_N, config.identities, config.images, config.seed)
+
+
+def view_codes(train: pa.Table) -> np.ndarray:
+    """int64 (N,): the views numbered in the order of their names, -1 where there is none."""
+    names = sorted({view for view in train["view"].to_pylist() if view is not None})
+    number = {view: n for n, view in enumerate(names)}
+    return np.array([number.get(view, -1) for view in train["view"].to_pylist()], np.int64)
 
 
 def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, root: str, board: Any) -> None:
@@ -133,6 +152,8 @@ def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
         ),
         code_N=identity_codes(train),
         face_id_N=train["face_id"].to_numpy(),
+        view_N=view_codes(train),
+        memory=new_memory(config.objective, config.embedding_size, world, dtype, device),
     )
 
 
@@ -149,18 +170,26 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     training.network.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         emb_BD = training.network(pixels)
+    schedule, objective = Hardening(), config.objective
+    if config.harden:
+        objective = schedule.objective(objective, training.hardening)
     outcome = global_loss(
-        config.objective,
+        objective,
         training.world,
         emb_BD,
         torch.from_numpy(training.code_N[batch.row_B]).to(device),
         torch.from_numpy(ids_B).to(device),
         seed=config.seed,
         step=step,
+        view_L=torch.from_numpy(training.view_N[batch.row_B]).to(device),
+        memory=training.memory,
     )
     training.optimizer.zero_grad(set_to_none=True)
     outcome.loss.backward()
     training.optimizer.step()
+    training.hardening = schedule.update(training.hardening, outcome.health)
+    training.suspicious, warning = Collapse().watch(training.suspicious, outcome.health)
+    training.warning = warning or training.warning
     return outcome
 
 
@@ -201,6 +230,8 @@ def _report(board: Any, event: dict[str, Any], training: _Training, *, final: bo
             f"--max-bad-fraction {config.max_bad_fraction:.1%}; `likeness embed` lists them in its quarantine"
         )
     event["final"] = final
+    if training.warning:
+        event["warning"] = training.warning
     stop = float("refused" in event)
     if training.world.rank == 0 and ray.get(board.post.remote(event)):
         stop = 1.0
@@ -209,11 +240,19 @@ def _report(board: Any, event: dict[str, Any], training: _Training, *, final: bo
 
 def _save(training: _Training, step: int) -> None:
     """A checkpoint: everything that the next step depends on. All workers call it; one writes."""
+    memory = training.memory.state_dict() if training.memory else {}  # gathered from all workers
     if training.world.rank != 0:
         ray.train.report({"step": step})
         return
+    state = {
+        "step": step,
+        "model": training.embedder.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "memory": memory,
+        "hardening": asdict(training.hardening),
+        "suspicious": training.suspicious,
+    }
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-        state = {"step": step, "model": training.embedder.state_dict(), "optimizer": training.optimizer.state_dict()}
         torch.save(state, Path(folder) / STATE)
         ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
 
@@ -227,4 +266,8 @@ def _restore(training: _Training) -> int:
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location=training.device)
     training.embedder.load_state_dict(state["model"])
     training.optimizer.load_state_dict(state["optimizer"])
+    if training.memory:
+        training.memory.load_state_dict(state["memory"])
+    training.hardening = HardeningState(**state["hardening"])
+    training.suspicious = state["suspicious"]
     return int(state["step"])

@@ -1,0 +1,143 @@
+"""Distances between rows, right at zero: one form for selected pairs and one for whole blocks of rows.
+
+Selected pairs are subtracted directly, so a duplicate image has distance 0 and gradient 0, never NaN. Blocks
+go through a matrix product, and the few pairs that it puts close to 0, where it has lost its digits, are
+subtracted directly as well. Which pairs matter is left to ``mining``, what they cost to ``loss``.
+
+On unit vectors ‖x − y‖² = 2(1 − cos), so a margin m on squared distances is a margin m/2 on cosine distances.
+
+Shape letters: A anchors of a block, R references, P pairs, X and Y rows of two matrices, D columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Distance = Literal["euclidean", "squared-euclidean", "cosine"]
+
+LARGEST: dict[str, float] = {"euclidean": 2.0, "squared-euclidean": 4.0, "cosine": 2.0}
+"""The largest distance between two unit vectors; the smallest is 0."""
+
+_CHUNK = 1 << 21  # elements of a temporary of gathered rows: 8 MiB in float32, near the size of a cache
+_BLOCK = 1 << 21  # elements of a block of distances: 8 MiB in float32
+_FEWEST_ROWS = 32  # of a block: with fewer, a product waits for memory
+_NEAR = 1e-3  # ‖x − y‖² below which the product's cancellation costs more than direct subtraction
+
+
+def row_blocks(n_rows: int, n_columns: int, elements: int = _BLOCK) -> Iterator[slice]:
+    """Slices over ``n_rows`` such that a block of rows × ``n_columns`` stays near so many elements."""
+    rows = max(_FEWEST_ROWS, elements // max(1, n_columns))
+    for start in range(0, n_rows, rows):
+        yield slice(start, min(start + rows, n_rows))
+
+
+def few_true(mask_AR: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each True, row by row: ``nonzero`` for a mask with few of them, several times faster.
+
+    Eight booleans are looked at as one integer, and only integers that are not 0 are opened.
+    """
+    mask_M = mask_AR.contiguous().view(-1)
+    whole = len(mask_M) // 8 * 8
+    word_C = mask_M[:whole].view(torch.int64).nonzero()[:, 0]
+    hit_C, byte_C = mask_M[:whole].view(-1, 8)[word_C].nonzero(as_tuple=True)
+    place_C = torch.cat([word_C[hit_C] * 8 + byte_C, mask_M[whole:].nonzero()[:, 0] + whole])
+    return place_C.div(mask_AR.shape[1], rounding_mode="floor"), place_C % mask_AR.shape[1]
+
+
+def squared_distance(x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor) -> Tensor:
+    """‖x_i − y_j‖² of every pair, (P,), subtracted directly; no gradient.
+
+    Unit vectors that differ by rounding alone are equal, with a distance of exactly 0: one image embedded in
+    two batches would otherwise pull with full Euclidean force in a direction that is noise.
+    """
+    out_P = x_XD.new_empty(len(i_P))
+    for chunk in _chunks(len(i_P), x_XD.shape[1]):
+        difference_PD = x_XD.detach().index_select(0, i_P[chunk]) - y_YD.detach().index_select(0, j_P[chunk])
+        out_P[chunk] = difference_PD.square_().sum(1)
+    same = (64.0 * torch.finfo(out_P.dtype).eps) ** 2
+    return out_P.masked_fill_(out_P < same, 0.0)
+
+
+def pair_distance(x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor, distance: Distance) -> Tensor:
+    """d(x_i, y_j) of every pair, (P,), differentiable in both matrices; gathers rows a chunk at a time.
+
+    The Euclidean distance of two equal rows is 0 with gradient 0, the middle of its subgradients.
+    """
+    pairs_P: Tensor = _PairDistance.apply(x_XD, i_P, y_YD, j_P, distance)
+    return pairs_P
+
+
+def block_distance(x_AD: Tensor, y_RD: Tensor, distance: Distance) -> Tensor:
+    """d(x_a, y_r) of every pair of a block, (A, R), without gradient: see ``pair_weight``."""
+    x_AD, y_RD = x_AD.detach(), y_RD.detach()
+    dot_AR = x_AD @ y_RD.T
+    if distance == "cosine":
+        return dot_AR.neg_().add_(1.0)
+    square_AR = dot_AR.mul_(-2.0).add_(x_AD.square().sum(1)[:, None]).add_(y_RD.square().sum(1)[None, :])
+    near_A, near_R = few_true(square_AR < _NEAR)
+    if len(near_A):
+        square_AR[near_A, near_R] = squared_distance(x_AD, near_A, y_RD, near_R)
+    return square_AR.sqrt_() if distance == "euclidean" else square_AR
+
+
+def pair_weight(grad_P: Tensor, d_P: Tensor, distance: Distance) -> Tensor:
+    """The derivative by ½‖x − y‖² of a scalar whose derivative by the distance ``d_P`` is given; any shape.
+
+    Half the squared distance, because its gradient is plainly x − y; for the cosine distance, the derivative
+    by −x·y. Equal rows have weight 0, and so have pairs of infinite distance without gradient.
+    """
+    if distance == "euclidean":
+        return torch.where(d_P > 0, grad_P / d_P, 0.0)
+    return grad_P * 2.0 if distance == "squared-euclidean" else grad_P.clone()
+
+
+def add_block_gradient(grad_AD: Tensor, weight_AR: Tensor, x_AD: Tensor, y_RD: Tensor, distance: Distance) -> None:
+    """Adds to ``grad_AD`` the gradient by x of a scalar with the ``pair_weight`` of every pair; swap sides for y's."""
+    grad_AD.addmm_(weight_AR, y_RD, alpha=-1)
+    if distance != "cosine":
+        grad_AD.addcmul_(weight_AR.sum(1)[:, None], x_AD)
+
+
+class _PairDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor, distance: Distance) -> Tensor:
+        if distance == "cosine":
+            d_P = x_XD.new_empty(len(i_P))
+            for chunk in _chunks(len(i_P), x_XD.shape[1]):
+                x_PD, y_PD = x_XD.index_select(0, i_P[chunk]), y_YD.index_select(0, j_P[chunk])
+                d_P[chunk] = 1.0 - x_PD.mul_(y_PD).sum(1)
+        else:
+            d_P = squared_distance(x_XD, i_P, y_YD, j_P)
+            if distance == "euclidean":
+                d_P = d_P.sqrt_()
+        ctx.distance = distance
+        ctx.save_for_backward(x_XD, i_P, y_YD, j_P, d_P)
+        return d_P
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+        x_XD, i_P, y_YD, j_P, d_P = ctx.saved_tensors
+        weight_P = pair_weight(grads[0], d_P, ctx.distance)
+        grad_XD, grad_YD = torch.zeros_like(x_XD), torch.zeros_like(y_YD)
+        for chunk in _chunks(len(i_P), x_XD.shape[1]):
+            i, j, weight = i_P[chunk], j_P[chunk], weight_P[chunk, None]
+            x_PD, y_PD = x_XD.index_select(0, i), y_YD.index_select(0, j)
+            if ctx.distance == "cosine":
+                grad_XD.index_add_(0, i, y_PD.mul_(weight), alpha=-1)
+                grad_YD.index_add_(0, j, x_PD.mul_(weight), alpha=-1)
+            else:
+                pull_PD = x_PD.sub_(y_PD).mul_(weight)
+                grad_XD.index_add_(0, i, pull_PD)
+                grad_YD.index_add_(0, j, pull_PD, alpha=-1)
+        return grad_XD, None, grad_YD, None, None
+
+
+def _chunks(n_pairs: int, n_columns: int) -> Iterator[slice]:
+    rows = max(1, _CHUNK // max(1, n_columns))
+    for start in range(0, n_pairs, rows):
+        yield slice(start, min(start + rows, n_pairs))

@@ -1,0 +1,87 @@
+"""Figures that tell learning from collapse, cheap enough to take every step.
+
+The mean loss over *active* triplets stays flat while a net learns, and a loss that rests at its margin is a
+net that maps every face to one point: watch the active fraction, the spread of d_ap and d_an, and the rank.
+
+Shape letters: R rows, D columns, A anchors, G rows or columns of a Gram matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_RANK_ROWS = 1024  # rows that ``effective_rank`` looks at; more cost time and change little
+
+
+def effective_rank(emb_RD: Tensor) -> Tensor:
+    """How many directions the centred rows use, from 0 (all rows equal) to min(rows − 1, D); 0-dim.
+
+    The participation ratio (Σλ)² / Σλ² of the covariance's eigenvalues λ, which needs no eigenvalues:
+    tr(C)² / ‖C‖²_F. Gao et al., "A theory of multineuronal dimensionality", 2017. Taken over evenly spaced
+    rows where there are more than 1024.
+    """
+    emb_RD = every_nth(emb_RD.detach(), 0, len(emb_RD))
+    if len(emb_RD) < 2:
+        return emb_RD.new_zeros(())
+    centred_RD = emb_RD - emb_RD.mean(0)
+    gram_GG = centred_RD @ centred_RD.T if len(emb_RD) < emb_RD.shape[1] else centred_RD.T @ centred_RD
+    trace = gram_GG.diagonal().sum()
+    # Unit rows that differ by rounding alone have no directions worth counting.
+    floor = len(emb_RD) * torch.finfo(emb_RD.dtype).eps
+    return torch.where(trace > floor, trace.square() / gram_GG.square().sum().clamp(min=floor**2), 0.0)
+
+
+def every_nth(emb_LD: Tensor, start: int, n_rows: int) -> Tensor:
+    """Of the rows that stand at ``start`` among ``n_rows``, those that ``effective_rank`` looks at."""
+    stride = max(1, -(-n_rows // _RANK_ROWS))
+    return emb_LD[-start % stride :: stride]
+
+
+def spread(name: str, value_A: Tensor) -> dict[str, Tensor]:
+    """``name_mean``, ``name_q10``, ``name_q50`` and ``name_q90`` of the values; NaN when there are none."""
+    if len(value_A) == 0:
+        return {f"{name}_{figure}": value_A.new_full((), torch.nan) for figure in ("mean", "q10", "q50", "q90")}
+    q10, q50, q90 = torch.quantile(value_A, value_A.new_tensor([0.1, 0.5, 0.9])).unbind()
+    return {f"{name}_mean": value_A.mean(), f"{name}_q10": q10, f"{name}_q50": q50, f"{name}_q90": q90}
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Decides from a step's health whether the embeddings have collapsed, or are about to."""
+
+    rank: float = 2.0
+    """Effective rank below which the faces lie on a line or in a point; at least 1."""
+    distance: float = 1e-2
+    """Median distance to the nearest negative below which strangers coincide, in units of the distance."""
+    patience: int = 20
+    """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1.0 or self.distance <= 0.0 or self.patience < 1:
+            raise ValueError(f"expected rank ≥ 1, distance > 0 and patience ≥ 1; found {self}")
+
+    def watch(self, streak: int, health: Mapping[str, Tensor]) -> tuple[int, str | None]:
+        """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
+
+        The warning comes once, when the streak reaches the patience. Keep the streak in the checkpoint.
+        """
+        rank, nearest = float(health["effective_rank"]), float(health["d_an_q50"])
+        suspicious = rank < self.rank or nearest < self.distance
+        streak = streak + 1 if suspicious else 0
+        if streak != self.patience:
+            return streak, None
+        return streak, (
+            f"the embeddings have collapsed: for {streak} steps effective rank {rank:.2f} (healthy: above "
+            f"{self.rank}) or median distance to the nearest stranger {nearest:.2g} (healthy: above "
+            f"{self.distance}). Try a lower learning rate, the semi-hard miner first, or a larger margin."
+        )
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm of all gradients together, 0-dim; parameters without a gradient count as 0."""
+    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())

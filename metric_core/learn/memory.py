@@ -1,0 +1,165 @@
+"""Cross-batch memory: embeddings of earlier batches as further references, each worker holding its share.
+
+Rows enter in the order of the global batch, so the memory is the same at every number of workers, and a
+checkpoint holds the whole of it. Their embeddings are stale: rows older than a limit are not used, and losses
+that look only at the hardest of them are refused unless asked for (see ``step.Objective``).
+
+The idea: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020.
+
+Shape letters: M rows of the memory, O rows of it on this worker, L local anchors, R rows of the global batch,
+A anchors of a block, X anchors of a block on all workers, D columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows, row_counts
+from metric_core.learn.distance import Distance, add_block_gradient, block_distance, row_blocks
+from metric_core.learn.mining import Batch
+from metric_core.learn.stream import BLOCK
+
+_EMPTY = -1  # the step, and the ids, of a row that was never written
+
+
+class CrossBatchMemory:
+    """The last ``capacity`` rows, embeddings spread over workers; ids, steps and views are on every worker."""
+
+    def __init__(
+        self,
+        capacity: int,
+        dim: int,
+        world: World,
+        *,
+        max_age: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """An empty memory of ``capacity`` rows; those older than ``max_age`` steps (None: no limit) rest."""
+        if capacity < 1 or dim < 1 or (max_age is not None and max_age < 1):
+            raise ValueError(f"capacity {capacity}, dim {dim} and max_age {max_age} must be at least 1")
+        self.capacity, self.max_age, self._world = capacity, max_age, world
+        self._sizes = shares(capacity, world.size)
+        self._start = sum(self._sizes[: world.rank])
+        self._written = 0
+        self.emb_OD = torch.zeros(self._sizes[world.rank], dim, dtype=dtype, device=device)
+        self.label_M, self.face_id_M, self.view_M = torch.full((3, capacity), _EMPTY, device=device)
+        self.step_M = torch.full((capacity,), _EMPTY, device=device)
+
+    def usable(self, step: int) -> Tensor:
+        """Which rows hold an embedding that is young enough at ``step``, (M,)."""
+        written_M = self.step_M != _EMPTY
+        return written_M if self.max_age is None else written_M & (step - self.step_M <= self.max_age)
+
+    def enqueue(
+        self, emb_RD: Tensor, label_R: Tensor, face_id_R: Tensor, step: int, view_R: Tensor | None = None
+    ) -> None:
+        """Writes the rows of the global batch, which every worker passes whole, over the oldest rows."""
+        kept = slice(max(0, len(emb_RD) - self.capacity), None)
+        emb_RD, label_R, face_id_R = emb_RD.detach()[kept], label_R[kept], face_id_R[kept]
+        place_R = torch.arange(self._written, self._written + len(emb_RD), device=label_R.device) % self.capacity
+        self.label_M[place_R], self.face_id_M[place_R], self.step_M[place_R] = label_R, face_id_R, step
+        self.view_M[place_R] = 0 if view_R is None else view_R[kept]
+        own_R = (place_R >= self._start) & (place_R < self._start + len(self.emb_OD))
+        self.emb_OD[place_R[own_R] - self._start] = emb_RD[own_R].to(self.emb_OD.dtype)
+        self._written = (self._written + len(emb_RD)) % self.capacity
+
+    def as_batch(self, batch: Batch, step: int) -> Batch:
+        """The anchors of ``batch`` with the memory for references."""
+        return Batch(
+            anchor_LD=batch.anchor_LD,
+            label_L=batch.label_L,
+            face_id_L=batch.face_id_L,
+            reference_RD=self.emb_OD,
+            label_R=self.label_M,
+            face_id_R=self.face_id_M,
+            view_L=batch.view_L,
+            view_R=self.view_M,
+            usable_R=self.usable(step),
+        )
+
+    def references(self, batch: Batch, distance: Distance) -> MemoryReferences:
+        """Distances from the anchors of ``batch`` to all workers' rows; every worker calls it."""
+        return MemoryReferences(batch, self.emb_OD, self._sizes, self._world, distance)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All rows of all workers, for a checkpoint; every worker calls it and gets the same."""
+        return {
+            "emb": all_gather_ids(self.emb_OD, self._world),
+            "label": self.label_M.clone(),
+            "face_id": self.face_id_M.clone(),
+            "view": self.view_M.clone(),
+            "step": self.step_M.clone(),
+            "written": torch.tensor(self._written),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes this worker's share of a checkpoint written by any number of workers.
+
+        Raises ValueError when the checkpoint's memory has another shape.
+        """
+        expected = (self.capacity, self.emb_OD.shape[1])
+        if tuple(state["emb"].shape) != expected:
+            raise ValueError(f"the memory in the checkpoint has shape {tuple(state['emb'].shape)}, not {expected}")
+        self.emb_OD.copy_(state["emb"][self._start : self._start + len(self.emb_OD)])
+        self.label_M.copy_(state["label"])
+        self.face_id_M.copy_(state["face_id"])
+        self.view_M.copy_(state["view"])
+        self.step_M.copy_(state["step"])
+        self._written = int(state["written"])
+
+
+def shares(capacity: int, workers: int) -> list[int]:
+    """How many of ``capacity`` rows each worker holds: a contiguous run, sizes at most one apart."""
+    return [capacity * (rank + 1) // workers - capacity * rank // workers for rank in range(workers)]
+
+
+class MemoryReferences:
+    """The ``stream.References`` of a memory: each worker measures everybody's anchors against its own rows.
+
+    Anchors are already everywhere, so only distances travel, to the anchors' owner, and their derivatives
+    back: for L anchors a worker that is L·M numbers each way, not the M·D of fetching the rows.
+    """
+
+    def __init__(self, batch: Batch, emb_OD: Tensor, sizes: list[int], world: World, distance: Distance) -> None:
+        counts = row_counts(len(batch.anchor_LD), world, batch.anchor_LD.device)
+        self._anchor_LD, self._emb_OD = batch.anchor_LD, emb_OD.to(batch.anchor_LD.dtype)
+        # The gathered batch has every worker's anchors, this worker's among them.
+        self._x_RD = batch.reference_RD.detach()
+        self._grad_RD = torch.zeros_like(self._x_RD)
+        self._counts, self._sizes, self._world, self._distance = counts, sizes, world, distance
+        self._starts = [sum(counts[:rank]) for rank in range(world.size)]
+        self._runs: list[slice] = []
+
+    def blocks(self) -> Iterable[slice]:
+        own = self._counts[self._world.rank]
+        for rows in row_blocks(max(self._counts), sum(self._sizes), BLOCK):
+            # The rows of every worker that are in this block; short workers run out first.
+            self._runs = [
+                slice(start + min(rows.start, count), start + min(rows.stop, count))
+                for start, count in zip(self._starts, self._counts)
+            ]
+            yield slice(min(rows.start, own), min(rows.stop, own))
+
+    def distances(self, rows: slice) -> Tensor:
+        d_XO = block_distance(self._everybody(), self._emb_OD, self._distance)
+        own_rows = [rows.stop - rows.start] * self._world.size
+        return torch.cat(exchange(list(d_XO.split(self._heights())), own_rows, self._sizes, self._world), 1)
+
+    def fold(self, rows: slice, weight_AR: Tensor) -> None:
+        columns = [len(self._emb_OD)] * self._world.size
+        parts = exchange(list(weight_AR.split(self._sizes, 1)), self._heights(), columns, self._world)
+        for run, weight_AO in zip(self._runs, parts):
+            add_block_gradient(self._grad_RD[run], weight_AO, self._x_RD[run], self._emb_OD, self._distance)
+
+    def _everybody(self) -> Tensor:
+        return torch.cat([self._x_RD[run] for run in self._runs])
+
+    def _heights(self) -> list[int]:
+        return [run.stop - run.start for run in self._runs]
+
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self._anchor_LD, reduce_scatter_rows(self._grad_RD, self._counts, self._world))]

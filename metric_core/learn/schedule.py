@@ -1,0 +1,53 @@
+"""From semi-hard to batch-hard mining: a schedule that follows the fraction of active triplets.
+
+Batch-hard triplets collapse a young net; semi-hard ones stop teaching a mature net. The switch is decided from
+figures that are the same on every worker, so all switch at the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from metric_core.learn.objective import Objective
+
+
+@dataclass(frozen=True)
+class HardeningState:
+    """How far the schedule has come; belongs in the checkpoint."""
+
+    active: float = 1.0
+    """Running mean of the active fraction, 0 to 1."""
+    hard: bool = False
+    """Whether the switch has happened; it happens once."""
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """When a triplet objective goes from semi-hard to batch-hard, and by how much its margin grows then."""
+
+    below: float = 0.2
+    """Running active fraction under which semi-hard triplets have little left to teach, in (0, 1)."""
+    memory: float = 0.98
+    """Weight of the past in the running mean, in [0, 1); 0.98 looks back some 50 steps."""
+    margin_factor: float = 1.0
+    """The margin is multiplied by this at the switch, above 0."""
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.below < 1.0 and 0.0 <= self.memory < 1.0 and self.margin_factor > 0.0):
+            raise ValueError(f"expected below in (0, 1), memory in [0, 1) and margin_factor above 0; found {self}")
+
+    def objective(self, objective: Objective, state: HardeningState) -> Objective:
+        """The objective of the next step. Raises ValueError unless ``objective`` is a triplet loss."""
+        if objective.loss != "triplet":
+            raise ValueError(f"a miner schedule needs the triplet loss; found {objective.loss}")
+        if not state.hard:
+            return replace(objective, miner="semi-hard")
+        return replace(objective, miner="batch-hard", margin=objective.margin * self.margin_factor)
+
+    def update(self, state: HardeningState, health: Mapping[str, Tensor]) -> HardeningState:
+        """The state after a step with the given health."""
+        active = self.memory * state.active + (1.0 - self.memory) * float(health["active_fraction"])
+        return HardeningState(active, state.hard or active < self.below)

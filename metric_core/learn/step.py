@@ -1,0 +1,143 @@
+"""One global loss a step: gather, mine, sum and normalise so that N workers train like one.
+
+``global_loss`` is the whole of it; embedding the images, the optimiser and the logging are the caller's.
+
+The loss is L = (1/N) Σ over the anchors of the *global* batch. Worker r gets W·S_r/N to differentiate, S_r
+being the sum over its own anchors against everybody's references and N the detached count over all workers;
+averaging gradients over workers, as DistributedDataParallel does, then yields exactly ∇L.
+
+Shape letters: L local rows, R rows of all workers, D columns, T triplets, A contributing anchors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metric_core.learn.collective import (
+    World,
+    all_gather_ids,
+    all_gather_rows,
+    all_reduce_sum,
+    row_counts,
+)
+from metric_core.learn.health import effective_rank, every_nth, spread
+from metric_core.learn.memory import CrossBatchMemory
+from metric_core.learn.mining import Batch
+from metric_core.learn.objective import Objective
+from metric_core.learn.ring import RingReferences
+from metric_core.learn.stream import BatchReferences
+from metric_core.learn.terms import Terms, mine, selected_terms, streamed_terms
+
+
+@dataclass
+class Outcome:
+    """What one step's loss came to."""
+
+    loss: Tensor
+    """Call ``backward()`` on this, on every worker: W·S_r/N, 0-dim."""
+    value: Tensor
+    """The loss of the global batch, 0-dim, detached, the same on every worker."""
+    health: dict[str, Tensor]
+    """0-dim figures of the global batch, the same on every worker: see ``global_loss``."""
+
+
+@torch.compiler.disable
+def global_loss(
+    objective: Objective,
+    world: World,
+    emb_LD: Tensor,
+    label_L: Tensor,
+    face_id_L: Tensor,
+    *,
+    seed: int,
+    step: int,
+    view_L: Tensor | None = None,
+    memory: CrossBatchMemory | None = None,
+) -> Outcome:
+    """The loss of the global batch, of which this worker holds the rows ``emb_LD``; every worker calls it.
+
+    ``emb_LD`` holds unit vectors; half precisions are computed in float32, under autocast too, and float64
+    stays. ``label_L``, ``face_id_L`` and ``view_L`` are int64 (L,). Workers may hold different numbers of
+    rows. An anchor without a positive or without a negative contributes nothing and is not counted in N.
+    With a ``memory`` (``new_memory`` makes one) ``memory_weight`` times the loss of the same anchors against
+    the memory is added, with an N of its own, and the batch is then enqueued.
+
+    health: ``anchors`` that contribute and ``anchors_without_positive``; ``active_fraction`` of triplets
+    whose hinge is not 0, or of anchors whose farthest positive plus margin is beyond their nearest negative;
+    ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's farthest selected positive and
+    ``d_an_…`` of its nearest selected negative (NaN without contributing anchors); ``effective_rank`` of the
+    centred embeddings; with a memory ``memory_loss`` and ``memory_rows`` in use.
+
+    Raises ValueError for multi-view without views. Runs eagerly inside ``torch.compile``d code: mining's
+    sizes depend on data.
+    """
+    across_views = objective.loss == "multi-view"
+    if across_views and view_L is None:
+        raise ValueError("multi-view needs the view of every face; found faces without views")
+    with torch.autocast(emb_LD.device.type, enabled=False):
+        emb_LD = emb_LD if emb_LD.dtype == torch.float64 else emb_LD.float()
+        batch = Batch(
+            anchor_LD=emb_LD,
+            label_L=label_L,
+            face_id_L=face_id_L,
+            reference_RD=emb_LD if objective.ring else all_gather_rows(emb_LD, world),
+            label_R=all_gather_ids(label_L, world),
+            face_id_R=all_gather_ids(face_id_L, world),
+            view_L=view_L if across_views else None,
+            view_R=all_gather_ids(view_L, world) if view_L is not None and across_views else None,
+        )
+        sample_RD = batch.reference_RD
+        if objective.ring:
+            counts = row_counts(len(emb_LD), world, emb_LD.device)
+            terms = streamed_terms(objective, batch, RingReferences(emb_LD, counts, world, objective.distance))
+            sample_RD = all_gather_ids(every_nth(emb_LD, sum(counts[: world.rank]), sum(counts)), world)
+        elif objective.pairs in ("all", "multi-similarity"):
+            terms = streamed_terms(objective, batch, BatchReferences(batch, objective.distance))
+        else:
+            terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
+        loss, value, figures = _normalised(terms, world)
+        anchors, lonely, active, considered = figures[2:].unbind()
+        d_ap_A, d_an_A = all_gather_ids(torch.stack([terms.d_ap_A, terms.d_an_A], 1), world).unbind(1)
+        health = {
+            "anchors": anchors,
+            "anchors_without_positive": lonely,
+            "active_fraction": active / considered.clamp(min=1.0),
+            "effective_rank": effective_rank(sample_RD),
+            **spread("d_ap", d_ap_A),
+            **spread("d_an", d_an_A),
+        }
+        if memory is not None:
+            references = memory.references(batch, objective.distance)
+            older = streamed_terms(objective, memory.as_batch(batch, step), references)
+            loss_older, value_older, _ = _normalised(older, world)
+            loss = loss + objective.memory_weight * loss_older
+            value = value + objective.memory_weight * value_older
+            health |= {"memory_loss": value_older, "memory_rows": memory.usable(step).sum()}
+            memory.enqueue(batch.reference_RD, batch.label_R, batch.face_id_R, step, batch.view_R)
+        return Outcome(loss, value, health)
+
+
+def new_memory(
+    objective: Objective, dim: int, world: World, dtype: torch.dtype, device: torch.device | str
+) -> CrossBatchMemory | None:
+    """The empty memory that the objective asks for, of ``dim`` columns, or None when it asks for none."""
+    if objective.memory_rows == 0:
+        return None
+    return CrossBatchMemory(
+        objective.memory_rows,
+        dim,
+        world,
+        max_age=objective.memory_max_age or None,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _normalised(terms: Terms, world: World) -> tuple[Tensor, Tensor, Tensor]:
+    """W·S_r/N to differentiate, the global S/N, and the figures of ``terms`` summed over workers."""
+    figures = all_reduce_sum(terms.figures, world)
+    n = figures[1].clamp(min=1.0)
+    return terms.total * (world.size / n).to(terms.total.dtype), figures[0] / n, figures

@@ -1,0 +1,6 @@
+"""Puts this folder on the path, so that spawned ranks can import the helpers beside the tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

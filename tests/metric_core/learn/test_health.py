@@ -1,0 +1,49 @@
+"""Effective rank, spreads, gradient norm and the collapse sentinel."""
+
+import math
+
+import pytest
+import torch
+
+from metric_core.learn.health import Collapse, effective_rank, gradient_norm, spread
+
+
+def test_effective_rank_counts_directions() -> None:
+    axes_RD = torch.eye(6, dtype=torch.float64)[:3].repeat(20, 1)
+    axes_RD = torch.cat([axes_RD, -axes_RD])
+    assert float(effective_rank(axes_RD)) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 50])
+def test_effective_rank_of_one_point_is_zero(n_rows: int) -> None:
+    row_D = torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+    assert float(effective_rank(row_D.repeat(n_rows, 1))) == 0.0
+
+
+def test_spread_of_nothing_is_nan_and_of_something_is_not() -> None:
+    assert all(math.isnan(value) for value in spread("d", torch.zeros(0)).values())
+    figures = spread("d", torch.arange(11.0))
+    assert {name: float(value) for name, value in figures.items()} == {
+        "d_mean": 5.0,
+        "d_q10": 1.0,
+        "d_q50": 5.0,
+        "d_q90": 9.0,
+    }
+
+
+def test_gradient_norm_is_over_all_parameters() -> None:
+    parameters = [torch.zeros(2, requires_grad=True) for _ in range(3)]
+    parameters[0].grad, parameters[2].grad = torch.tensor([0.0, 3.0]), torch.tensor([4.0, 0.0])
+    assert float(gradient_norm(parameters)) == 5.0
+    assert float(gradient_norm([])) == 0.0
+
+
+def test_collapse_is_told_once_after_some_patience() -> None:
+    sentinel = Collapse(patience=3)
+    healthy = {"effective_rank": torch.tensor(40.0), "d_an_q50": torch.tensor(0.8)}
+    point = {"effective_rank": torch.tensor(0.0), "d_an_q50": torch.tensor(1e-4)}
+    streak, told = 0, []
+    for health in (point, point, healthy, point, point, point, point):
+        streak, warning = sentinel.watch(streak, health)
+        told.append(warning is not None)
+    assert told == [False] * 5 + [True, False]

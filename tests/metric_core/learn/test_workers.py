@@ -1,0 +1,64 @@
+"""N workers train like one: values and gradients at W in {1, 2, 3, 4}, with even and uneven shares."""
+
+from dataclasses import replace
+
+import learn_oracle as oracle
+import learn_ranks as ranks
+import pytest
+
+from metric_core.learn.collective import World
+from metric_core.learn.objective import Objective
+
+WHICH = ("random", "duplicates", "one singleton", "singletons", "all identical", "tie-heavy")
+
+Case = tuple[Objective, oracle.Labelled, list[int]]
+
+
+def compare(cases: list[Case], n_ranks: int, alone: list[Objective] | None = None) -> None:
+    """Each case on workers against one process with the same objective, or with that of ``alone``."""
+    single = alone or [objective for objective, _, _ in cases]
+    for (objective, batch, sizes), actual, one in zip(cases, ranks.run(cases, n_ranks), single):
+        expected = ranks.one_case(one, batch, [len(batch[1])], World(0, 1))
+        where = f"{objective} {sizes}"
+        assert oracle.close(actual.value, expected.value), where
+        assert oracle.close(actual.input_grad_BD, expected.input_grad_BD), where
+        assert oracle.close(actual.weight_grad_DD, expected.weight_grad_DD), where
+        for figure, value in expected.health.items():
+            assert oracle.close(actual.health[figure].nan_to_num(-1), value.nan_to_num(-1)), (where, figure)
+
+
+@pytest.mark.parametrize(("n_ranks", "every"), [(2, 2), (3, 7), (4, 7)])
+def test_objectives_on_workers_equal_one_process(n_ranks: int, every: int) -> None:
+    cases: list[Case] = []
+    for i, objective in enumerate(oracle.objectives()[::every]):
+        batch = oracle.batches()[WHICH[(i + n_ranks) % len(WHICH)]]
+        cases.append((objective, batch, ranks.shares(len(batch[1]), n_ranks)[i // len(WHICH) % 2]))
+    compare(cases, n_ranks)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_ring_equals_one_process_that_gathers(n_ranks: int) -> None:
+    gathered = [
+        objective
+        for objective in oracle.objectives()
+        if objective.form == "hinge" and objective.pairs in ("all", "multi-similarity", "batch-hard")
+    ]
+    cases: list[Case] = []
+    for i, objective in enumerate(gathered):
+        batch = oracle.batches()[("random", "duplicates", "one singleton")[i % 3]]
+        cases.append((replace(objective, ring=True), batch, ranks.shares(len(batch[1]), n_ranks)[i % 2]))
+    compare(cases, n_ranks, gathered)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+def test_every_objective_batch_and_share_on_workers_equals_one_process(n_ranks: int) -> None:
+    compare(
+        [
+            (objective, batch, sizes)
+            for objective in oracle.objectives()
+            for batch in (oracle.batches()[kind] for kind in WHICH)
+            for sizes in ranks.shares(len(batch[1]), n_ranks)
+        ],
+        n_ranks,
+    )
