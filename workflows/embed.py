@@ -6,8 +6,9 @@ not done; what a unit is and how it is committed is in ``parts.units``.
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -103,32 +104,36 @@ def _embed(
 ) -> dict[str, Any]:
     todo = units.units(table.num_rows, config.unit_size)
     records = {unit: record for unit in todo if (record := units.record_of(out, unit))}
-    reused = sum(r.rows + r.quarantined for r in records.values())
+    books = _Books(total=table.num_rows)
+    for record in records.values():
+        books.enter(record)
+    reused = books.done
     if records:
         say(f"continuing: {len(records)} of {len(todo)} units are done already")
     start = time.monotonic()
     spent: Counter[str] = Counter()
-    with console.bar("embed", table.num_rows, done=reused) as bar:
-        _refuse_bad(config, out, list(records.values()), table.num_rows)
-        for unit, record in _execute(config, out, faces.root, table, model, [u for u in todo if u not in records]):
+    rest = _execute(config, out, faces.root, table, model, [u for u in todo if u not in records])
+    with console.bar("embed", table.num_rows, done=reused) as bar, closing(rest):
+        books.refuse_bad(config, out)
+        for unit, record in rest:
             records[unit] = record
+            books.enter(record)
             spent.update(record.seconds)
-            done = sum(r.rows + r.quarantined for r in records.values())
-            rejects = sum(r.quarantined for r in records.values())
-            bar.update(done, f"{(done - reused) / (time.monotonic() - start):.0f} images/s, {rejects} rejects")
-            _refuse_bad(config, out, list(records.values()), table.num_rows)
+            rate = (books.done - reused) / (time.monotonic() - start)
+            bar.update(books.done, f"{rate:.0f} images/s, {books.reasons.total()} rejects")
+            books.refuse_bad(config, out)
     seconds = time.monotonic() - start
     if spent:
         say("time went to " + ", ".join(f"{k} {v / spent.total():.0%}" for k, v in spent.most_common()))
     ordered = [records[unit] for unit in todo]
-    content = _content(ordered, faces, table, model, plan)
+    content = _content(ordered, books, faces, table, model, plan)
     manifest.write(out, "embeddings", content, provenance.record(seconds=round(seconds, 1), faces=faces.uri))
     return _result(out, content, reused=reused, seconds=seconds)
 
 
 def _execute(
     config: EmbedConfig, out: str, root: str, table: pa.Table, model: Model, todo: list[Unit]
-) -> Iterator[tuple[Unit, Record]]:
+) -> Generator[tuple[Unit, Record], None, None]:
     """Units and their records as they get done, on a pool of actors that never holds more than it can chew."""
     if not todo:
         return
@@ -156,6 +161,9 @@ def _execute(
                 following = waiting.popleft()
                 running[actor.embed.remote(following, [held])] = (following, actor)
             yield unit, ray.get(ready[0])
+    except GeneratorExit:  # the job stops early: what is being embedded may still be committed
+        ray.wait(list(running), num_returns=len(running), timeout=30)
+        raise
     except RayError as error:
         raise runtime.cause(error) from error
     finally:
@@ -202,23 +210,38 @@ class _Embedding:
         )
 
 
-def _refuse_bad(config: EmbedConfig, out: str, records: list[Record], total: int) -> None:
-    rejects = sum(r.quarantined for r in records)
-    if rejects > config.max_bad_fraction * total:
-        reasons = sum((Counter(r.reasons) for r in records), Counter())
-        shown = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
-        raise TooManyBadImages(
-            f"{rejects} of {total} faces cannot be embedded ({shown}), more than --max-bad-fraction "
-            f"{config.max_bad_fraction:.2%}; see {out}/quarantine; what is done stays: raise the limit to go on"
-        )
+@dataclass
+class _Books:
+    """Running totals of a job: total = embedded + rejected once it is over."""
+
+    total: int
+    embedded: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Rejects by reason."""
+
+    @property
+    def done(self) -> int:
+        return self.embedded + self.reasons.total()
+
+    def enter(self, record: Record) -> None:
+        self.embedded += record.rows
+        self.reasons.update(record.reasons)
+
+    def refuse_bad(self, config: EmbedConfig, out: str) -> None:
+        if self.reasons.total() > config.max_bad_fraction * self.total:
+            shown = ", ".join(f"{name} {count}" for name, count in self.reasons.most_common())
+            raise TooManyBadImages(
+                f"{self.reasons.total()} of {self.total} faces cannot be embedded ({shown}), more than "
+                f"--max-bad-fraction {config.max_bad_fraction:.2%}; see {out}/quarantine; what is done stays; raise "
+                f"the limit to go on"
+            )
 
 
 def _content(
-    records: list[Record], faces: Faces, table: pa.Table, model: Model, plan: dict[str, Any]
+    records: list[Record], books: _Books, faces: Faces, table: pa.Table, model: Model, plan: dict[str, Any]
 ) -> dict[str, Any]:
-    embedded, quarantined = sum(r.rows for r in records), sum(r.quarantined for r in records)
-    if embedded + quarantined != table.num_rows:
-        raise Corrupt(f"{table.num_rows} faces went in, {embedded} vectors and {quarantined} rejects came out")
+    if books.done != table.num_rows:
+        raise Corrupt(f"{table.num_rows} faces went in, {books.embedded} vectors and {books.reasons} rejects came out")
     return {
         **plan,
         "plan_id": manifest.digest(plan),
@@ -227,9 +250,9 @@ def _content(
         "salts": faces.manifest.content["salts"],
         "parts": [{"name": r.name, "rows": r.rows, "sha256": r.sha256} for r in records],
         "inputs": table.num_rows,
-        "embedded": embedded,
-        "quarantined": quarantined,
-        "reasons": dict(sorted(sum((Counter(r.reasons) for r in records), Counter()).items())),
+        "embedded": books.embedded,
+        "quarantined": books.reasons.total(),
+        "reasons": dict(sorted(books.reasons.items())),
     }
 
 

@@ -51,8 +51,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
     train, valid = _splits(config, faces)
     sampler = sampler_of(config, train)
     if config.objective.loss == "multi-view" and view_codes(train).max() < 1:
+        raise ConfigError("objective.loss is multi-view, but the catalogue names fewer than two views")
+    if sampler.people_a_batch < config.workers:
         raise ConfigError(
-            "objective.loss is multi-view, but the catalogue names fewer than two views"
+            f"{config.workers} workers cannot share batches of {sampler.people_a_batch} people; lower workers"
         )
     with runtime.cluster(config):
         _check_resources(config)

@@ -90,7 +90,6 @@ def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, 
     batches = loader.training_loader(
         dataset,
         sampler_of(config, train),
-        # A run killed between its last checkpoint and the Model repeats the last report, hence at least one pass.
         first=first,
         last=config.steps,
         rank=world.rank,
@@ -114,7 +113,7 @@ def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, 
             _save(training, done)
         if stop:
             return
-    if first == config.steps:
+    if first == config.steps:  # killed after the last step, before the Model: what was reported is lost, so again
         event = {"step": first, "figures": {}}
         if validation is not None:
             event |= validation.event(training.embedder, final=True)

@@ -92,7 +92,7 @@ class Scene:
     gape: float = _in(-0.12, 0.11)  # over 0: how far the mouth is open
     brows: float = _in(-0.03, 0.05)
     frown: float = _in(-0.08, 0.08)
-    lids: float = _in(-0.4, 0.25)  # over 0: part of the eye that is shut
+    lids: float = _in(-0.4, 0.2)  # over 0: part of the eye that is shut
     blink: float = _in(0.0, 1.0)
     gaze_x: float = _in(-0.04, 0.04)
     gaze_y: float = _in(-0.02, 0.02)
@@ -101,15 +101,15 @@ class Scene:
     light_gain: float = _in(-0.26, 0.2)  # natural logarithm, as are the next two
     light_warm: float = _in(-0.13, 0.13)
     light_green: float = _in(-0.05, 0.05)
-    shadow: float = _in(-0.9, 0.3)  # over 0: darkness of a shadow cast over a side of the picture
+    shadow: float = _in(-0.9, 0.25)  # over 0: darkness of a shadow cast over a side of the picture
     shadow_at: float = _in(-0.5, 0.5)
-    bare: float = _in(0.0, 1.0)  # under 0.08: glasses are off
+    bare: float = _in(0.0, 1.0)  # under 0.04: glasses are off
     thing: float = _in(0.0, 1.0)  # which occlusion, if any
     thing_x: float = _in(-1.0, 1.0)
     thing_y: float = _in(-1.0, 1.0)
     thing_size: float = _in(0.0, 1.0)
-    blur: float = _in(-1.0, 0.5)  # over 0: pixels of a picture 96 wide
-    noise: float = _in(0.0, 4.0)  # standard deviation, of 255
+    blur: float = _in(-1.0, 0.3)  # over 0: pixels of a picture 96 wide
+    noise: float = _in(0.0, 3.0)  # standard deviation, of 255
 
 
 # Palettes: (red, green, blue) of 0..255 at equal steps of 0..1.
@@ -344,7 +344,7 @@ def _worn(pen: _Pen) -> None:
         size = 0.07 + 0.08 * who.earrings
         x, y = side * (who.head_width + 0.04 + 0.5 * who.ear_out), 0.05 + 0.8 * who.ear_size + size
         pen.around(x + size * COS, y + size * SIN, pen.dye)
-    if who.glasses > 0 and pen.scene.bare > 0.08:
+    if who.glasses > 0 and pen.scene.bare > 0.04:
         inner = 0.88 - 0.16 * who.glasses
         # A ring, cut open at its start.
         u, v = (np.concatenate([f, f[:1], inner * f[:1], inner * f[::-1]]) for f in (COS, SIN))
@@ -363,19 +363,19 @@ def _occlude(pen: _Pen, colour: Array) -> None:
     """At most one of: sunglasses, scarf, hat, lock of hair, patch."""
     who, scene, size = pen.who, pen.scene, pen.scene.thing_size
     wide = AROUND * (who.head_width + 0.1)
-    if scene.thing < 0.02:
+    if scene.thing < 0.012:
         _lenses(pen, COS, SIN, colour * 0.3)
-    elif scene.thing < 0.035:
+    elif scene.thing < 0.022:
         pen.around(wide, np.concatenate([0.55 + 0.2 * size + 0.1 * ALONG**2, np.full(13, 1.6)]), colour, 0.1)
-    elif scene.thing < 0.055:
+    elif scene.thing < 0.034:
         brim = 0.15 * size - 0.7 + 0.15 * BOW
         pen.around(wide, np.concatenate([brim, brim - 0.8 * np.sqrt(1.02 - ALONG**2)]), colour, 0.1)
         pen.around(wide, np.concatenate([brim, brim - 0.2]), colour * 0.8, 0.1)
-    elif scene.thing < 0.08:
+    elif scene.thing < 0.046:
         x, y = 0.6 * scene.thing_x + 0.25 * scene.thing_y * ALONG, -0.9 + (0.5 + 0.3 * size) * (ALONG + 1)
         half = 0.08 * (1.2 - ALONG)
         pen.on_face(np.concatenate([x - half, (x + half)[::-1]]), np.concatenate([y, y[::-1]]), pen.hair * 0.8)
-    elif scene.thing < 0.13:
+    elif scene.thing < 0.07:
         x, y = np.array([-1.0, 1.0, 1.0, -1.0]), np.array([-1.0, -0.8, 1.0, 0.9])
         big, right, down = 0.12 + 0.1 * size, 0.5 * scene.thing_x, 0.7 * scene.thing_y
         pen.on_face(right + big * x, down + big * y, colour, 0.1)

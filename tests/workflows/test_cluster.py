@@ -110,3 +110,24 @@ def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at" in done.stderr
+
+
+@pytest.mark.slow
+def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None:
+    """Two nodes with different views of a path cannot be had on one machine; that both look at it can."""
+    code = (
+        "import sys, ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from metric_core.errors import ConfigError\n"
+        "from metric_core import storage\n"
+        "from workflows.parts import runtime\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
+        "cluster.add_node(num_cpus=1)\n"
+        "ray.init(address=cluster.address, log_to_driver=False, logging_level='ERROR')\n"
+        "runtime.require_shared([sys.argv[1]])\n"
+        "print('shared', storage.names(sys.argv[1]))\n"
+        "ray.shutdown(); cluster.shutdown()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "shared []"

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from metric_core import storage
+from metric_core import manifest, storage
 from metric_core.errors import ConfigError, JobFailed, LikenessError
 
 QUIET = {
@@ -100,16 +100,19 @@ def require_shared(uris: list[str]) -> None:
     local = [uri for uri in uris if storage.is_local(uri)]
     if len(nodes) < 2 or not local:
         return
-    token = f"{socket.gethostname()}-{os.getpid()}"
-    markers = [storage.join(uri, f".shared-{token}") for uri in local]
-    for marker in markers:
-        storage.write_bytes(marker, token.encode())
+    # A finished artefact shows itself by its manifest; where there is none yet, a file of ours does.
+    token = f".shared-{socket.gethostname()}-{os.getpid()}"
+    markers = {uri: storage.join(uri, manifest.NAME) for uri in local}
+    ours = [uri for uri, marker in markers.items() if not storage.exists(marker)]
+    for uri in ours:
+        markers[uri] = storage.join(uri, token)
+        storage.write_bytes(markers[uri], b"")
     try:
-        look = ray.remote(num_cpus=0)(lambda: [uri for uri, m in zip(local, markers) if not storage.exists(m)])
+        look = ray.remote(num_cpus=0)(lambda: [uri for uri, marker in markers.items() if not storage.exists(marker)])
         seen = ray.get([look.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote() for node in nodes])
     finally:
-        for marker in markers:
-            storage.remove(marker)
+        for uri in ours:
+            storage.remove(markers[uri])
     absent = sorted({uri for uris in seen for uri in uris})
     if absent:
         raise ConfigError(

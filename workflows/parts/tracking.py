@@ -92,9 +92,13 @@ class Tracker:
                 data_path=folder,
                 signature=signature,
                 pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
-                registered_model_name=name,
             )
-        return f"models:/{name}/{info.registered_model_version}"
+        # Through the client, since the fluent call tells stderr about it whatever the log level.
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        logged = self._client.get_logged_model(info.model_id)
+        made = self._client.create_model_version(name, logged.artifact_location, self.run_id, model_id=logged.model_id)
+        return f"models:/{name}/{made.version}"
 
     def finish(self, status: str) -> None:
         """FINISHED, FAILED or KILLED; a KILLED run is taken up again by the same command."""

@@ -194,7 +194,7 @@ def test_the_ends_of_every_range_can_be_drawn(kind: type, end: int, monkeypatch:
     assert picture.std() > 10
 
 
-@pytest.mark.parametrize("thing", [0.01, 0.03, 0.045, 0.07, 0.1])
+@pytest.mark.parametrize("thing", [0.006, 0.017, 0.028, 0.04, 0.06])
 def test_every_occlusion_hides_something(thing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     make = synthetic._make
 
