@@ -42,7 +42,8 @@ def test_train_writes_a_model_with_operating_points(chain: Chain) -> None:
     assert model.fingerprint == answer["fingerprint"] == manifest.read(chain.model, "model").content["fingerprint"]
     assert answer["steps"] == 12
     assert answer["images_per_second"] > 0
-    assert 0 < answer["validation"]["auc"] <= 1
+    assert {"accuracy", "auc", "eer", "tar_at_far_1e-1"} <= set(answer["validation"])
+    assert 0.5 < answer["validation"]["accuracy"] <= 1
     assert model.operating_points[0].negatives > 100
     assert sorted(p.name for p in Path(chain.model).iterdir()) == [
         "manifest.json",

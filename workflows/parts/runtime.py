@@ -63,8 +63,9 @@ def cluster(options: RunOptions) -> Iterator[None]:
         warnings.simplefilter("default" if options.verbose else "ignore")
         if address:
             try:
+                _knock(address)
                 ray.init(address=address, **how)
-            except (ConnectionError, RayError, ValueError) as error:
+            except (OSError, RayError, ValueError) as error:
                 raise ConfigError(
                     f"no Ray cluster answers at {address}: {error}; start one or drop --address"
                 ) from error
@@ -78,6 +79,13 @@ def cluster(options: RunOptions) -> Iterator[None]:
         ray.shutdown()
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once when nobody listens at HOST:PORT; Ray itself would go on asking for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def cpus() -> int:
