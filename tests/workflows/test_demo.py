@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,10 @@ BIN = Path(sys.executable).parent
 
 @pytest.mark.slow
 def test_a_small_demo(tmp_path: Path) -> None:
-    cwd, home, scratch = tmp_path / "cwd", tmp_path / "home", tmp_path / "t"
-    for folder in (cwd, home, scratch):
-        folder.mkdir()
+    cwd, home = tmp_path / "cwd", tmp_path / "home"
+    cwd.mkdir()
+    home.mkdir()
+    scratch = Path(tempfile.mkdtemp(prefix="lk-", dir="/tmp"))  # short, so that Ray's sockets fit into it
     environment = os.environ | {"HOME": str(home), "TMPDIR": str(scratch)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     argv = [str(BIN / "likeness"), "demo", "--people", "36", "--pictures", "4", "--steps", "20", "--json"]
@@ -29,6 +31,7 @@ def test_a_small_demo(tmp_path: Path) -> None:
     assert result["index_recall"] == 1
     assert sorted(os.listdir(cwd)) == ["likeness-demo"], "nothing but the demo's own folder"
     assert os.listdir(scratch) == [], "no temporary files"
+    scratch.rmdir()
     assert not (home / ".likeness").exists(), "the demo keeps its MLflow store in its own folder"
     assert Image.open(result["artefacts"]["gallery"]).height > 500
     left = [

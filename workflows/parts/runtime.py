@@ -70,8 +70,10 @@ def cluster(options: RunOptions) -> Iterator[None]:
                     f"no Ray cluster answers at {address}: {error}; start one or drop --address"
                 ) from error
         else:
-            # A folder of our own, so that nothing of Ray's session stays behind; short, for its socket's path.
-            scratch = tempfile.mkdtemp(prefix="lk-ray-")
+            # A folder of our own, so that nothing of Ray's session stays behind. Ray adds some 75 characters to it,
+            # and the path of a socket ends at 107.
+            roomy = len(tempfile.gettempdir()) <= 20
+            scratch = tempfile.mkdtemp(prefix="lk-ray-", dir=None if roomy else "/tmp")
             ray.init(include_dashboard=False, _temp_dir=scratch, **how)
     try:
         yield
