@@ -42,6 +42,7 @@ def held(uri: str) -> Iterator[None]:
         done.set()
         thread.join()
         storage.remove(address)
+        storage.remove(f"{address}.lock")  # of a takeover
 
 
 def _claim(address: str) -> dict[str, Any]:
