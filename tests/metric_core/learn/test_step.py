@@ -143,4 +143,4 @@ def test_streaming_never_holds_a_square_matrix() -> None:
     done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, timeout=200)
     peaks = [float(line) for line in done.stdout.splitlines()]
     assert len(peaks) == 4
-    assert max(peaks) < 75.0, peaks  # one float32 square of 6144 rows is 151 MB
+    assert max(peaks) < 110.0, peaks  # one float32 square of 6144 rows is 151 MB; the rest is the allocator's slack
