@@ -31,7 +31,7 @@ class Validation:
         how: Preprocessing,
         world: World,
         device: torch.device,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int,
     ) -> None:
         self._dataset = FaceDataset(valid, root, how, cache_bytes)
         self._world, self._device = world, device
