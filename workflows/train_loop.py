@@ -132,23 +132,33 @@ def initial(config: TrainConfig) -> Embedder:
     return Embedder(config.model_spec)
 
 
+def optimizer_of(config: TrainConfig, embedder: Embedder) -> torch.optim.Optimizer:
+    """AdamW, with weight decay on matrices and kernels only."""
+    matrices = [p for p in embedder.parameters() if p.ndim > 1]
+    vectors = [p for p in embedder.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    """A linear rise to the peak over the warm-up, times half a cosine that ends at 0."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * rise * 0.5 * (1 + float(np.cos(np.pi * step / config.steps)))
+
+
 def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
     world = World.current()
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     embedder = initial(config).to(device, dtype)
-    matrices = [p for p in embedder.parameters() if p.ndim > 1]
-    vectors = [p for p in embedder.parameters() if p.ndim <= 1]
     return _Training(
         config=config,
         world=world,
         device=device,
         embedder=embedder,
         network=embedder if world.size == 1 else DistributedDataParallel(embedder),
-        optimizer=torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-        ),
+        optimizer=optimizer_of(config, embedder),
         code_N=identity_codes(train),
         face_id_N=train["face_id"].to_numpy(),
         view_N=view_codes(train),
@@ -161,8 +171,7 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     config, device = training.config, training.device
     training.images += len(batch.row_B) + len(batch.bad)
     training.bad += len(batch.bad)
-    for group in training.optimizer.param_groups:
-        group["lr"] = config.learning_rate * _schedule(step, config.warmup, config.steps)
+    set_learning_rate(training.optimizer, config, step)
     ids_B = training.face_id_N[batch.row_B]
     pixels = batch.pixels_BCSS.to(device, training.embedder.net.head.weight.dtype)
     pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
@@ -190,12 +199,6 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     training.suspicious, warning = Collapse().watch(training.suspicious, outcome.health)
     training.warning = warning or training.warning
     return outcome
-
-
-def _schedule(step: int, warmup: int, steps: int) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a cosine to 0."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    return rise * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
 
 
 @contextmanager

@@ -20,20 +20,24 @@ class IResNetSpec:
     """Residual blocks a stage."""
     stem_stride: int
     """2 halves the picture before the first stage: a quarter of the work, for small machines."""
+    activation: Literal["prelu", "relu"]
+    """prelu has a learnt slope a channel; relu is a third faster to train on CPUs."""
     norm: Literal["group", "batch"]
     """group: a face's vector does not depend on its batch, so that training is the same at every world size."""
     dim: int
     """Components of an embedding."""
 
 
+_Shape = tuple[tuple[int, ...], tuple[int, ...], int, Literal["prelu", "relu"]]
+
 # One entry a size that the command offers. The first two are this project's own; the others have the published
 # shapes, whose weights from elsewhere fit but for the names.
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
-    "iresnet-micro": ((32, 64, 128, 192), (1, 1, 1, 1), 2),
-    "iresnet-mini": ((48, 96, 192, 256), (1, 2, 2, 1), 2),
-    "iresnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1),
-    "iresnet50": ((64, 128, 256, 512), (3, 4, 14, 3), 1),
-    "iresnet100": ((64, 128, 256, 512), (3, 13, 30, 3), 1),
+SIZES: dict[str, _Shape] = {
+    "iresnet-micro": ((32, 64, 128, 192), (1, 1, 1, 1), 2, "relu"),
+    "iresnet-mini": ((48, 96, 192, 256), (1, 2, 2, 1), 2, "relu"),
+    "iresnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1, "prelu"),
+    "iresnet50": ((64, 128, 256, 512), (3, 4, 14, 3), 1, "prelu"),
+    "iresnet100": ((64, 128, 256, 512), (3, 13, 30, 3), 1, "prelu"),
 }
 
 
@@ -43,8 +47,8 @@ def spec(size: str, *, norm: Literal["group", "batch"], dim: int) -> IResNetSpec
         raise ValueError(f"unknown backbone {size!r}; there are {', '.join(SIZES)}")
     if not 8 <= dim <= 4096:
         raise ValueError(f"embedding size must be 8 to 4096, got {dim}")
-    widths, depths, stem_stride = SIZES[size]
-    return IResNetSpec(widths, depths, stem_stride, norm, dim)
+    widths, depths, stem_stride, activation = SIZES[size]
+    return IResNetSpec(widths, depths, stem_stride, activation, norm, dim)
 
 
 class IResNet(nn.Module):
@@ -56,7 +60,7 @@ class IResNet(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv2d(channels, first, 3, spec.stem_stride, 1, bias=False),
             _norm(spec, first),
-            nn.PReLU(first),
+            _activation(spec, first),
         ]
         side = -(-size // spec.stem_stride)
         entering = first
@@ -76,7 +80,7 @@ class IResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm, conv, norm, PReLU, conv (strided), norm; added to a projected shortcut where the shape changes."""
+    """norm, conv, norm, activation, conv (strided), norm; added to a projected shortcut where the shape changes."""
 
     def __init__(self, spec: IResNetSpec, entering: int, width: int, stride: int) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class _Block(nn.Module):
             _norm(spec, entering),
             nn.Conv2d(entering, width, 3, 1, 1, bias=False),
             _norm(spec, width),
-            nn.PReLU(width),
+            _activation(spec, width),
             nn.Conv2d(width, width, 3, stride, 1, bias=False),
             _norm(spec, width),
         )
@@ -100,6 +104,10 @@ def _norm(spec: IResNetSpec, channels: int) -> nn.Module:
     if spec.norm == "batch":
         return nn.BatchNorm2d(channels)
     return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+def _activation(spec: IResNetSpec, channels: int) -> nn.Module:
+    return nn.PReLU(channels) if spec.activation == "prelu" else nn.ReLU(inplace=True)
 
 
 def _initialise(net: nn.Module) -> None:

@@ -1,0 +1,188 @@
+"""Which objective learns best from few pictures: LFW people, several seeds, beside pytorch-metric-learning.
+
+    python tests/bench/study.py [--data FOLDER] [--steps N] [--seeds N] [--jobs N] [--only NAME ...] [--quick] [--json]
+
+Every line trains the same network on the same pictures in the same batches for the same number of steps; only what is
+minimised differs. Judged on the pair list of people that no line has seen. Each training has one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pytorch_metric_learning.losses import MultiSimilarityLoss, TripletMarginLoss
+from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMiner
+from torch import Tensor
+
+from metric_core.data.augment import augment
+from metric_core.data.faces import Faces, identity_codes
+from metric_core.data.loader import FaceDataset
+from metric_core.embeddings import Vectors
+from metric_core.evaluate import pairs, verification
+from metric_core.learn.collective import World
+from metric_core.learn.objective import Objective
+from metric_core.learn.step import global_loss, new_memory
+from metric_core.model.embedder import Embedder
+from workflows import catalogue, train_loop
+from workflows.catalogue import CatalogueConfig
+from workflows.train_config import TrainConfig
+
+Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
+DEFAULT = "default"
+PEER = "pml multi-similarity"
+SEMI_HARD = Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
+OBJECTIVES = {
+    DEFAULT: TrainConfig(faces="", out="").objective,
+    "semi-hard": SEMI_HARD,
+    "batch-hard": Objective(miner="batch-hard", form="soft"),
+    "softall": Objective(loss="softall", distance="cosine", temperature=1 / 16),
+    "multi-similarity": Objective(loss="multi-similarity", distance="cosine"),
+    "softall, memory": Objective(loss="softall", distance="cosine", temperature=1 / 16, memory_rows=1024),
+}
+LOCAL = {"semi-hard, local": "semi-hard", "softall, local": "softall"}
+WORKERS = 4
+"""Of local mining: each would see a quarter of the batch."""
+NAMES = (*OBJECTIVES, *LOCAL, PEER, "pml semi-hard")
+
+
+def loss_of(name: str, config: TrainConfig) -> Loss:
+    """What a line minimises."""
+    if name == PEER:
+        return _theirs(MultiSimilarityLoss(), MultiSimilarityMiner())
+    if name == "pml semi-hard":
+        return _theirs(TripletMarginLoss(margin=0.2), TripletMarginMiner(margin=0.2, type_of_triplets="semihard"))
+    objective = OBJECTIVES[LOCAL.get(name, name)]
+    memory = new_memory(objective, config.embedding_size, World(0, 1), torch.float32, "cpu")
+
+    def whole(emb_BD: Tensor, label_B: Tensor, id_B: Tensor, step: int) -> Tensor:
+        world = World(0, 1)
+        return global_loss(objective, world, emb_BD, label_B, id_B, seed=config.seed, step=step, memory=memory).loss
+
+    def local(emb_BD: Tensor, label_B: Tensor, id_B: Tensor, step: int) -> Tensor:
+        # Whole people a worker, as the sampler deals them; the mean is what gradient averaging makes of it.
+        of_B = torch.unique_consecutive(label_B, return_inverse=True)[1] * WORKERS // config.identities
+        return torch.stack(
+            [whole(emb_BD[of_B == w], label_B[of_B == w], id_B[of_B == w], step) for w in range(WORKERS)]
+        ).mean()
+
+    return local if name in LOCAL else whole
+
+
+def _theirs(loss: torch.nn.Module, miner: torch.nn.Module) -> Loss:
+    return lambda emb_BD, label_B, id_B, step: loss(emb_BD, label_B, miner(emb_BD, label_B))
+
+
+@cache
+def _pixels(faces: str, split: str, config: TrainConfig) -> tuple[pa.Table, Tensor]:
+    opened = Faces.open(faces)
+    table = opened.select(split)
+    dataset = FaceDataset(table, opened.root, config.preprocessing)
+    return table, dataset.collate([dataset[row] for row in range(len(dataset))]).pixels_BCSS
+
+
+def learn(name: str, config: TrainConfig) -> Embedder:
+    """The network after ``config.steps`` steps of a line's loss; everything else is what ``likeness train`` does."""
+    table, pixels_NCSS = _pixels(config.faces, "train", dataclasses.replace(config, seed=0))
+    code_N, id_N = identity_codes(table), table["face_id"].to_numpy()
+    sampler, embedder = train_loop.sampler_of(config, table), train_loop.initial(config)
+    optimizer, loss = train_loop.optimizer_of(config, embedder), loss_of(name, config)
+    for step in range(config.steps):
+        rows = sampler.rows(step)
+        train_loop.set_learning_rate(optimizer, config, step)
+        x_BCSS = augment(pixels_NCSS[rows], id_N[rows], config.augmentation, seed=config.seed, step=step)
+        labels, ids = torch.from_numpy(code_N[rows]), torch.from_numpy(id_N[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss(embedder(x_BCSS), labels, ids, step).backward()
+        optimizer.step()
+    return embedder.eval()
+
+
+def judge(embedder: Embedder, config: TrainConfig, pair_list: str) -> tuple[float, float]:
+    """Accuracy and AUC on the pair list."""
+    table, pixels_NCSS = _pixels(config.faces, "valid", dataclasses.replace(config, seed=0))
+    emb_ND = np.concatenate([embedder.embed(x)[0] for x in pixels_NCSS.split(256)])
+    names = np.array(table["identity"].to_pylist(), object)
+    vectors = Vectors(table["face_id"].to_numpy(), names, emb_ND)
+    listed = pairs.read_pairs(Path(pair_list).read_text(), pair_list)
+    content = Faces.open(config.faces).manifest.content
+    report = verification.report(
+        verification.score_pairs(listed, iter([vectors]), content["namespace"], content["salts"])
+    )
+    return report["accuracy"], report["auc"]
+
+
+def _trained(task: tuple[str, TrainConfig, str]) -> tuple[str, int, float, float, float]:
+    name, config, pair_list = task
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    embedder = learn(name, config)
+    seconds = time.monotonic() - start
+    return name, config.seed, *judge(embedder, config, pair_list), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    data = Path(os.environ.get("LIKENESS_DATA", "../shared/data")) / "lfw_dev"
+    parser.add_argument("--data", type=Path, default=data, help="folder with images/, splits.csv and pairs_valid.txt")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at once")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes: 25 steps, one seed")
+    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
+    options = parser.parse_args()
+    steps, seeds = (25, 1) if options.quick else (options.steps, options.seeds)
+    with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        faces = str(Path(scratch) / "faces")
+        catalogue.run(
+            CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
+        )
+        tasks = [
+            (name, TrainConfig(faces=faces, out="", steps=steps, seed=seed), str(options.data / "pairs_valid.txt"))
+            for seed in range(seeds)
+            for name in options.only
+        ]
+        done = list(pool.imap(_trained, tasks))
+    if options.json:
+        print(json.dumps(_cases(done, options.only)))
+        return
+    print(f"{steps} steps, seeds 0 to {seeds - 1}, {options.data.name}")
+    print(f"{'objective':<24}{'accuracy':>10}{'±':>8}{'AUC':>8}{'±':>8}{'s a step':>10}")
+    for name in options.only:
+        accuracy, auc, seconds = (np.array(x) for x in zip(*(r[2:] for r in done if r[0] == name)))
+        spread = [statistics.stdev(x) if seeds > 1 else float("nan") for x in (accuracy.tolist(), auc.tolist())]
+        print(
+            f"{name:<24}{accuracy.mean():>10.4f}{spread[0]:>8.4f}{auc.mean():>8.4f}{spread[1]:>8.4f}"
+            f"{seconds.mean() / steps:>10.3f}"
+        )
+
+
+def _cases(done: list[tuple[str, int, float, float, float]], names: list[str]) -> list[dict[str, object]]:
+    """Mean accuracy and AUC of every line; the peer's own lines have no ours."""
+    out: list[dict[str, object]] = []
+    for column, figure in ((2, "accuracy"), (3, "auc")):
+        mean = {n: statistics.mean(float(r[column]) for r in done if r[0] == n) for n in names}
+        peer = mean.get(PEER)
+        for name, ours in mean.items():
+            if not name.startswith("pml"):
+                ratio = None if peer is None else ours / peer
+                out.append({"case": f"{name}/{figure}", "ours": ours, "peer": peer, "ratio": ratio, "unit": "1"})
+    return out
+
+
+if __name__ == "__main__":
+    main()
