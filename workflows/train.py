@@ -30,7 +30,7 @@ from workflows.parts import console, lease, provenance, runtime, tracking
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
-from workflows.train_loop import STATE, sampler_of, train_loop, view_codes
+from workflows.train_loop import STATE, sampler_of, train_loop
 
 WORK = "_run"
 """Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
@@ -50,8 +50,6 @@ def run(config: TrainConfig) -> dict[str, Any]:
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
     sampler = sampler_of(config, train)
-    if config.objective.loss == "multi-view" and view_codes(train).max() < 1:
-        raise ConfigError("objective.loss is multi-view, but the catalogue names fewer than two views")
     if sampler.people_a_batch < config.workers:
         raise ConfigError(
             f"{config.workers} workers cannot share batches of {sampler.people_a_batch} people; lower workers"
@@ -101,8 +99,8 @@ def _check_places(config: TrainConfig, uris: list[str]) -> None:
 
 
 def _describe(config: TrainConfig, train: pa.Table, valid: pa.Table | None, sampler: BatchSampler) -> None:
-    people = len(sampler.people)
-    say(f"learning from {people} people with two or more pictures ({train.num_rows} pictures in all)")
+    people, what = len(sampler.people), "views" if config.draws_across_views else "pictures"
+    say(f"learning from {people} people with two or more {what} ({train.num_rows} pictures in all)")
     if sampler.people_a_batch < config.identities:
         say(f"batches hold {sampler.people_a_batch} people, not {config.identities}: there are no more")
     if valid is None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from metric_core.data.augment import Augmentation
+from metric_core.data.sampler import Weight
 from metric_core.image import Preprocessing
 from metric_core.learn.step import Objective
 from metric_core.model import backbones
@@ -41,6 +42,12 @@ class TrainConfig(RunOptions):
     """People a global batch (P)."""
     images: int = 4
     """Pictures a person in a batch (K)."""
+    person_weight: Weight = "uniform"
+    """How often a person is drawn: uniform takes everybody once an epoch; images draws in proportion to the number
+    of a person's pictures, sqrt-images to its square root."""
+    cross_view: bool = False
+    """Show every person of a batch in two views or more, leaving out people with only one; the multi-view loss
+    always does."""
     learning_rate: float = 1e-3
     """Peak of AdamW's learning rate, reached after the warm-up; it then falls to 0 along a cosine."""
     warmup: int = 100
@@ -135,6 +142,11 @@ class TrainConfig(RunOptions):
         """All of the model but its weights."""
         backbone = backbones.spec(self.backbone, norm=self.norm, dim=self.embedding_size)
         return ModelSpec(backbone, self.preprocessing, self.flip_average, self.objective.distance)
+
+    @property
+    def draws_across_views(self) -> bool:
+        """Whether batches show everybody in two views or more."""
+        return self.cross_view or self.objective.loss == "multi-view"
 
     @property
     def invariance_breaker(self) -> str | None:

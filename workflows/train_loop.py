@@ -70,8 +70,15 @@ class _Training:
 
 def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
     """The batches of a training. Raises TooFewImages."""
-    ids_N = train["face_id"].to_numpy()
-    return BatchSampler(identity_codes(train), ids_N, config.identities, config.images, config.seed)
+    return BatchSampler(
+        code_N=identity_codes(train),
+        face_id_N=train["face_id"].to_numpy(),
+        identities=config.identities,
+        images=config.images,
+        seed=config.seed,
+        weight=config.person_weight,
+        view_N=view_codes(train) if config.draws_across_views else None,
+    )
 
 
 def view_codes(train: pa.Table) -> np.ndarray:

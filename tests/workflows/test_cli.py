@@ -153,7 +153,7 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 OPTIONS = {
     "catalogue": "source out namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu loader-workers cache-mib precision steps "
-    "identities images learning-rate warmup weight-decay seed harden "
+    "identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from metric_core.data import synthetic
-from metric_core.data.synthetic import Person, Scene, draw, person, write_people
+from metric_core.data.cartoon import Person, Scene
+from metric_core.data.synthetic import draw, person, write_people
 
 PEOPLE, PICTURES, SEED = 60, 6, 11
 WHO = person(0, 0)
