@@ -13,7 +13,6 @@ from metric_core import storage
 from metric_core.data import synthetic
 from metric_core.data.augment import Augmentation
 from metric_core.errors import ConfigError
-from metric_core.learn.step import Objective
 from metric_core.model import bundle
 from workflows import catalogue, embed, evaluate, index, search, train, train_loop
 from workflows.catalogue import CatalogueConfig
@@ -89,8 +88,6 @@ def run(config: DemoConfig) -> dict[str, Any]:
             image_size=56,
             learning_rate=2e-3,
             colour="rgb",
-            # Every pair of the batch, softly weighted: it learns faster from a young network than any one triplet.
-            objective=Objective(loss="softall", distance="cosine", temperature=1 / 16),
             # The drawn scenes vary as it is.
             augmentation=Augmentation(rotate=0, scale=0, shift=0.03, light=0, erase=0),
             seed=config.seed,
