@@ -37,11 +37,11 @@ class DemoConfig(RunOptions):
     """Folder for everything the demo makes."""
     source: str | None = None
     """A folder of people to use instead of drawn faces."""
-    people: int = 800
+    people: int = 1000
     """People to draw."""
     pictures: int = 8
     """Pictures of each."""
-    steps: int = 750
+    steps: int = 1000
     """Training steps."""
     workers: int | None = None
     """Training workers; default: 2 where there are 2 CPUs."""
@@ -77,7 +77,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
             with _stage("draw", seconds):
                 source = _draw(config, out / "pictures")
         with _stage("catalogue", seconds):
-            catalogue.run(CatalogueConfig(source=source, out=uri["faces"], valid_fraction=1 / 8, seed=config.seed))
+            catalogue.run(CatalogueConfig(source=source, out=uri["faces"], valid_fraction=1 / 10, seed=config.seed))
         training = TrainConfig(
             faces=uri["faces"],
             out=uri["model"],
