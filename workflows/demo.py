@@ -21,6 +21,7 @@ from workflows.evaluate import EvaluateConfig
 from workflows.index import IndexConfig
 from workflows.parts import provenance, runtime
 from workflows.parts.console import say
+from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
 from workflows.parts.tracking import how_to_open
 from workflows.search import SearchConfig
@@ -49,10 +50,7 @@ class DemoConfig(RunOptions):
     """Of the faces, the split and the training."""
 
     def __post_init__(self) -> None:
-        rules = (("people", 12), ("pictures", 2), ("steps", 1))
-        problems = [
-            f"{n} is {getattr(self, n)}; it must be {low} or more" for n, low in rules if getattr(self, n) < low
-        ]
+        problems = too_low(self, people=12, pictures=2, steps=1, workers=1)
         if not storage.is_local(self.out):
             problems.append(f"out is {self.out}; the demo writes to a local folder")
         if problems:

@@ -21,6 +21,7 @@ from metric_core.index.spec import IndexSpec
 from metric_core.index.store import Content, Shard
 from workflows.parts import console, lease, provenance, runtime
 from workflows.parts.console import say
+from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
 
 QUERIES = 256
@@ -46,9 +47,7 @@ class IndexConfig(RunOptions):
     """Of the training sample, k-means and the recall sample."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.shards is not None and self.shards < 1:
-            problems.append(f"shards is {self.shards}; it must be 1 or more")
+        problems = too_low(self, shards=1)
         if not 0 < self.target_recall <= 1:
             problems.append(f"target_recall is {self.target_recall}; it must be a share, above 0 and at most 1")
         try:

@@ -18,6 +18,7 @@ from metric_core.index import store
 from metric_core.index.search import OpenIndex, check_fingerprint
 from workflows.parts import models, pictures, probes, provenance
 from workflows.parts.console import say
+from workflows.parts.options import too_low
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,7 @@ class SearchConfig:
     """The Faces that were indexed, for the gallery's pictures; default: where the index remembers them."""
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.top < 1:
-            problems.append(f"top is {self.top}; it must be 1 or more")
+        problems = too_low(self, top=1)
         if bool(self.image) == bool(self.embeddings):
             problems.append("give either --image or --embeddings")
         if self.image and not self.model:

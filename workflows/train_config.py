@@ -9,6 +9,7 @@ from metric_core.image import Preprocessing
 from metric_core.learn.step import Objective
 from metric_core.model import backbones
 from metric_core.model.embedder import ModelSpec
+from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
 
 
@@ -104,23 +105,16 @@ class TrainConfig(RunOptions):
     """Name under which the model is registered with MLflow."""
 
     def __post_init__(self) -> None:
-        problems = [
+        problems = too_low(self, loader_workers=0, cache_mib=0, warmup=0, max_failures=0)
+        problems += too_low(self, workers=1, steps=1, report_every=1, evaluate_every=1, checkpoint_every=1)
+        problems += [
             f"{name} is {value}; it must be {rule}"
             for name, value, fits, rule in (
-                ("workers", self.workers, self.workers >= 1, "1 or more"),
-                ("loader_workers", self.loader_workers, self.loader_workers >= 0, "0 or more"),
-                ("cache_mib", self.cache_mib, self.cache_mib >= 0, "0 or more"),
-                ("steps", self.steps, self.steps >= 1, "1 or more"),
                 ("identities", self.identities, self.identities >= max(2, self.workers), "2 and workers or more"),
                 ("images", self.images, self.images >= 2, "2 or more: an anchor needs a positive"),
                 ("learning_rate", self.learning_rate, 0 < self.learning_rate < 10, "above 0 and below 10"),
-                ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
                 ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 10, "0 to 10"),
-                ("report_every", self.report_every, self.report_every >= 1, "1 or more"),
-                ("evaluate_every", self.evaluate_every, self.evaluate_every >= 1, "1 or more"),
-                ("checkpoint_every", self.checkpoint_every, self.checkpoint_every >= 1, "1 or more"),
                 ("max_bad_fraction", self.max_bad_fraction, 0 <= self.max_bad_fraction <= 1, "a share, 0 to 1"),
-                ("max_failures", self.max_failures, self.max_failures >= 0, "0 or more"),
             )
             if not fits
         ]

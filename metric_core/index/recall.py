@@ -91,17 +91,6 @@ def recall_at(index: OpenIndex, truth: Truth, nprobe: int | None = None) -> floa
     return hits / int(there_Q.sum())
 
 
-def measure_recall(
-    index: OpenIndex,
-    query_QD: np.ndarray,
-    blocks: Iterable[Vectors],
-    k: int,
-    exclude_face_id_Q: np.ndarray | None = None,
-) -> float:
-    """Recall@k of the index as it is tuned now, against a scan of ``blocks``. Arguments and errors as in ``exact``."""
-    return recall_at(index, exact(query_QD, blocks, k, exclude_face_id_Q))
-
-
 def tune_nprobe(index: OpenIndex, truth: Truth, target: float) -> Tuned:
     """The smallest number of lists whose recall on ``truth`` reaches ``target``.
 

@@ -86,6 +86,21 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert any(line.startswith("-q: not expected") for line in lines)
 
 
+def test_every_number_out_of_range_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    train = "train --faces f --out o --steps 0 --warmup -1 --images 1 --cache-mib 0 --max-bad-fraction 2"
+    assert cli.main(train.split()) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "likeness train: warmup is -1; it must be 0 or more",
+        "likeness train: steps is 0; it must be 1 or more",
+        "likeness train: images is 1; it must be 2 or more: an anchor needs a positive",
+        "likeness train: max_bad_fraction is 2.0; it must be a share, 0 to 1",
+    ]
+    index = ["index", "--embeddings", "e", "--out", "o"]
+    assert cli.main([*index, "--print-config"]) == 0, "shards is not given: nothing to check"
+    assert cli.main([*index, "--shards", "0"]) == 2
+    assert "shards is 0; it must be 1 or more" in capsys.readouterr().err
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         parse("--faces", "f", "--out", "o", "--config", str(tmp_path / "no.yaml"))

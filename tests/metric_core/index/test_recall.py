@@ -14,9 +14,10 @@ IVF = IndexSpec(16, "IVF16,Flat", 2, nprobe=1)
 def test_a_flat_index_finds_everything(people, blocks_of, open_of):
     v = people(200, 5)
     index = open_of(v, FLAT)
-    assert recall.measure_recall(index, v.embedding_ND[:50], blocks_of(v, 70), 10) == 1.0
-    assert recall.measure_recall(index, v.embedding_ND[:50], blocks_of(v, 70), 10, v.face_id_N[:50]) == 1.0
+    others = recall.exact(v.embedding_ND[:50], blocks_of(v, 70), 10, v.face_id_N[:50])
+    assert recall.recall_at(index, others) == 1.0
     truth = recall.exact(v.embedding_ND[:50], blocks_of(v, 70), 10)
+    assert recall.recall_at(index, truth) == 1.0
     assert recall.tune_nprobe(index, truth, 0.99) == recall.Tuned(None, 1.0, 10, 50)
 
 
@@ -56,15 +57,15 @@ def test_tuned_nprobe_is_the_smallest_that_reaches_the_target(target, people, op
 def test_copies_of_a_picture_count_as_each_other(people, open_of):
     v = people()
     same = Vectors(v.face_id_N, v.identity_N, np.repeat(v.embedding_ND[:30], 10, axis=0))
-    assert recall.measure_recall(open_of(same, FLAT), same.embedding_ND[:50], [same], 5) == 1.0
+    assert recall.recall_at(open_of(same, FLAT), recall.exact(same.embedding_ND[:50], [same], 5)) == 1.0
 
 
 def test_fewer_vectors_than_asked_for(people, open_of):
     v = people(3, 1)
     index = open_of(v, FLAT)
-    assert recall.measure_recall(index, v.embedding_ND, [v], 10, v.face_id_N) == 1.0
+    assert recall.recall_at(index, recall.exact(v.embedding_ND, [v], 10, v.face_id_N)) == 1.0
     with pytest.raises(ValueError, match="at least one query"):
-        recall.measure_recall(index, v.embedding_ND[:0], [v], 10)
+        recall.recall_at(index, recall.exact(v.embedding_ND[:0], [v], 10))
     with pytest.raises(ValueError, match="target"):
         recall.tune_nprobe(index, recall.exact(v.embedding_ND, [v], 1), 0)
 
