@@ -27,7 +27,7 @@ JOBS = {
     "index": ("workflows.index", "IndexConfig", "build and publish a search index from embeddings"),
     "search": ("workflows.search", "SearchConfig", "find whom pictures show"),
     "verify": ("workflows.verify", "VerifyConfig", "decide whether two pictures show one person"),
-    "evaluate": ("workflows.evaluate", "EvaluateConfig", "measure verification or identification"),
+    "evaluate": ("workflows.evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
     "demo": ("workflows.demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
 }
 

@@ -1,4 +1,7 @@
-"""``likeness evaluate``: how good embeddings are, by the field's protocols: verification or identification."""
+"""``likeness evaluate``: how good embeddings are, by the field's protocols, from verification to clustering.
+
+What a protocol asks and what its figures mean is said in ``metric_core.evaluate``, one module a protocol.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +9,14 @@ from typing import Any
 from metric_core import storage
 from metric_core.embeddings import Embeddings
 from metric_core.errors import ConfigError
-from metric_core.evaluate import all_pairs, identification, pairs, verification
+from metric_core.evaluate import all_pairs, classification, clustering, identification, pairs, retrieval, verification
 
 MAX_PAIRS = 12_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure verification or identification."""
+    """Measure embeddings by one protocol."""
 
     embeddings: str
     """The Embeddings artefact to judge."""
@@ -25,10 +28,32 @@ class EvaluateConfig:
     """Verification without a list: as many impostor as genuine pairs, drawn from the embeddings by a fixed seed."""
     identification: bool = False
     """Closed-set search, one gallery picture a person: rank-1, rank-5, CMC."""
+    retrieval: bool = False
+    """Every picture asks for all others of its person: P@1, R-precision, MAP@R."""
+    clustering: bool = False
+    """Groups made without names, by Chinese Whispers, against the people: NMI, B-cubed and pairwise F."""
+    threshold: float | None = None
+    """Similarity from which on --clustering links two pictures, such as a model's operating point, in (0, 1); default:
+    the one with the best links by the labels."""
+    classification: bool = False
+    """Every picture is named by a weighted vote of its nearest others: accuracy."""
+    neighbours: int = 5
+    """Pictures that vote in --classification."""
 
     def __post_init__(self) -> None:
-        if [bool(self.pairs), self.verification, self.identification].count(True) != 1:
-            raise ConfigError("give one of --pairs FILE, --verification and --identification")
+        protocols = ("verification", "identification", "retrieval", "clustering", "classification")
+        problems = []
+        if [bool(self.pairs), *(getattr(self, name) for name in protocols)].count(True) != 1:
+            names = ", ".join(f"--{name}" for name in protocols[:-1])
+            problems.append(f"give exactly one of --pairs FILE, {names} and --{protocols[-1]}")
+        if self.threshold is not None and not self.clustering:
+            problems.append(f"threshold is {self.threshold}, but only --clustering takes one")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            problems.append(f"threshold is {self.threshold}; it must lie between 0 and 1")
+        if self.neighbours < 1:
+            problems.append(f"neighbours is {self.neighbours}; it must be 1 or more")
+        if problems:
+            raise ConfigError.of(problems)
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -36,13 +61,23 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 
     Returns:
         --pairs and --verification: {accuracy, accuracy_se, auc, eer, tar_at_far, pairs, pairs_skipped};
-        --identification: {rank1, rank5, probes, gallery, cmc}
+        --identification: {rank1, rank5, probes, gallery, cmc};
+        --retrieval: {precision_at_1, r_precision, map_at_r, queries, queries_skipped};
+        --clustering: {nmi, bcubed: {precision, recall, f}, pairwise: {precision, recall, f}, clusters, people,
+        pictures, threshold};
+        --classification: {accuracy, neighbours, queries, queries_skipped}
     """
     source = Embeddings.open(config.embeddings)
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:
         return verification.report(all_pairs.balanced_scores(source.load(), MAX_PAIRS, seed=0))
+    if config.retrieval:
+        return retrieval.report(source.load())
+    if config.clustering:
+        return clustering.report(source.load(), config.threshold)
+    if config.classification:
+        return classification.report(source.load(), config.neighbours)
     address = storage.absolute(config.pairs or "")
     listed = pairs.read_pairs(storage.read_bytes(address).decode(), address)
     salts = source.manifest.content["salts"]

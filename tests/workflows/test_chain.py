@@ -26,7 +26,7 @@ from metric_core.errors import (
     Unfinished,
 )
 from metric_core.model import bundle
-from workflows import catalogue, embed, evaluate, index, search, train, verify
+from workflows import catalogue, cli, embed, evaluate, index, search, train, verify
 from workflows.catalogue import CatalogueConfig
 from workflows.embed import EmbedConfig
 from workflows.evaluate import EvaluateConfig
@@ -177,7 +177,7 @@ def test_verify_decides_by_an_operating_point(chain: Chain, people: Path) -> Non
         verify.run(VerifyConfig(model=chain.model, images=[picture, picture], far=1e-6))
 
 
-def test_evaluate(chain: Chain, tmp_path: Path) -> None:
+def test_evaluate(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"person-{n:04d}" for n in range(24)]
     lines = ["2\t10"]
     for fold in range(2):
@@ -190,9 +190,38 @@ def test_evaluate(chain: Chain, tmp_path: Path) -> None:
     verified = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, verification=True))
     assert verified["pairs"] == 2 * 24 * 15, "all genuine pairs and as many impostor pairs"
     assert 0.5 < verified["accuracy"] <= 1
+    retrieved = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, retrieval=True))
+    assert (retrieved["queries"], retrieved["queries_skipped"]) == (144, 0)
+    assert 1 / 24 < retrieved["map_at_r"] <= retrieved["r_precision"] <= 1
+    classified = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, classification=True, neighbours=1))
+    assert classified["accuracy"] == pytest.approx(retrieved["precision_at_1"]), "one neighbour decides both"
+    clustered = evaluate.run(EvaluateConfig(embeddings=chain.embeddings, clustering=True, threshold=0.99))
+    assert (clustered["people"], clustered["pictures"], clustered["threshold"]) == (24, 144, 0.99)
+    assert 24 <= clustered["clusters"] <= 144
+    assert (
+        cli.main(["evaluate", "--embeddings", chain.embeddings, "--clustering", "--threshold", "0.99", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out) == clustered
     # The drawn corpus is not named as LFW is, so that no pair can be found: said, not skipped.
     with pytest.raises(Exception, match="none of the 40 pairs"):
         evaluate.run(EvaluateConfig(embeddings=chain.embeddings, pairs=str(tmp_path / "pairs.txt")))
+
+
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        ({}, ["give exactly one of --pairs FILE, --verification, --identification, --retrieval, --clustering and"]),
+        ({"retrieval": True, "pairs": "pairs.txt"}, ["give exactly one"]),
+        ({"retrieval": True, "threshold": 0.5}, ["only --clustering takes one"]),
+        ({"clustering": True, "threshold": 1.0, "neighbours": 0}, ["between 0 and 1", "neighbours is 0"]),
+    ],
+)
+def test_evaluate_is_told_one_protocol(options: dict, problems: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        EvaluateConfig(embeddings="e", **options)
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(problems)
+    assert all(problem in line for problem, line in zip(problems, lines))
 
 
 def test_vectors_of_two_models_are_never_mixed(chain: Chain, tmp_path: Path, people: Path) -> None:

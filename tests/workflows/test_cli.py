@@ -177,7 +177,8 @@ OPTIONS = {
     "index": "address verbose embeddings out shards target-recall memory-budget seed",
     "search": "index model image embeddings top out gallery faces",
     "verify": "model images far",
-    "evaluate": "embeddings pairs key-prefix verification identification",
+    "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
+    "neighbours",
     "demo": "address verbose out source people pictures steps workers seed",
 }
 
