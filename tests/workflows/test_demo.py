@@ -26,7 +26,9 @@ def test_a_small_demo(tmp_path: Path) -> None:
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert set(result) == {"verification", "rank1", "index_recall", "seconds", "artefacts"}
+    judged = {"verification", "rank1", "map_at_r", "bcubed_f", "classification"}
+    assert set(result) == judged | {"index_recall", "seconds", "artefacts"}
+    assert all(0 < result[name][when] <= 1 for name in judged for when in ("before", "after"))
     assert 0.5 < result["verification"]["after"] <= 1
     assert result["index_recall"] == 1
     assert sorted(os.listdir(cwd)) == ["likeness-demo"], "nothing but the demo's own folder"
