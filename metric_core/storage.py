@@ -61,6 +61,17 @@ def names(uri: str) -> list[str]:
         raise ConfigError(f"{uri} is a file; a folder was expected") from None
 
 
+def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the files, and of the folders, directly inside a folder; links count as what they lead to."""
+    if is_local(uri):
+        with os.scandir(uri) as inside:
+            found = [(entry.name, entry.is_dir()) for entry in inside]
+    else:
+        fs, path = _fs(uri)
+        found = [(e["name"].rstrip("/").rsplit("/", 1)[-1], e["type"] == "directory") for e in fs.ls(path, detail=True)]
+    return sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder)
+
+
 def size(uri: str) -> int:
     """Bytes of a file or object."""
     fs, path = _fs(uri)
@@ -98,7 +109,7 @@ def open_read(uri: str) -> BinaryIO:
     """A seekable binary reader. Raises ``Missing`` when nothing is there."""
     fs, path = _fs(uri)
     try:
-        return fs.open(path, "rb")
+        return open(path, "rb") if is_local(uri) else fs.open(path, "rb")
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
 

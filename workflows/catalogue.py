@@ -17,8 +17,8 @@ class CatalogueConfig:
     """List the faces of a corpus."""
 
     source: str
-    """A folder with one folder a person (any nesting above it), or a .csv or .parquet list with columns
-    path,identity and, if you have them, key,view,split."""
+    """A folder with one folder a person (any nesting above it); a .csv or .parquet list with columns path,identity
+    and, if you have them, key,view,split; an MXNet train.rec, or a folder of .rec files."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     namespace: str | None = None

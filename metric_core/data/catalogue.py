@@ -7,6 +7,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ import pyarrow.parquet as pq
 
 from metric_core import counter, schema, storage
 from metric_core.data import faces
-from metric_core.data.readers import Found, Source, folder, listing
+from metric_core.data.readers import Found, Source, folder, listing, shards
 from metric_core.errors import ConfigError, DataError, Missing
 
 ROW_GROUP = 65536
 
 
 def scan(address: str) -> Source:
-    """The source behind an address: an image folder, or a .csv or .parquet list.
+    """The source behind an address: an image folder, a .csv or .parquet list, or shards.
 
     Raises:
         Missing: nothing is there.
@@ -33,8 +34,12 @@ def scan(address: str) -> Source:
     if address.endswith((".csv", ".parquet")):
         return listing.scan(address)
     if storage.is_file(address):
-        raise DataError(f"{address} is neither a folder nor a .csv or .parquet list")
-    return folder.scan(address)
+        root, _, file = address.rpartition("/")
+        if not file.endswith(shards.ENDINGS):
+            raise DataError(f"{address} is neither a folder nor a .csv or .parquet list nor a .rec file")
+        return shards.scan(root, [file])
+    files = shards.inside(address)
+    return shards.scan(address, files) if files else folder.scan(address)
 
 
 def identify(keys: list[str], namespace: str) -> tuple[np.ndarray, dict[str, int]]:
@@ -105,16 +110,8 @@ def to_table(found: list[Found], namespace: str, split_of: Mapping[str, str]) ->
         raise DataError("no images were found; expected one folder a person with pictures in it")
     id_N, salts = identify([f.key for f in found], namespace)
     columns: dict[str, Any] = dict.fromkeys(schema.FACES.names)
-    columns |= {
-        "face_id": id_N,
-        "identity": [f.identity for f in found],
-        "key": [f.key for f in found],
-        "kind": [f.kind for f in found],
-        "uri": [f.uri for f in found],
-        "content_tag": [f.content_tag for f in found],
-        "view": [f.view for f in found],
-        "split": [split_of.get(f.identity, f.split) for f in found],
-    }
+    columns |= {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
+    columns |= {"face_id": id_N, "split": [split_of.get(f.identity, f.split) for f in found]}
     first: dict[str, str | None] = {}
     for person, split in zip(columns["identity"], columns["split"]):
         if first.setdefault(person, split) != split:

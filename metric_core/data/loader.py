@@ -40,7 +40,7 @@ class Batch:
 
 def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
     """One row's pixels, uint8 (C, S, S), or why there are none."""
-    locator = {name: table[name][row].as_py() for name in ("uri", "offset", "length")}
+    locator = {name: table[name][row].as_py() for name in readers.LOCATOR}
     try:
         return image.preprocess(readers.fetch(root, locator), how)
     except ImageUnreadable as error:

@@ -141,6 +141,17 @@ def test_walk_agrees_between_stores(tmp_path: Path, bucket: str) -> None:
     assert there == [path for path, _ in storage.walk(str(tmp_path))]
 
 
+def test_files_and_folders(place: str) -> None:
+    for path in ("b.txt", "z/1.jpg", "a.txt", "y/x/2.jpg"):
+        storage.write_bytes(storage.join(place, "top", path), b"x")
+    if storage.is_local(place):
+        os.symlink(storage.join(place, "top", "a.txt"), storage.join(place, "top", "c.txt"))
+        os.symlink(storage.join(place, "top", "y"), storage.join(place, "top", "w"))
+        assert storage.files_and_folders(storage.join(place, "top")) == (["a.txt", "b.txt", "c.txt"], ["w", "y", "z"])
+    else:
+        assert storage.files_and_folders(storage.join(place, "top")) == (["a.txt", "b.txt"], ["y", "z"])
+
+
 def test_content_tag_follows_the_bytes(place: str) -> None:
     address = storage.join(place, "face.jpg")
     storage.write_bytes(address, b"one")

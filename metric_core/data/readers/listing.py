@@ -1,6 +1,8 @@
 """A CSV or Parquet list of images: columns path, identity and, if they are there, key, view and split."""
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.data.readers import Found, Source, resolve
+from metric_core.data.readers.found import Found, Source, resolve
 from metric_core.errors import DataError, Missing
 
 REQUIRED = ("path", "identity")
@@ -24,7 +26,7 @@ def scan(address: str) -> Source:
     """
     table = _read(address)
     root, _, file = address.rpartition("/")
-    return Source(root=root, name=PurePosixPath(file).stem, faces=_faces(address, root, table))
+    return Source(root=root, name=PurePosixPath(file).stem, shards=[partial(_faces, address, root, table)])
 
 
 def _read(address: str) -> pa.Table:
@@ -54,7 +56,7 @@ def _read(address: str) -> pa.Table:
     return table
 
 
-def _faces(address: str, root: str, table: pa.Table) -> Iterator[Found]:
+def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterator[Found]:
     missing: list[str] = []
     seen: set[str] = set()
     for row in table.cast(pa.schema([(n, pa.string()) for n in table.column_names])).to_pylist():
