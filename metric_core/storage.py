@@ -72,6 +72,13 @@ def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
     return sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder)
 
 
+def glob(pattern: str) -> list[str]:
+    """Sorted addresses that fit a pattern with ``*``, ``?`` or ``[...]``."""
+    fs, path = _fs(pattern)
+    protocol = "" if is_local(pattern) else pattern.split("://")[0] + "://"
+    return [protocol + (found.lstrip("/") if protocol else found) for found in sorted(fs.glob(path))]
+
+
 def size(uri: str) -> int:
     """Bytes of a file or object."""
     fs, path = _fs(uri)

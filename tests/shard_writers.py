@@ -1,6 +1,8 @@
 """Small writers of the corpus formats, as their specifications say, for the tests of our readers."""
 
+import io
 import struct
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,3 +53,18 @@ def write_recordio(path: Path, pictures: list[Picture], *, header: bool = False,
     path.write_bytes(b"".join(data for _, data in records))
     if index:
         path.with_suffix(".idx").write_text("".join(lines))
+
+
+def write_tar(path: Path, members: dict[str, bytes], form: int = tarfile.USTAR_FORMAT) -> None:
+    """A plain tar of files."""
+    with tarfile.open(path, "w:", format=form) as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def webdataset(pictures: list[Picture]) -> dict[str, bytes]:
+    """The members of a shard: each picture with a .cls beside it."""
+    both = [(f"{p.key}.jpg", p.data, f"{p.key}.cls", p.identity.encode()) for p in pictures]
+    return {name: data for jpg, image, cls, identity in both for name, data in ((jpg, image), (cls, identity))}

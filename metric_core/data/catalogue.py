@@ -27,16 +27,16 @@ def scan(address: str) -> Source:
 
     Raises:
         Missing: nothing is there.
-        DataError: it is a file of a kind that is not read.
+        DataError: it is a file of a kind that is not read, or could be two things.
     """
     if not storage.exists(address):
+        if shards.is_pattern(address):
+            return shards.scan(*shards.matching(address))
         raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
     if address.endswith((".csv", ".parquet")):
         return listing.scan(address)
     if storage.is_file(address):
         root, _, file = address.rpartition("/")
-        if not file.endswith(shards.ENDINGS):
-            raise DataError(f"{address} is neither a folder nor a .csv or .parquet list nor a .rec file")
         return shards.scan(root, [file])
     files = shards.inside(address)
     return shards.scan(address, files) if files else folder.scan(address)
@@ -49,11 +49,19 @@ def identify(keys: list[str], namespace: str) -> tuple[np.ndarray, dict[str, int
 
     Returns:
         int64 (N,) face_ids in the order of ``keys``, and {key: salt} where the salt is not 0.
+
+    Raises:
+        DataError: a key stands twice.
     """
     id_of: dict[str, int] = {}
     salts: dict[str, int] = {}
     taken: set[int] = set()
     for key in sorted(keys, key=str.encode):
+        if key in id_of:
+            raise DataError(
+                f"the key {key!r} stands twice in the source; rename one, or catalogue the shards that repeat keys by "
+                f"themselves, each with a --namespace of its own"
+            )
         salt = 0
         while (number := faces.face_id(namespace, key, salt)) in taken:
             salt += 1

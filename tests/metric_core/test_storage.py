@@ -1,7 +1,5 @@
 import multiprocessing
 import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +7,6 @@ import pytest
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """A real S3-compatible server process on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket."""
-    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
-    import s3fs
-
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", s3_server),
-    ):
-        monkeypatch.setenv(name, value)
-    name = f"faces-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(name)
-    return f"s3://{name}"
 
 
 @pytest.fixture(params=["local", "s3"])
