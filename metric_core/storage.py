@@ -112,11 +112,15 @@ def walk(uri: str) -> Iterator[tuple[str, str]]:
     yield from _walk_local(uri, "")
 
 
-def open_read(uri: str) -> BinaryIO:
-    """A seekable binary reader. Raises ``Missing`` when nothing is there."""
+def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
+    """A seekable binary reader. Raises ``Missing`` when nothing is there.
+
+    ``ahead``: of an object store, fetch more than is asked for, in blocks: right for reading from front to end, and
+    wrong for jumping about.
+    """
     fs, path = _fs(uri)
     try:
-        return open(path, "rb") if is_local(uri) else fs.open(path, "rb")
+        return open(path, "rb") if is_local(uri) else fs.open(path, "rb", cache_type="readahead" if ahead else "none")
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
 

@@ -1,10 +1,14 @@
 """Small writers of the corpus formats, as their specifications say, for the tests of our readers."""
 
 import io
+import json
 import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 
@@ -68,3 +72,16 @@ def webdataset(pictures: list[Picture]) -> dict[str, bytes]:
     """The members of a shard: each picture with a .cls beside it."""
     both = [(f"{p.key}.jpg", p.data, f"{p.key}.cls", p.identity.encode()) for p in pictures]
     return {name: data for jpg, image, cls, identity in both for name, data in ((jpg, image), (cls, identity))}
+
+
+def write_parquet(path: Path, pictures: list[Picture], *, row_group: int = 5, names: list[str] | None = None) -> None:
+    """Hugging Face's layout with a key; with ``names`` the label is a number that stands for one."""
+    images = [{"bytes": p.data, "path": f"{p.key}.jpg"} for p in pictures]
+    columns = {"image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    columns["key"] = pa.array([p.key for p in pictures])
+    table = pa.table(columns | {"label": pa.array([p.identity for p in pictures])})
+    if names is not None:
+        table = pa.table(columns | {"label": pa.array([names.index(p.identity) for p in pictures])})
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=row_group)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from metric_core import counter, schema, storage
 from metric_core.data import faces
-from metric_core.data.readers import Found, Source, folder, listing, shards
+from metric_core.data.readers import Found, Source, folder, listing, parquet, shards
 from metric_core.errors import ConfigError, DataError, Missing
 
 ROW_GROUP = 65536
@@ -33,9 +33,9 @@ def scan(address: str) -> Source:
         if shards.is_pattern(address):
             return shards.scan(*shards.matching(address))
         raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
-    if address.endswith((".csv", ".parquet")):
-        return listing.scan(address)
     if storage.is_file(address):
+        if address.endswith(".csv") or (address.endswith(".parquet") and not parquet.has_images(address)):
+            return listing.scan(address)
         root, _, file = address.rpartition("/")
         return shards.scan(root, [file])
     files = shards.inside(address)

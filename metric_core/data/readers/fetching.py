@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from metric_core import storage
-from metric_core.data.readers import recordio
+from metric_core.data.readers import parquet, recordio
 from metric_core.data.readers.found import resolve
 from metric_core.errors import Missing
 
@@ -13,8 +13,15 @@ LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column")
 
 
 def fetch(root: str, row: Mapping[str, Any]) -> bytes:
-    """The image bytes that a Faces row points at. Raises ``Missing``."""
+    """The image bytes that a Faces row points at.
+
+    Raises:
+        Missing: the file is not there, or ends before the image does.
+        ImageUnreadable: what holds the image is damaged.
+    """
     address = resolve(root, row["uri"])
+    if row["kind"] == "parquet":
+        return parquet.fetch(address, row["row_group"], row["row"], row["column"])
     if row["length"] is None:
         return storage.read_bytes(address)
     data = storage.read_bytes(address, row["offset"], row["length"])

@@ -48,7 +48,7 @@ def _read(address: str) -> pa.Table:
     if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
         raise DataError(
             f"{address} has columns {', '.join(table.column_names)}; expected {', '.join(REQUIRED)} and, if you "
-            f"have them, {', '.join(OPTIONAL)}"
+            f"have them, {', '.join(OPTIONAL)}; or, in Parquet, image with the pictures' bytes and identity or label"
         )
     for name in REQUIRED:
         if table[name].null_count:

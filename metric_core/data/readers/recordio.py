@@ -23,7 +23,7 @@ import pyarrow.csv
 
 from metric_core import storage
 from metric_core.data.readers.found import Found
-from metric_core.errors import DataError, Missing
+from metric_core.errors import DataError, ImageUnreadable, Missing
 
 WHOLE, PARTS = "recordio", "recordio-parts"
 """Kinds of locator: the bytes of the image where its record is one part, else those of the record, to be joined."""
@@ -71,10 +71,13 @@ def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[
 
 
 def payload(record: bytes, where: str) -> bytes:
-    """The image's bytes in a record of several parts. Raises DataError."""
+    """The image's bytes in a record of several parts. Raises ImageUnreadable when it is damaged."""
     f = io.BytesIO(record)
-    data = _join(f, _parts(f, 0, len(record), where)[0])
-    _, _, length = _header(data, len(data), where)
+    try:
+        data = _join(f, _parts(f, 0, len(record), where)[0])
+        _, _, length = _header(data, len(data), where)
+    except DataError as error:
+        raise ImageUnreadable(f"corrupt: {error}") from error
     return data[len(data) - length :]
 
 

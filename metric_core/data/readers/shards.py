@@ -5,11 +5,11 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from metric_core import storage
-from metric_core.data.readers import recordio, webdataset
+from metric_core.data.readers import parquet, recordio, webdataset
 from metric_core.data.readers.found import Scan, Source
 from metric_core.errors import DataError, Missing
 
-ENDINGS = (".rec", ".tar")
+ENDINGS = (".rec", ".tar", ".parquet")
 PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar.{how}" for how in ("gz", "bz2", "xz", "zst", "lz4", "Z")))
 SPECIAL = re.compile(r"[*?\[{]")
 
@@ -24,7 +24,7 @@ def scan(root: str, files: list[str]) -> Source:
         if file.endswith(PACKED):
             raise webdataset.refuse_packed(storage.join(root, file), PurePosixPath(file).suffix)
         if not file.endswith(ENDINGS):
-            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, a .csv or .parquet list")
+            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)} and no .csv list")
     endings = sorted({PurePosixPath(file).suffix for file in files})
     if len(endings) > 1:
         raise DataError(f"{root} holds {' and '.join(endings)} files: which are the source? Give --source one kind")
@@ -81,5 +81,7 @@ def _braces(pattern: str) -> list[str]:
 def _shard(root: str, file: str, count: int) -> Scan:
     if file.endswith(".tar"):
         return partial(webdataset.faces, root, file)
+    if file.endswith(".parquet"):
+        return partial(parquet.faces, root, file)
     # One train.rec has the bare record numbers as keys; several need telling apart.
     return partial(recordio.faces, root, file, f"{PurePosixPath(file).with_suffix('')}/" if count > 1 else "")
