@@ -20,8 +20,23 @@ def test_write_read_and_names(place: str) -> None:
     assert storage.names(storage.join(place, "a")) == ["one.bin", "two.bin"]
     assert storage.read_bytes(storage.join(place, "a", "one.bin")) == b"0123456789"
     assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3, 4) == b"3456"
+    assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3) == b"3456789"
+    for offset in (8, 10, 20):
+        assert storage.read_bytes(storage.join(place, "a", "one.bin"), offset, 4) == b"0123456789"[offset : offset + 4]
     assert storage.size(storage.join(place, "a", "two.bin")) == 0
     assert storage.names(storage.join(place, "absent")) == []
+
+
+def test_many_reads_are_what_single_ones_are(place: str, tmp_path: Path) -> None:
+    here, there, nowhere = storage.join(place, "1"), str(tmp_path / "2"), storage.join(place, "3")
+    storage.write_bytes(here, b"0123456789")
+    storage.write_bytes(there, b"elsewhere")
+    ranges = [(here, 0, None), (here, 2, 3), (there, 4, None), (here, 9, 5), (here, 30, 2), (nowhere, 0, 4)] * 20
+    answers = storage.read_many(ranges)
+    assert answers[:5] == [b"0123456789", b"234", b"where", b"9", b""]
+    assert str(answers[5]) == f"{nowhere}: there is no such file"
+    assert [str(a) for a in answers] == [str(a) for a in answers[:6]] * 20
+    assert storage.read_many([]) == []
 
 
 def test_only_the_first_creator_wins(place: str) -> None:

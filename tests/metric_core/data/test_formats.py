@@ -97,4 +97,5 @@ def test_formats_that_go_by_path_agree(numbered: Rows, orl: list[Picture], tree:
 def test_a_changed_picture_is_a_difference(numbered: Rows, orl: list[Picture], tmp_path: Path) -> None:
     changed = [*orl[:-1], Picture(orl[-1].identity, orl[-1].key, orl[-1].data[:-3000] + bytes(3000))]
     write_recordio(tmp_path / "x.rec", changed)
-    assert sum(read(tmp_path / "x.rec")[face_id] != row for face_id, row in numbered.items()) == 1
+    rows = read(tmp_path / "x.rec")
+    assert sum(rows[face_id] != row for face_id, row in numbered.items()) == 1
