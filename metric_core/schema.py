@@ -22,6 +22,8 @@ FACES = pa.schema(
         pa.field("content_tag", pa.string(), nullable=False),
         pa.field("view", pa.string()),
         pa.field("split", pa.string()),
+        # 10 numbers; not a list of fixed size, which pyarrow 25 cannot read back when all are null
+        pa.field("landmarks", pa.list_(pa.float32())),
     ]
 )
 

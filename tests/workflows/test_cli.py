@@ -156,7 +156,7 @@ OPTIONS = {
     "identities images learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
-    "resize flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "
+    "resize align flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "
     "experiment run-name register",
     "embed": "address verbose faces model out split dtype unit-size batch actors gpu max-bad-fraction",
     "index": "address verbose embeddings out shards target-recall memory-budget seed",

@@ -3,11 +3,15 @@
 How each format is read is in the modules beside this one; getting at the bytes again is in ``fetching``.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from metric_core import storage
+from metric_core.errors import DataError
 
 Scan = Callable[[Counter[str]], Iterator["Found"]]
 """Yields one shard's faces in order, and counts the files that it passes over by their ending. It can be pickled."""
@@ -31,6 +35,8 @@ class Found:
     column: str | None = None
     view: str | None = None
     split: str | None = None
+    landmarks: tuple[float, ...] | None = None
+    """x1, y1 … x5, y5 in pixels of the upright picture: eyes, nose, corners of the mouth, each left to right."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,24 @@ class Source:
         """The faces of all shards, in source order. Raises DataError or Missing as the format's reader does."""
         for shard in self.shards:
             yield from shard(self.ignored)
+
+
+def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:
+    """The landmarks in a cell: 10 numbers, five pairs of them, or a text of such; None for an empty cell.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        words = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
+        if words is None or words == [""]:
+            return None
+        numbers = tuple(float(number) for pair in words for number in (pair if isinstance(pair, list) else [pair]))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 10 or not all(map(math.isfinite, numbers)):
+        raise DataError(f"{where}: {str(value)[:80]!r} are no landmarks; 10 numbers x1 y1 … x5 y5 were expected")
+    return numbers
 
 
 def resolve(root: str, uri: str) -> str:

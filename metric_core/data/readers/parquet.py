@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from metric_core import storage
-from metric_core.data.readers.found import Found
+from metric_core.data.readers.found import Found, read_landmarks
 from metric_core.errors import DataError, ImageUnreadable
 
 WHO = ("identity", "label")
 """The column that says who it is: the first that is there."""
 
-OPTIONAL = ("key", "view", "split")
+OPTIONAL = ("key", "view", "split", "landmarks")
 MAX_GROUP = 1 << 30
 """Bytes of images a row group: to read one image, all of its group must be read."""
 
@@ -41,7 +41,8 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
 
     Images are in the column ``image`` (or the only one there is with bytes): bytes, or Hugging Face's struct of bytes
     and path. ``identity`` or ``label`` says who it is; numbers stand for ClassLabel names if the file has such. The key
-    is in ``key`` if there is that column, else it is the file's name without its ending and the row's number.
+    is in ``key`` if there is that column, else it is the file's name without its ending and the row's number;
+    ``view``, ``split`` and ``landmarks`` are as in a list.
 
     Raises:
         DataError: columns are missing, a cell is empty, or a row group is too large.
@@ -79,6 +80,7 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
                     column=image,
                     view=cells.get("view"),
                     split=cells.get("split"),
+                    landmarks=read_landmarks(cells.get("landmarks"), f"{address}, row {number}"),
                 )
                 number += 1
 
@@ -177,8 +179,11 @@ def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> Non
 
 
 def _texts(table: pa.Table, address: str) -> pa.Table:
+    """The same with texts in all columns but the landmarks."""
+    as_texts = []
     for field in table.schema:
         kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
-        if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)):
+        if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)) and field.name != "landmarks":
             raise DataError(f"{address}: the column {field.name} is {field.type}; names or whole numbers were expected")
-    return table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+        as_texts.append((field.name, field.type if field.name == "landmarks" else pa.string()))
+    return table.cast(pa.schema(as_texts))

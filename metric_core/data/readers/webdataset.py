@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from metric_core import storage
 from metric_core.data.readers.folder import IMAGE_ENDINGS
-from metric_core.data.readers.found import Found
+from metric_core.data.readers.found import Found, read_landmarks
 from metric_core.errors import DataError
 
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -35,7 +35,7 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
     """The faces of one tar in its order; the key is a member's name without its ending.
 
     The identity is what ``.cls`` says, else ``identity`` or ``label`` in ``.json``, else ``.txt``, else the name of
-    the member's folder. The tar is read once from front to end; of images only the headers are looked at.
+    the member's folder. ``.json`` may have landmarks too. The tar is read once from front to end, images are not.
 
     Raises:
         DataError: the tar is compressed, damaged or cut short, or a sample has no identity or too many pictures.
@@ -48,11 +48,13 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
             pictures = _pictures(sample, address, ignored)
             if not pictures:
                 continue
-            identity = _identity(sample, address)
+            fields = _fields(sample, address)
+            identity = _identity(sample, fields, address)
+            points = read_landmarks(fields.get("landmarks"), f"{address}: {sample.name}.json")
             for number, ending in enumerate(pictures):
                 offset, length = sample.images[ending]
                 key = sample.name if number == 0 else sample.name + ending
-                yield Found(identity, key, file, tag, kind="tar", offset=offset, length=length)
+                yield Found(identity, key, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
 
 
 def refuse_packed(address: str, how: str) -> DataError:
@@ -128,16 +130,24 @@ def _pictures(sample: _Sample, address: str, ignored: Counter[str]) -> list[str]
     return plain or list(sample.images)
 
 
-def _identity(sample: _Sample, address: str) -> str:
+def _fields(sample: _Sample, address: str) -> dict[str, Any]:
+    """What the sidecars say: the .json's fields, and the texts of the others under their endings."""
     try:
-        said = {ending: sample.texts.get(ending, b"").decode().strip() for ending in SIDECARS}
-        fields: dict[str, Any] = json.loads(said[".json"]) if said[".json"] else {}
-        label = fields.get("identity", fields.get("label", ""))
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{address}: a sidecar of {sample.name} is no text, or its .json no object: {error}") from error
+        texts = {ending: data.decode().strip() for ending, data in sample.texts.items()}
+        fields = json.loads(texts.pop(".json", "") or "{}")
+    except ValueError as error:
+        raise DataError(f"{address}: a sidecar of {sample.name} is no text or no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{address}: {sample.name}.json holds {str(fields)[:40]}; an object was expected")
+    return fields | texts
+
+
+def _identity(sample: _Sample, fields: dict[str, Any], address: str) -> str:
+    label = fields.get("identity", fields.get("label", ""))
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise DataError(f"{address}: {sample.name}.json says {label!r} for the identity; a name or number was expected")
-    identity = said[".cls"] or str(label) or said[".txt"] or PurePosixPath(sample.name).parent.name
+    folder = PurePosixPath(sample.name).parent.name
+    identity = fields.get(".cls") or str(label) or fields.get(".txt") or folder
     if not identity:
         raise DataError(
             f"{address}: nothing says who {sample.name} is; expected {sample.name}.cls, a .json with identity or "

@@ -79,7 +79,7 @@ def test_who_it_is(tmp_path: Path) -> None:
     ("members", "message"),
     [
         ({"1.jpg": b""}, r"nothing says who 1 is; expected 1\.cls"),
-        ({"1.jpg": b"", "1.json": b"[1]"}, "a sidecar of 1 is no text, or its .json no object"),
+        ({"1.jpg": b"", "1.json": b"[1]"}, r"1\.json holds \[1\]; an object"),
         ({"1.jpg": b"", "1.json": b"{"}, "a sidecar of 1 is no text"),
         ({"1.jpg": b"", "1.cls": b"\xff"}, "a sidecar of 1 is no text"),
         ({"1.jpg": b"", "1.json": b'{"label": [1, 2]}'}, r"1\.json says \[1, 2\] for the identity"),
