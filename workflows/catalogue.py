@@ -19,8 +19,8 @@ class CatalogueConfig:
     source: str
     """A folder with one folder a person (any nesting above it); a .csv or .parquet list with columns path,identity
     and, if you have them, key,view,split,landmarks; an MXNet train.rec; a .tar, in WebDataset's layout or with one
-    folder a person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; or
-    a pattern, 'shards-{000..127}.tar'."""
+    folder a person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; a
+    pattern, 'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     namespace: str | None = None

@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ import pyarrow.parquet as pq
 
 from metric_core import counter, schema, storage
 from metric_core.data import faces
-from metric_core.data.readers import Found, Source, folder, listing, parquet, shards
+from metric_core.data.readers import Found, Source, folder, listing, parquet, pickled, shards
 from metric_core.errors import ConfigError, DataError, Missing
 
 ROW_GROUP = 65536
 
 
 def scan(address: str) -> Source:
-    """The source behind an address: an image folder, a .csv or .parquet list, or shards.
+    """The source behind an address: an image folder, a .csv or .parquet list, shards, or a verification set.
 
     Raises:
         Missing: nothing is there.
@@ -37,6 +38,8 @@ def scan(address: str) -> Source:
         if address.endswith(".csv") or (address.endswith(".parquet") and not parquet.has_images(address)):
             return listing.scan(address)
         root, _, file = address.rpartition("/")
+        if address.endswith(".bin"):
+            return Source(root, file.removesuffix(".bin"), [partial(pickled.faces, root, file)])
         return shards.scan(root, [file])
     files = shards.inside(address)
     return shards.scan(address, files) if files else folder.scan(address)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
-from metric_core.data.readers import parquet, recordio
+from metric_core.data.readers import parquet, pickled, recordio
 from metric_core.data.readers.found import resolve
 from metric_core.errors import ImageUnreadable, Missing
 
@@ -16,6 +16,9 @@ GAP = 128 << 10
 """Bytes between two images that are read too, to get both at once: less than a request to a store costs in time."""
 SPAN = 16 << 20
 """Bytes read at once at most, unless one image is larger."""
+
+UNWRAP = {recordio.PARTS: recordio.payload, pickled.TEXT: pickled.decode}
+"""Kinds whose range holds the image in a form of its own."""
 
 Row = Mapping[str, Any]
 Fetched = bytes | Missing | ImageUnreadable
@@ -98,7 +101,7 @@ def _cut(data: bytes, span: _Span, row: Row) -> Fetched:
         )
     image = data[start : start + row["length"]]
     try:
-        return recordio.payload(image, span.address) if row["kind"] == recordio.PARTS else image
+        return UNWRAP[row["kind"]](image, span.address) if row["kind"] in UNWRAP else image
     except ImageUnreadable as error:
         return error
 

@@ -24,7 +24,7 @@ def scan(root: str, files: list[str]) -> Source:
         if file.endswith(PACKED):
             raise webdataset.refuse_packed(storage.join(root, file), PurePosixPath(file).suffix)
         if not file.endswith(ENDINGS):
-            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)} and no .csv list")
+            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, .csv and .bin")
     endings = sorted({PurePosixPath(file).suffix for file in files})
     if len(endings) > 1:
         raise DataError(f"{root} holds {' and '.join(endings)} files: which are the source? Give --source one kind")
