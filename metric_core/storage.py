@@ -19,6 +19,9 @@ from fsspec.core import url_to_fs
 
 from metric_core.errors import ConfigError, Missing
 
+UNFINISHED = ".unfinished"
+"""Ending of a local file's name before it is whole."""
+
 
 def is_local(uri: str) -> bool:
     """Whether the address is a path on this machine (or a mount that looks like one)."""
@@ -110,9 +113,11 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
             return Path(uri.removeprefix("file://")).read_bytes()
         except FileNotFoundError:
             raise Missing(f"{uri}: there is no such file") from None
-    with open_read(uri) as f:
-        f.seek(offset)
-        return f.read() if length is None else f.read(length)
+    fs, path = _fs(uri)
+    try:  # one request on an object store, where opening asks for the size first
+        return fs.cat_file(path, start=offset or None, end=None if length is None else offset + length)
+    except FileNotFoundError:
+        raise Missing(f"{uri}: there is no such file") from None
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -177,7 +182,6 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     fs, path = _fs(uri)
     if "s3" not in fs.protocol:
         raise ConfigError(f"{uri}: conditional replacement needs a local path or s3://, not {fs.protocol}")
-    fs.invalidate_cache(path)
     if not fs.exists(path):
         return False
     tag = fs.info(path)["ETag"]
@@ -208,6 +212,13 @@ def remove(uri: str) -> None:
         fs.rm_file(path)
 
 
+def remove_unfinished(uri: str) -> None:
+    """Delete what writers that were killed have left directly inside a folder; other stores show no such thing."""
+    if is_local(uri) and Path(uri).is_dir():
+        for path in Path(uri).glob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
+
+
 def sha256(uri: str) -> str:
     """Hex digest of an object's bytes, read in 8 MiB pieces."""
     digest = hashlib.sha256()
@@ -236,6 +247,7 @@ def _fs(uri: str) -> tuple[Any, str]:
     fs, path = url_to_fs(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
+    fs.invalidate_cache(path)  # a listing from before does not know what other processes have written since
     return fs, path
 
 
@@ -264,7 +276,7 @@ def _beside(uri: str) -> Iterator[Path]:
     """A temporary name in the target's own folder, since rename is atomic only within a file system."""
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent)
     os.close(handle)
     temp = Path(name)
     os.chmod(temp, 0o644)

@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +54,21 @@ def test_write_read_and_names(place: str) -> None:
     assert storage.names(storage.join(place, "a")) == ["one.bin", "two.bin"]
     assert storage.read_bytes(storage.join(place, "a", "one.bin")) == b"0123456789"
     assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3, 4) == b"3456"
+    assert storage.read_bytes(storage.join(place, "a", "one.bin"), 4) == b"456789"
     assert storage.size(storage.join(place, "a", "two.bin")) == 0
+    assert storage.read_bytes(storage.join(place, "a", "two.bin")) == b""
+    with pytest.raises(Missing, match=r"a/three\.bin"):
+        storage.read_bytes(storage.join(place, "a", "three.bin"))
     assert storage.names(storage.join(place, "absent")) == []
+
+
+def test_a_listing_sees_what_other_processes_wrote(bucket: str) -> None:
+    storage.write_bytes(storage.join(bucket, "done", "1"), b"")
+    assert storage.names(storage.join(bucket, "done")) == ["1"]
+    code = f"from metric_core import storage; storage.write_bytes('{bucket}/done/2', b'')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(__file__).parents[2])
+    assert storage.names(storage.join(bucket, "done")) == ["1", "2"]
+    assert storage.exists(storage.join(bucket, "done", "2"))
 
 
 def test_only_the_first_creator_wins(place: str) -> None:
