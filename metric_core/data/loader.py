@@ -3,8 +3,9 @@
 Augmentation (``augment``) and the network are applied by the caller to whole batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from metric_core.data import readers
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.image import Preprocessing
+
+LOCATOR = ("uri", "offset", "length")
+"""The columns that say where a row's bytes are."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,28 @@ class Batch:
     bad: list[Bad]
 
 
-def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
-    """One row's pixels, uint8 (C, S, S), or why there are none."""
-    locator = {name: table[name][row].as_py() for name in ("uri", "offset", "length")}
+def fetched(root: str, row: int, locator: Mapping[str, Any]) -> bytes | Bad:
+    """The image bytes of a row, whose ``LOCATOR`` columns are given, or why there are none."""
     try:
-        return image.preprocess(readers.fetch(root, locator), how)
+        return readers.fetch(root, locator)
+    except Missing as error:
+        return Bad(row, "missing", str(error))
+
+
+def decoded(row: int, data: bytes | Bad, how: Preprocessing) -> np.ndarray | Bad:
+    """Fetched bytes as pixels, uint8 (C, S, S), or why there are none."""
+    if isinstance(data, Bad):
+        return data
+    try:
+        return image.preprocess(data, how)
     except ImageUnreadable as error:
         reason, _, detail = str(error).partition(": ")
         return Bad(row, reason, detail)
-    except Missing as error:
-        return Bad(row, "missing", str(error))
+
+
+def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
+    """One row's pixels, uint8 (C, S, S), or why there are none."""
+    return decoded(row, fetched(root, row, {name: table[name][row].as_py() for name in LOCATOR}), how)
 
 
 class FaceDataset(Dataset):
