@@ -106,7 +106,7 @@ class Books:
         figures = self.figures(elapsed)
         if not self.fresh:
             return f"{self.rejected} rejects"
-        left = timedelta(seconds=round((self.total - self.done) / figures["images_per_second"]))
+        left = timedelta(seconds=round((self.total - self.done) * elapsed / self.fresh))
         slowest = self.pools.slowest(self.seconds)
         return f"{figures['images_per_second']:.0f} images/s, {left} left, {self.rejected} rejects, slowest: {slowest}"
 

@@ -114,10 +114,9 @@ class Flow:
 
     def _failed(self, unit: Any, error: RayError) -> None:
         """Put a unit back to the front (None: an actor that did not come up), or give up."""
-        transient = not isinstance(error, RayTaskError) or isinstance(error.cause, (OSError, RayError))
-        self._failures[unit] += 1
-        if not transient or (unit is None and isinstance(error, RayTaskError)):
+        if isinstance(error, RayTaskError) and not isinstance(error.cause, (OSError, RayError)):
             raise runtime.cause(error) from error
+        self._failures[unit] += 1
         if self._failures[unit] >= ATTEMPTS:
             cause: LikenessError = runtime.cause(error)
             raise JobFailed(f"{unit or 'the actors'}: given up after {ATTEMPTS} attempts; {cause}") from error
