@@ -26,6 +26,8 @@ READERS = 8
 """Threads that read local files together."""
 STRIPE = 16
 """Files or ranges that are worth a thread."""
+UNFINISHED = ".unfinished"
+"""Ending of a local file's name before it is whole."""
 
 
 def is_local(uri: str) -> bool:
@@ -227,7 +229,6 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     fs, path = _fs(uri)
     if "s3" not in fs.protocol:
         raise ConfigError(f"{uri}: conditional replacement needs a local path or s3://, not {fs.protocol}")
-    fs.invalidate_cache(path)
     if not fs.exists(path):
         return False
     tag = fs.info(path)["ETag"]
@@ -256,6 +257,13 @@ def remove(uri: str) -> None:
     fs, path = _fs(uri)
     if fs.exists(path):
         fs.rm_file(path)
+
+
+def remove_unfinished(uri: str) -> None:
+    """Delete what writers that were killed have left directly inside a folder; other stores show no such thing."""
+    if is_local(uri) and Path(uri).is_dir():
+        for path in Path(uri).glob(f".*{UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
 
 def sha256(uri: str) -> str:
@@ -312,6 +320,7 @@ def _fs(uri: str) -> tuple[Any, str]:
     fs, path = url_to_fs(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
+    fs.invalidate_cache(path)  # a listing from before does not know what other processes have written since
     return fs, path
 
 
@@ -340,7 +349,7 @@ def _beside(uri: str) -> Iterator[Path]:
     """A temporary name in the target's own folder, since rename is atomic only within a file system."""
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent)
     os.close(handle)
     temp = Path(name)
     os.chmod(temp, 0o644)

@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ def test_write_read_and_names(place: str) -> None:
     for offset in (8, 10, 20):
         assert storage.read_bytes(storage.join(place, "a", "one.bin"), offset, 4) == b"0123456789"[offset : offset + 4]
     assert storage.size(storage.join(place, "a", "two.bin")) == 0
+    assert storage.read_bytes(storage.join(place, "a", "two.bin")) == b""
+    with pytest.raises(Missing, match=r"a/three\.bin"):
+        storage.read_bytes(storage.join(place, "a", "three.bin"))
     assert storage.names(storage.join(place, "absent")) == []
 
 
@@ -37,6 +42,15 @@ def test_many_reads_are_what_single_ones_are(place: str, tmp_path: Path) -> None
     assert str(answers[5]) == f"{nowhere}: there is no such file"
     assert [str(a) for a in answers] == [str(a) for a in answers[:6]] * 20
     assert storage.read_many([]) == []
+
+
+def test_a_listing_sees_what_other_processes_wrote(bucket: str) -> None:
+    storage.write_bytes(storage.join(bucket, "done", "1"), b"")
+    assert storage.names(storage.join(bucket, "done")) == ["1"]
+    code = f"from metric_core import storage; storage.write_bytes('{bucket}/done/2', b'')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(__file__).parents[2])
+    assert storage.names(storage.join(bucket, "done")) == ["1", "2"]
+    assert storage.exists(storage.join(bucket, "done", "2"))
 
 
 def test_only_the_first_creator_wins(place: str) -> None:

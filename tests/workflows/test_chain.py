@@ -85,12 +85,15 @@ def test_registered_model_is_the_model(chain: Chain, monkeypatch: pytest.MonkeyP
 
 
 def test_books_balance_and_parts_fit_the_schema(chain: Chain) -> None:
-    assert chain.answers["embed"] | {"seconds": 0, "images_per_second": 0} == {
+    times = ("seconds", "startup_seconds", "images_per_second")
+    assert all(chain.answers["embed"][name] > 0 for name in times)
+    assert chain.answers["embed"] | dict.fromkeys(times, 0) == {
         "embeddings": chain.embeddings,
         "embedded": 144,
         "quarantined": 0,
         "reused": 0,
         "seconds": 0,
+        "startup_seconds": 0,
         "images_per_second": 0,
     }
     source = Embeddings.open(chain.embeddings)

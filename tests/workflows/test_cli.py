@@ -158,7 +158,8 @@ OPTIONS = {
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "
     "experiment run-name register",
-    "embed": "address verbose faces model out split dtype unit-size batch actors gpu max-bad-fraction",
+    "embed": "address verbose faces model out split dtype precision unit-size batch actors decoders gpu gpu-per-actor "
+    "max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
     "index": "address verbose embeddings out shards target-recall memory-budget seed",
     "search": "index model image embeddings top out gallery faces",
     "verify": "model images far",

@@ -12,7 +12,7 @@ from PIL import Image
 from shard_writers import write_tar
 
 from metric_core import image, schema
-from metric_core.data import catalogue, loader
+from metric_core.data import catalogue, loader, rows
 from metric_core.data.loader import Bad, FaceDataset
 from metric_core.errors import DataError
 from metric_core.image import Preprocessing
@@ -29,7 +29,7 @@ def picture(number: int) -> bytes:
 
 def table_of(address: Path) -> tuple[pa.Table, str]:
     source = catalogue.scan(str(address))
-    table, _ = catalogue.to_table(list(source.faces), "n", {})
+    table = catalogue.to_table(list(source.faces), "n", {})
     return schema.check(table, schema.FACES, "rows"), source.root
 
 
@@ -105,3 +105,19 @@ def test_cells_that_are_no_landmarks(tmp_path: Path, cell: str) -> None:
     (tmp_path / "faces.csv").write_text(f"path,identity,landmarks\n1.png,a,{cell}\n")
     with pytest.raises(DataError, match=rf"faces\.csv, row 1: '{cell}' are no landmarks; 10 numbers"):
         table_of(tmp_path / "faces.csv")
+
+
+def test_the_digest_sees_whose_they_are(tmp_path: Path) -> None:
+    lines = [f"{n}.png,a\n" for n in range(3)]
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    (tmp_path / "faces.csv").write_text("path,identity\n" + "".join(lines))
+    table, _ = table_of(tmp_path / "faces.csv")
+    digests = set()
+    for points in ([None] * 3, [POINTS, None, None], [None, POINTS, None], [POINTS[::-1], None, None], [POINTS] * 3):
+        column = pa.array(points, schema.FACES.field("landmarks").type)
+        changed = table.set_column(table.schema.get_field_index("landmarks"), schema.FACES.field("landmarks"), column)
+        digest = rows.Digest()
+        assert sum(t.num_rows for t in digest.over([changed])) == 3
+        digests.add(digest.hexdigest())
+    assert len(digests) == 5
