@@ -1,24 +1,26 @@
 """``likeness catalogue``: a corpus of face pictures to Faces, the list that the other jobs read. No image is copied."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import manifest, storage
 from metric_core.data import catalogue
-from metric_core.data.readers import Found
-from metric_core.data.rows import ROW_GROUP, Digest
+from metric_core.data.rows import Digest
 from metric_core.errors import ConfigError, DataError, Occupied
 from metric_core.manifest import Manifest
-from workflows.parts import provenance
+from workflows.parts import provenance, scanning
 from workflows.parts.console import say
+from workflows.parts.runtime import RunOptions
 
 
-@dataclass(frozen=True)
-class CatalogueConfig:
+@dataclass(frozen=True, kw_only=True)
+class CatalogueConfig(RunOptions):
     """List the faces of a corpus."""
 
     source: str
@@ -57,34 +59,25 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     source = catalogue.scan(source_address)
     namespace = config.namespace or source.name
     splits = _Splits(config)
-    found = _counted(source.faces)
-    first = next(found, None)
-    if first is None:
-        raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
-    tables = (catalogue.to_table(some, namespace, splits.of(some)) for some in chain([first], found))
-    plan = {"root": source.root, "namespace": namespace}
-    done = manifest.begin(out, "faces", plan)
-    if done:
-        _refuse_other_rows(done, tables)
-        content = done.content
-        say(f"{out} is finished already; nothing to do")
-    else:
-        content = plan | catalogue.write(out, tables, namespace)
-        splits.report()
-        manifest.write(out, "faces", content, provenance.record())
+    with closing(scanning.tables(source, namespace, config)) as scanned:
+        found = (table for table in scanned if table.num_rows)
+        first = next(found, None)
+        if first is None:
+            raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
+        tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
+        plan = {"root": source.root, "namespace": namespace}
+        done = manifest.begin(out, "faces", plan)
+        if done:
+            _refuse_other_rows(done, tables)
+            content = done.content
+            say(f"{out} is finished already; nothing to do")
+        else:
+            content = plan | catalogue.write(out, tables, namespace)
+            splits.report()
+            manifest.write(out, "faces", content, provenance.record())
     for ending, count in sorted(source.ignored.items()):
         say(f"passed over {count} files ending in {ending}: not pictures")
     return {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
-
-
-def _counted(faces: Iterator[Found]) -> Iterator[list[Found]]:
-    """The same faces by the thousand, with a line now and then, since how many there are is not known beforehand."""
-    number = 0
-    while found := list(islice(faces, ROW_GROUP)):
-        yield found
-        if (number + len(found)) // 100_000 > number // 100_000:
-            say(f"{number + len(found):,} pictures found")
-        number += len(found)
 
 
 def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
@@ -106,9 +99,9 @@ class _Splits:
         self._unlisted: set[str] = set()
         self._listed = False
 
-    def of(self, found: list[Found]) -> dict[str, str]:
+    def of(self, table: pa.Table) -> dict[str, str]:
         """The splits of these faces' people."""
-        people = {face.identity for face in found}
+        people = set(pc.unique(table["identity"]).to_pylist())
         if self._config.splits:
             self._unlisted |= people - self._given.keys()
             self._listed |= not people.isdisjoint(self._given)

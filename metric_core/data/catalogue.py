@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import counter, schema, storage
 from metric_core.data import faces, rows
@@ -117,20 +118,20 @@ def read_splits(address: str) -> dict[str, str]:
     return out
 
 
-def to_table(found: list[Found], namespace: str, split_of: Mapping[str, str]) -> pa.Table:
-    """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet.
+def to_table(found: list[Found], namespace: str) -> pa.Table:
+    """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet."""
+    columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
+    columns["face_id"] = _unsalted(columns["key"], namespace)
+    return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
 
-    A row's own split, from a list, stands unless ``split_of`` names the person.
-    """
-    columns: dict[str, Any] = dict.fromkeys(schema.FACES.names)
-    columns |= {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
-    columns["face_id"] = _unsalted([f.key for f in found], namespace)
-    columns["split"] = [split_of.get(f.identity, f.split) for f in found]
-    arrays = [
-        pa.nulls(len(found), f.type) if columns[f.name] is None else pa.array(columns[f.name], f.type)
-        for f in schema.FACES
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema.FACES)
+
+def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
+    """The rows with the splits of their people; the row's own, from a list, stands where its person has none."""
+    people = table["identity"].combine_chunks().dictionary_encode()
+    given = pa.array([split_of.get(person) for person in people.dictionary.to_pylist()], pa.string())
+    place = schema.FACES.get_field_index("split")
+    split = pc.coalesce(given.take(people.indices), table["split"].combine_chunks())
+    return table.set_column(place, schema.FACES.field(place), split)
 
 
 def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any
 
     def counted() -> Iterator[pa.Table]:
         for table in digest.over(tables):
-            ids.append(table["face_id"].to_numpy())
+            ids.append(np.array(table["face_id"]))  # a copy, for a view would keep all the other columns alive
             census.add(table)
             yield table
 

@@ -151,7 +151,7 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
-    "catalogue": "source out namespace splits valid-fraction seed",
+    "catalogue": "address verbose source out namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu loader-workers cache-mib precision steps "
     "identities images learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "

@@ -27,7 +27,7 @@ def test_a_folder_a_person_with_any_nesting_above(tmp_path: Path) -> None:
 def test_ids_depend_on_namespace_and_key_alone(tmp_path: Path) -> None:
     one = tree(tmp_path / "1", "a/Ann/1.jpg", "a/Ann/2.jpg")
     two = tree(tmp_path / "2", "a/Ann/2.png", "a/Ann/3.png")
-    tables = [catalogue.to_table(list(catalogue.scan(s).faces), "faces", {}).to_pylist() for s in (one, two)]
+    tables = [catalogue.to_table(list(catalogue.scan(s).faces), "faces").to_pylist() for s in (one, two)]
     ids = [{row["key"]: row["face_id"] for row in table} for table in tables]
     assert ids[0]["a/Ann/2"] == ids[1]["a/Ann/2"] == face_id("faces", "a/Ann/2")
     assert face_id("other", "a/Ann/2") != ids[0]["a/Ann/2"]
@@ -81,7 +81,7 @@ def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
     root = tree(tmp_path, "p/2.jpg", "p/1.jpg")
     (tmp_path / "list.csv").write_text("path,identity,view,split\np/2.jpg,007,id,train\np/1.jpg,Bob,,train\n")
     source = catalogue.scan(f"{root}/list.csv")
-    rows = catalogue.to_table(list(source.faces), source.name, {}).to_pylist()
+    rows = catalogue.to_table(list(source.faces), source.name).to_pylist()
     assert [(r["identity"], r["view"], r["split"]) for r in rows] == [("007", "id", "train"), ("Bob", None, "train")]
     assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
 
@@ -101,6 +101,15 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         list(catalogue.scan(f"{root}/list.csv").faces)
+
+
+def test_a_split_file_goes_before_the_list_s_own(tmp_path: Path) -> None:
+    root = tree(tmp_path, "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    (tmp_path / "list.csv").write_text("path,identity,split\n1.jpg,A,x\n2.jpg,B,y\n3.jpg,A,x\n4.jpg,C,\n")
+    table = catalogue.to_table(list(catalogue.scan(f"{root}/list.csv").faces), "n")
+    assert catalogue.with_splits(table, {"B": "z", "D": "w"})["split"].to_pylist() == ["x", "z", "x", None]
+    assert catalogue.with_splits(table, {}).equals(table)
+    assert catalogue.with_splits(table.slice(0, 0), {"B": "z"}).num_rows == 0
 
 
 def test_seeded_splits_are_by_person_and_stay_when_people_join() -> None:

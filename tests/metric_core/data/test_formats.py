@@ -34,7 +34,7 @@ def tree(orl: list[Picture], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(address: object) -> Rows:
     """By face_id: all that the formats agree on, and the pixels."""
     source = catalogue.scan(str(address))
-    table = catalogue.to_table(list(source.faces), "orl", {})
+    table = catalogue.to_table(list(source.faces), "orl")
     agreed = table.select(["identity", "key", "view", "split"]).to_pylist()
     out = {}
     for row, (face_id, cells) in enumerate(zip(table["face_id"].to_pylist(), agreed)):

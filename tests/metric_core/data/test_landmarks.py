@@ -29,7 +29,7 @@ def picture(number: int) -> bytes:
 
 def table_of(address: Path) -> tuple[pa.Table, str]:
     source = catalogue.scan(str(address))
-    table = catalogue.to_table(list(source.faces), "n", {})
+    table = catalogue.to_table(list(source.faces), "n")
     return schema.check(table, schema.FACES, "rows"), source.root
 
 

@@ -32,7 +32,8 @@ def found(count: int, start: int = 0) -> list[Found]:
 
 def tables(count: int, cut: int) -> Iterator[pa.Table]:
     for start in range(0, count, cut):
-        yield catalogue.to_table(found(min(cut, count - start), start), "n", {"p0": "valid", "p1": "train"})
+        table = catalogue.to_table(found(min(cut, count - start), start), "n")
+        yield catalogue.with_splits(table, {"p0": "valid", "p1": "train"})
 
 
 def written(tmp_path: Path, count: int, cut: int) -> Faces:
@@ -133,7 +134,7 @@ def test_ids_that_collide_are_settled_across_parts(
 def test_a_person_in_two_splits_and_a_key_twice_are_refused(small_parts: None, tmp_path: Path) -> None:
     def stream(last: Found) -> Iterator[pa.Table]:
         yield from tables(31, 5)
-        yield catalogue.to_table([last], "n", {})
+        yield catalogue.to_table([last], "n")
 
     with pytest.raises(DataError, match="p0 is in split valid and in train; splits are by person"):
         catalogue.write(str(tmp_path / "1"), stream(Found("p0", "new", "x", "t", split="train")), "n")

@@ -173,7 +173,7 @@ def test_every_cut_is_noticed(tmp_path: Path) -> None:
 def test_keys_that_repeat_from_shard_to_shard(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_tar(tmp_path / f"{name}.tar", webdataset(PICTURES[:1]))
-    table = catalogue.to_table(scan(tmp_path), "n", {})
+    table = catalogue.to_table(scan(tmp_path), "n")
     with pytest.raises(DataError, match=r"'0000' and 0 more stand twice; .* --namespace"):
         catalogue.write(str(tmp_path / "faces"), [table], "n")
 
