@@ -33,9 +33,9 @@ class Vectors:
         return len(self.face_id_N)
 
 
-def part_name(number: int) -> str:
-    """``part-000042.parquet``"""
-    return f"part-{number:06d}.parquet"
+def part_name(number: int, retry: int = 0) -> str:
+    """``part-000042.parquet``; ``part-000042-1.parquet`` for what a first retry of its rejects brought."""
+    return f"part-{number:06d}{f'-{retry}' if retry else ''}.parquet"
 
 
 def to_table(

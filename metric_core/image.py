@@ -5,6 +5,7 @@ Where the bytes come from is left to ``data.readers``; scaling pixels to floats 
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,10 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+ARCFACE = (38.2946, 51.6963, 73.5318, 51.5014, 56.0252, 71.7366, 41.5493, 92.3655, 70.7299, 92.2041)
+"""Where the eyes, the nose and the corners of the mouth lie in an aligned picture of 112x112: x1, y1 … x5, y5, left to
+right as one sees them, the centre of the first pixel being 0, 0 (insightface ``utils/face_align.py``)."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -39,12 +44,18 @@ class Preprocessing:
     """Side of the central square that is kept, as a share of the picture's shorter side, in (0, 1]."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Pillow's filter; all of them are antialiased when shrinking."""
+    align: Literal["none", "arcface"] = "none"
+    """arcface: turn, scale and shift the picture until its landmarks lie on ArcFace's template; it needs landmarks."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
             raise ValueError(f"image size must be 16 to 1024 pixels, got {self.size}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must lie in (0, 1], got {self.crop}")
+        if self.align != "none" and self.crop != 1:
+            raise ValueError(
+                f"crop is {self.crop} and align {self.align}; aligning decides what is kept, so leave crop"
+            )
 
     @property
     def channels(self) -> int:
@@ -81,21 +92,54 @@ def decode(data: bytes) -> Image.Image:
             raise ImageUnreadable(f"corrupt: {error}") from error
 
 
-def preprocess(data: bytes, how: Preprocessing) -> np.ndarray:
+def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | None = None) -> np.ndarray:
     """Image bytes to what the network is fed.
+
+    Args:
+        data: an image file's bytes.
+        how: the model's way.
+        landmarks: x1, y1 … x5, y5 as in ``ARCFACE``, in pixels of the upright picture; only looked at to align.
 
     Returns:
         uint8 (C, S, S), C = ``how.channels``, S = ``how.size``.
 
     Raises:
-        ImageUnreadable: as ``decode``.
+        ImageUnreadable: as ``decode``; or no-landmarks, bad-landmarks when the model aligns.
     """
+    if how.align != "none" and landmarks is None:
+        raise ImageUnreadable(f"no-landmarks: the model aligns faces ({how.align}) by landmarks in the catalogue")
     picture = decode(data).convert("L" if how.colour == "grey" else "RGB")
-    side = how.crop * min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    picture = picture.resize((how.size, how.size), FILTERS[how.resize], box=(left, top, left + side, top + side))
+    if how.align != "none" and landmarks is not None:
+        picture = _aligned(picture, landmarks, how)
+    else:
+        side = how.crop * min(picture.size)
+        left, top = (picture.width - side) / 2, (picture.height - side) / 2
+        picture = picture.resize((how.size, how.size), FILTERS[how.resize], box=(left, top, left + side, top + side))
     pixels = np.asarray(picture, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(how.size, how.size, how.channels).transpose(2, 0, 1))
+
+
+def _aligned(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
+    """The similarity transform that brings the landmarks nearest to the template; black where there is no picture."""
+    if len(landmarks) != 10 or not np.isfinite(landmarks).all():
+        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)[:11]}; x and y of 5 points were expected")
+    # Points as complex numbers, for which a similarity is z -> turn * z + shift. The least-squares one is Umeyama's
+    # (1991, eqs. 40-42) without its reflections. Half a pixel is added since Pillow counts from pixels' corners.
+    from_5 = np.array(landmarks[0::2]) + 1j * np.array(landmarks[1::2]) + (0.5 + 0.5j)
+    to_5 = (np.array(ARCFACE[0::2]) + 1j * np.array(ARCFACE[1::2]) + (0.5 + 0.5j)) * (how.size / 112)
+    spread_5 = from_5 - from_5.mean()
+    turn = (spread_5.conj() * (to_5 - to_5.mean())).sum() / max((abs(spread_5) ** 2).sum(), 1e-9)
+    if not 1e-3 < abs(turn) < 1e3:
+        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)}; they are no face's")
+    # An affine transform looks at 2x2 or 4x4 pixels whatever it shrinks by, so what shrinks more is shrunk before.
+    factor = max(1, int(1 / abs(turn)))
+    picture = picture.reduce(factor) if factor > 1 else picture
+    back = 1 / (turn * factor)  # from the aligned picture to the given one
+    shift = from_5.mean() / factor - back * to_5.mean()
+    affine = (back.real, -back.imag, shift.real, back.imag, back.real, shift.imag)
+    smooth = how.resize in ("bicubic", "lanczos")
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
+    return picture.transform((how.size, how.size), Image.Transform.AFFINE, affine, resample)
 
 
 def _upright(picture: Image.Image) -> Image.Image:

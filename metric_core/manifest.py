@@ -65,26 +65,41 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
     if found["kind"] != kind:
         raise Occupied(f"{uri} holds {found['kind']}, not {kind}; give --out another folder")
-    wanted = json.loads(canonical(plan))
-    if found["plan"] != wanted:
-        names = sorted(set(found["plan"]) | set(wanted))
-        differ = [n for n in names if found["plan"].get(n) != wanted.get(n)]
-        changes = "; ".join(f"{n}: {found['plan'].get(n)!r} there, {wanted.get(n)!r} here" for n in differ)
+    there, here = _flat(found["plan"]), _flat(json.loads(canonical(plan)))
+    if there != here:
+        differ = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
+        changes = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differ)
         raise Occupied(f"{uri} was begun with other arguments ({changes}); repeat those or give --out another folder")
     return read(uri, kind) if NAME in inside else None
 
 
 def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
-    """Finish an artefact: everything else must already be in place."""
+    """Finish an artefact: everything else must already be in place. Of several writers the first one's stands.
+
+    Raises:
+        Occupied: another run has finished there with other content.
+    """
     made = Manifest(uri, kind, dict(content), dict(provenance))
-    body = {
-        "format": FORMAT,
-        "kind": kind,
-        "digest": made.digest,
-        "content": made.content,
-        "provenance": made.provenance,
-    }
-    storage.write_bytes(storage.join(uri, NAME), _pretty(body))
+    if not storage.create_if_absent(storage.join(uri, NAME), _body(made)):
+        made = read(uri, kind)
+        if made.digest != digest(content):
+            raise Occupied(f"{uri} was finished with other content by another run meanwhile; that one stands")
+    return made
+
+
+def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
+    """The next generation of a finished artefact, in one atomic step, if it is still at the one that was read.
+
+    Raises:
+        Occupied: another run has replaced it meanwhile.
+    """
+    address = storage.join(before.uri, NAME)
+    data = storage.read_bytes(address)
+    made = Manifest(before.uri, before.kind, dict(content), dict(provenance))
+    unchanged = parse(data, address)["digest"] == before.digest
+    if not (unchanged and storage.replace_if_match(address, _body(made), expected=data)):
+        raise Occupied(f"{before.uri} was changed by another run meanwhile; look at it and start again")
+    storage.remove(f"{address}.lock")
     return made
 
 
@@ -121,6 +136,19 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     if not fits:
         raise Corrupt(f"{address}: format {body['format']}, digest does not fit the content; it was edited or damaged")
     return body
+
+
+def _body(made: Manifest) -> bytes:
+    head = {"format": FORMAT, "kind": made.kind, "digest": made.digest}
+    return _pretty(head | {"content": made.content, "provenance": made.provenance})
+
+
+def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{dotted name: value}, so that a difference is told by its own name."""
+    out: dict[str, Any] = {}
+    for name, value in plan.items():
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return out
 
 
 def _pretty(value: Any) -> bytes:

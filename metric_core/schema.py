@@ -12,7 +12,9 @@ FACES = pa.schema(
         pa.field("face_id", pa.int64(), nullable=False),
         pa.field("identity", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # file, tar, recordio or parquet
+        pa.field(
+            "kind", pa.string(), nullable=False
+        ),  # file, tar, recordio, recordio-parts, parquet, pickle, pickle-text
         pa.field("uri", pa.string(), nullable=False),  # relative to the root named in the manifest
         pa.field("offset", pa.int64()),
         pa.field("length", pa.int64()),
@@ -22,6 +24,8 @@ FACES = pa.schema(
         pa.field("content_tag", pa.string(), nullable=False),
         pa.field("view", pa.string()),
         pa.field("split", pa.string()),
+        # 10 numbers; not a list of fixed size, which pyarrow 25 cannot read back when all are null
+        pa.field("landmarks", pa.list_(pa.float32())),
     ]
 )
 

@@ -1,24 +1,33 @@
 """``likeness catalogue``: a corpus of face pictures to Faces, the list that the other jobs read. No image is copied."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import manifest, storage
 from metric_core.data import catalogue
-from metric_core.data.faces import rows_digest
-from metric_core.errors import ConfigError, DataError
-from workflows.parts import provenance
+from metric_core.data.rows import Digest
+from metric_core.errors import ConfigError, DataError, Occupied
+from metric_core.manifest import Manifest
+from workflows.parts import provenance, scanning
 from workflows.parts.console import say
+from workflows.parts.runtime import RunOptions
 
 
-@dataclass(frozen=True)
-class CatalogueConfig:
+@dataclass(frozen=True, kw_only=True)
+class CatalogueConfig(RunOptions):
     """List the faces of a corpus."""
 
     source: str
-    """A folder with one folder a person (any nesting above it), or a .csv or .parquet list with columns
-    path,identity and, if you have them, key,view,split."""
+    """A folder with one folder a person (any nesting above it); a .csv or .parquet list with columns path,identity
+    and, if you have them, key,view,split,landmarks; an MXNet train.rec; a .tar, in WebDataset's layout or with one
+    folder a person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; a
+    pattern, 'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     namespace: str | None = None
@@ -48,47 +57,67 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
     source = catalogue.scan(source_address)
-    found = list(_counted(source.faces))
+    namespace = config.namespace or source.name
+    splits = _Splits(config)
+    with closing(scanning.tables(source, namespace, config)) as scanned:
+        found = (table for table in scanned if table.num_rows)
+        first = next(found, None)
+        if first is None:
+            raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
+        tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
+        plan = {"root": source.root, "namespace": namespace}
+        done = manifest.begin(out, "faces", plan)
+        if done:
+            _refuse_other_rows(done, tables)
+            content = done.content
+            say(f"{out} is finished already; nothing to do")
+        else:
+            content = plan | catalogue.write(out, tables, namespace)
+            splits.report()
+            manifest.write(out, "faces", content, provenance.record())
     for ending, count in sorted(source.ignored.items()):
         say(f"passed over {count} files ending in {ending}: not pictures")
-    if not found:
-        raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
-    namespace = config.namespace or source.name
-    table, salts = catalogue.to_table(found, namespace, _split_of(config, sorted({f.identity for f in found})))
-    content = {
-        "root": source.root,
-        "namespace": namespace,
-        "salts": salts,
-        "rows_digest": rows_digest(table),
-        **catalogue.summary(table),
-    }
-    done = manifest.begin(out, "faces", {k: content[k] for k in ("root", "namespace", "rows_digest")})
-    if done:
-        say(f"{out} is finished already; nothing to do")
-    else:
-        catalogue.write_rows(out, table)
-        manifest.write(out, "faces", content, provenance.record())
-    return {"faces": out, **catalogue.summary(table)}
+    return {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
 
 
-def _counted(faces: Iterator[Any]) -> Iterator[Any]:
-    """The same faces, with a line now and then, since how many there are is not known beforehand."""
-    for number, face in enumerate(faces, start=1):
-        yield face
-        if number % 100_000 == 0:
-            say(f"{number:,} pictures found")
+def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
+    digest = Digest()
+    rows = sum(table.num_rows for table in digest.over(tables))
+    if digest.hexdigest() != done.content["rows_digest"]:
+        raise Occupied(
+            f"{done.uri} is finished and lists other faces than the source now has, or other splits ("
+            f"{done.content['rows']} rows there, {rows} here); give --out another folder"
+        )
 
 
-def _split_of(config: CatalogueConfig, people: list[str]) -> dict[str, str]:
-    if config.splits:
-        given = catalogue.read_splits(storage.absolute(config.splits))
-        unlisted = [p for p in people if p not in given]
-        if len(unlisted) == len(people):
-            raise DataError(f"{config.splits} names none of the source's {len(people)} people ({people[0]}, …)")
-        if unlisted:
-            say(f"{len(unlisted)} people are not in {config.splits} and get no split ({unlisted[0]}, …)")
-        return given
-    if config.valid_fraction:
-        shares = {"train": 1 - config.valid_fraction, "valid": config.valid_fraction}
-        return catalogue.seeded_splits(people, shares, config.seed)
-    return {}
+class _Splits:
+    """Which people belong to which split, by a file or by a seeded draw."""
+
+    def __init__(self, config: CatalogueConfig) -> None:
+        self._config = config
+        self._given = catalogue.read_splits(storage.absolute(config.splits)) if config.splits else {}
+        self._unlisted: set[str] = set()
+        self._listed = False
+
+    def of(self, table: pa.Table) -> dict[str, str]:
+        """The splits of these faces' people."""
+        people = set(pc.unique(table["identity"]).to_pylist())
+        if self._config.splits:
+            self._unlisted |= people - self._given.keys()
+            self._listed |= not people.isdisjoint(self._given)
+            return self._given
+        if self._config.valid_fraction:
+            shares = {"train": 1 - self._config.valid_fraction, "valid": self._config.valid_fraction}
+            return catalogue.seeded_splits(list(people), shares, self._config.seed)
+        return {}
+
+    def report(self) -> None:
+        """Say whom the file does not list. Raises DataError when it lists nobody of the source."""
+        if not self._unlisted:
+            return
+        first = min(self._unlisted)
+        if not self._listed:
+            raise DataError(
+                f"{self._config.splits} names none of the source's {len(self._unlisted)} people ({first}, …)"
+            )
+        say(f"{len(self._unlisted)} people are not in {self._config.splits} and get no split ({first}, …)")

@@ -1,268 +1,265 @@
 """``likeness embed``: Faces and a Model to Embeddings, on Ray, a unit of rows at a time.
 
 Inputs = embedded + quarantined, always. A job killed anywhere and started again continues with the units that are
-not done; what a unit is and how it is committed is in ``parts.units``.
+not done; what a unit is and how it is committed is in ``parts.units``, what the processes do with it in
+``parts.embedding``, and how it gets to them in ``parts.flow``.
 """
 
+import os
 import time
-from collections import Counter, deque
-from collections.abc import Generator
-from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import pyarrow as pa
 import ray
-import torch
 from ray.exceptions import RayError
 
 from metric_core import manifest, storage
 from metric_core.data.faces import Faces
-from metric_core.errors import ConfigError, Corrupt, TooManyBadImages
+from metric_core.errors import ConfigError, Corrupt
+from metric_core.manifest import Manifest
 from metric_core.model.bundle import Model
-from metric_core.model.embedder import Embedder
-from workflows.parts import console, lease, models, provenance, runtime, units
+from workflows.embed_config import EmbedConfig
+from workflows.parts import books, console, embedding, lease, models, provenance, runtime, units
+from workflows.parts.books import Books, Pools
 from workflows.parts.console import say
-from workflows.parts.runtime import RunOptions
-from workflows.parts.units import Record, Unit
+from workflows.parts.embedding import Embedding, Sample, Setup
+from workflows.parts.flow import IN_FLIGHT, Flow
+from workflows.parts.lease import Lease
+from workflows.parts.ledger import Ledger
+from workflows.parts.units import Unit
 
-IN_FLIGHT = 2
-"""Units an actor holds: one it works on, and the next so that it never waits."""
+MIN_COSINE = 0.9999
+"""To float32, that every sampled face's vector keeps in a faster precision."""
+SAMPLES = 4
+"""Units of which a batch is sampled, spread over the catalogue."""
+LOG_EVERY_S = 10.0
+"""Between two points of the curves in MLflow."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbedConfig(RunOptions):
-    """Embed every face of a catalogue."""
+@dataclass(frozen=True)
+class _Job:
+    """What a run is about."""
 
-    faces: str
-    """The Faces artefact to embed."""
-    model: str
-    """Model folder, object-store address, or MLflow model URI (models:/NAME@ALIAS)."""
-    out: str
-    """Folder or object-store address of the Embeddings to write."""
-    split: str | None = None
-    """Embed only this split; default: all faces."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Stored components; float16 halves the bytes."""
-    unit_size: int = 2048
-    """Faces a unit of work, which is also a part: what is lost when a worker dies."""
-    batch: int = 128
-    """Faces a forward pass."""
-    actors: int | None = None
-    """Embedding processes; default: one a CPU, or one a GPU with --gpu."""
-    gpu: bool = False
-    """Give each actor a GPU."""
-    max_bad_fraction: float = 0.01
-    """Largest share of faces that may end in the quarantine before the job stops."""
+    config: EmbedConfig
+    setup: Setup
+    model: Model
+    units: list[Unit]
+    total: int
+    """Faces that go in."""
+    begun: float
+    """On the monotonic clock."""
 
-    def __post_init__(self) -> None:
-        problems = []
-        for name in ("unit_size", "batch"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.actors is not None and self.actors < 1:
-            problems.append(f"actors is {self.actors}; it must be 1 or more")
-        if not 0 <= self.max_bad_fraction <= 1:
-            problems.append(f"max_bad_fraction is {self.max_bad_fraction}; it must be a share, 0 to 1")
-        if problems:
-            raise ConfigError.of(problems)
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the result is a pure function of; its digest is the plan id."""
+        return {
+            "faces_digest": self.setup.faces.manifest.digest,
+            "split": self.config.split,
+            "fingerprint": self.model.fingerprint,
+            "preprocessing": asdict(self.model.embedder.spec.preprocessing),
+            "unit_size": self.config.unit_size,
+            "dtype": self.config.dtype,
+            "precision": self.config.precision,
+        }
 
 
 def run(config: EmbedConfig) -> dict[str, Any]:
     """Embed what is not embedded yet, and write the manifest once the books balance.
 
     Returns:
-        {embeddings, embedded, quarantined, reused, seconds, images_per_second}; ``reused`` counts faces of units
-        that an earlier run had finished.
+        {embeddings, embedded, quarantined, reused, seconds, startup_seconds, images_per_second}; ``reused`` counts
+        faces that an earlier run had finished, ``seconds`` start when the first actor is ready. With ``dry_run``
+        {units, images, bytes, seconds, images_per_second, slowest[, cost]}, estimated.
 
     Raises:
         TooManyBadImages: more than ``max_bad_fraction`` unreadable; what was done stays.
+        ConfigError: there is no such split, too few CPUs or GPUs, or ``precision`` changes the vectors too much.
     """
-    out = storage.absolute(config.out)
-    faces = Faces.open(config.faces)
-    table = faces.select(config.split)
-    model = models.load(config.model)
-    plan = {
-        "faces_digest": faces.manifest.digest,
-        "split": config.split,
-        "fingerprint": model.fingerprint,
-        "unit_size": config.unit_size,
-        "dtype": config.dtype,
-    }
-    done = manifest.begin(out, "embeddings", plan)
-    if done:
+    job = _job(config)
+    if config.dry_run:
+        with runtime.cluster(config):
+            return _estimated(job)
+    out = job.setup.out
+    before = manifest.begin(out, "embeddings", job.plan)
+    if before and not (config.retry_quarantined and before.content["quarantined"]):
         say(f"{out} is finished already; nothing to do")
-        content = done.content
-        return _result(out, content, reused=content["embedded"] + content["quarantined"], seconds=0.0)
-    with runtime.cluster(config), lease.held(out):
+        return _result(out, before.content, fresh=0, seconds=0.0, startup=0.0)
+    with runtime.cluster(config), lease.held(out) as held:
         runtime.require_shared([out])
-        return _embed(config, out, faces, table, model, plan)
+        return _embed(job, before, held)
 
 
-def _embed(
-    config: EmbedConfig, out: str, faces: Faces, table: pa.Table, model: Model, plan: dict[str, Any]
-) -> dict[str, Any]:
-    todo = units.units(table.num_rows, config.unit_size)
-    records = {unit: record for unit in todo if (record := units.record_of(out, unit))}
-    books = _Books(total=table.num_rows)
-    for record in records.values():
-        books.enter(record)
-    reused = books.done
-    if records:
-        say(f"continuing: {len(records)} of {len(todo)} units are done already")
-    start = time.monotonic()
-    spent: Counter[str] = Counter()
-    rest = _execute(config, out, faces.root, table, model, [u for u in todo if u not in records])
-    with console.bar("embed", table.num_rows, done=reused) as bar, closing(rest):
-        books.refuse_bad(config, out)
-        for unit, record in rest:
-            records[unit] = record
-            books.enter(record)
-            spent.update(record.seconds)
-            rate = (books.done - reused) / (time.monotonic() - start)
-            bar.update(books.done, f"{rate:.0f} images/s, {books.reasons.total()} rejects")
-            books.refuse_bad(config, out)
-    seconds = time.monotonic() - start
-    if spent:
-        say("time went to " + ", ".join(f"{k} {v / spent.total():.0%}" for k, v in spent.most_common()))
-    ordered = [records[unit] for unit in todo]
-    content = _content(ordered, books, faces, table, model, plan)
-    manifest.write(out, "embeddings", content, provenance.record(seconds=round(seconds, 1), faces=faces.uri))
-    return _result(out, content, reused=reused, seconds=seconds)
-
-
-def _execute(
-    config: EmbedConfig, out: str, root: str, table: pa.Table, model: Model, todo: list[Unit]
-) -> Generator[tuple[Unit, Record], None, None]:
-    """Units and their records as they get done, on a pool of actors that never holds more than it can chew."""
-    if not todo:
-        return
-    there = runtime.gpus() if config.gpu else runtime.cpus()
-    count = min(config.actors or there, len(todo))
-    if count > there or count < 1:
-        raise ConfigError(f"actors is {count} but the cluster has {there} {'GPUs' if config.gpu else 'CPUs'}")
-    held = ray.put(_Shared(table, root, model.embedder, out, config))
-    # Whatever dies is started again, and its units with it: a unit is harmless to repeat.
-    pool = _Embedding.options(  # type: ignore[attr-defined]
-        num_cpus=1, num_gpus=1 if config.gpu else 0, max_restarts=-1, max_task_retries=3
+def _job(config: EmbedConfig) -> _Job:
+    begun = time.monotonic()
+    faces, model = Faces.open(config.faces), models.load(config.model)
+    setup = Setup(
+        faces=faces,
+        embedder=model.embedder,
+        out=storage.absolute(config.out),
+        split=config.split,
+        dtype=config.dtype,
+        precision=config.precision,
+        batch=config.batch,
+        device="cuda" if config.gpu else "cpu",
     )
-    actors = [pool.remote() for _ in range(count)]
-    waiting = deque(todo)
-    running: dict[Any, tuple[Unit, Any]] = {}
-    for actor in actors * IN_FLIGHT:
-        if waiting:
-            unit = waiting.popleft()
-            running[actor.embed.remote(unit, [held])] = (unit, actor)
-    try:
-        while running:
-            ready, _ = ray.wait(list(running))
-            unit, actor = running.pop(ready[0])
-            if waiting:
-                following = waiting.popleft()
-                running[actor.embed.remote(following, [held])] = (following, actor)
-            yield unit, ray.get(ready[0])
-    except GeneratorExit:  # the job stops early: what is being embedded may still be committed
-        ray.wait(list(running), num_returns=len(running), timeout=30)
-        raise
-    except RayError as error:
-        raise runtime.cause(error) from error
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    return _Job(config, setup, model, units.units(faces.parts, config.unit_size), faces.count(config.split), begun)
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What all units of a job have in common; sent to each node once."""
+def _embed(job: _Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
+    config, out = job.config, job.setup.out
+    ledger = Ledger(out, job.units)
+    todo = ledger.todo(config.retry_quarantined)
+    again = {unit.number for unit in todo if unit.retry}
+    tally = Books(job.total, _pools(config, len(todo)))
+    for unit, record, last in ledger.runs:
+        tally.enter(record, last=last and unit.number not in again)
+    reused = tally.done
+    if len(todo) < len(job.units):
+        say(f"continuing: {len(job.units) - len(todo)} of {len(job.units)} units are done already")
+    seconds = startup = 0.0
+    tally.refuse_bad(config.max_bad_fraction, out)
+    if todo:
+        startup, seconds = _execute(job, todo, ledger, tally, held)
+        say(tally.breakdown())
+    content = _content(job, ledger, tally)
+    held.check()
+    made = provenance.record(seconds=round(seconds, 1), faces=job.setup.faces.uri)
+    if before:
+        manifest.replace(before, content, made)
+    else:
+        manifest.write(out, "embeddings", content, made)
+    ledger.sweep()
+    return _result(out, content, fresh=tally.done - reused, seconds=seconds, startup=startup)
 
-    table: pa.Table
-    root: str
-    embedder: Embedder
-    out: str
-    config: EmbedConfig
+
+def _execute(job: _Job, todo: list[Unit], ledger: Ledger, tally: Books, held: Lease) -> tuple[float, float]:
+    """Work off ``todo``, entering every unit; seconds until the first actor was ready, and from then on."""
+    config, pools = job.config, tally.pools
+    shared = ray.put(job.setup)
+    _check_precision(config, shared, todo)
+    decode = (lambda unit: _decode.remote(shared, unit)) if pools.decoders else None
+    flow = Flow(lambda: _actor(config, shared), pools.actors, decode, pools.decoders)
+    results = closing(flow.run(todo))
+    with _tracked(job, tally) as log, console.bar("embed", job.total, done=tally.done) as bar, results as done:
+        for unit, record in done:
+            ledger.enter(unit, record)
+            tally.enter(record, fresh=True)
+            bar.update(tally.done, tally.note(flow.elapsed))
+            log(flow.elapsed)
+            tally.refuse_bad(config.max_bad_fraction, job.setup.out)
+            held.check()
+    return time.monotonic() - job.begun - flow.elapsed, flow.elapsed
+
+
+def _actor(config: EmbedConfig, shared: Any) -> Any:
+    # Not restarted by Ray: a unit that was lost goes to whichever actor is free, not to the one that comes back.
+    how = {"num_cpus": 1, "num_gpus": config.gpu_per_actor if config.gpu else 0, "max_concurrency": IN_FLIGHT}
+    return ray.remote(Embedding).options(**how).remote(shared)
 
 
 @ray.remote
-class _Embedding:
-    """One process with the model in memory."""
+def _decode(setup: Setup, unit: Unit) -> list[embedding.Batch]:
+    return list(embedding.batches(setup, unit))
 
-    def __init__(self) -> None:
-        self._shared: _Shared | None = None
 
-    def embed(self, unit: Unit, held: list[Any]) -> Record:
-        """One unit, embedded and committed; the record of an earlier attempt when it was done before.
+def _pools(config: EmbedConfig, most: int) -> Pools:
+    """How many processes of each kind. Raises ConfigError when the cluster has not room for them."""
+    cpus, gpus = runtime.cpus(), runtime.gpus()
+    room = int(gpus / config.gpu_per_actor + 1e-9) if config.gpu else cpus - (config.decoders or 0)
+    actors = config.actors or max(1, room)
+    decoders = config.decoders if config.decoders is not None else max(0, cpus - actors) if config.gpu else 0
+    if config.gpu and actors > room:
+        raise ConfigError(f"actors is {actors} at {config.gpu_per_actor} GPUs each but the cluster has {gpus} GPUs")
+    if actors + decoders > cpus:
+        raise ConfigError(f"actors is {actors} and decoders is {decoders} but the cluster has {cpus} CPUs")
+    return Pools(min(actors, max(1, most)), decoders)
 
-        ``held`` comes with every call, not with the constructor, so that a restarted actor gets it anew.
-        """
-        if self._shared is None:
-            self._shared = ray.get(held[0])
-            self._shared.embedder.to("cuda" if self._shared.config.gpu else "cpu").eval()
-        shared, config = self._shared, self._shared.config
-        return units.record_of(shared.out, unit) or units.embed_unit(
-            unit,
-            shared.table,
-            shared.root,
-            shared.embedder,
-            shared.out,
-            dtype=config.dtype,
-            batch=config.batch,
-            threads=torch.get_num_threads(),
+
+def _sampled(config: EmbedConfig, shared: Any, todo: list[Unit]) -> Sample:
+    """A few batches from all over the catalogue, embedded by one actor."""
+    actor = _actor(config, shared)
+    try:
+        ray.get(actor.ready.remote())
+        return ray.get(actor.sample.remote(todo[:: max(1, len(todo) // SAMPLES)][:SAMPLES]))
+    except RayError as error:
+        raise runtime.cause(error) from error
+    finally:
+        ray.kill(actor)
+
+
+def _check_precision(config: EmbedConfig, shared: Any, todo: list[Unit]) -> None:
+    if config.precision == "float32":
+        return
+    sample = _sampled(config, shared, todo)
+    if sample.cosine < MIN_COSINE:
+        raise ConfigError(
+            f"precision {config.precision} changes vectors too much: the lowest cosine to float32 over "
+            f"{sample.embedded} faces is {sample.cosine:.6f}, {MIN_COSINE} is needed; use --precision float32"
         )
+    say(f"precision {config.precision}: cosine to float32 is {sample.cosine:.6f} or more ({sample.embedded} faces)")
 
 
-@dataclass
-class _Books:
-    """Running totals of a job: total = embedded + rejected once it is over."""
-
-    total: int
-    embedded: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Rejects by reason."""
-
-    @property
-    def done(self) -> int:
-        return self.embedded + self.reasons.total()
-
-    def enter(self, record: Record) -> None:
-        self.embedded += record.rows
-        self.reasons.update(record.reasons)
-
-    def refuse_bad(self, config: EmbedConfig, out: str) -> None:
-        if self.reasons.total() > config.max_bad_fraction * self.total:
-            shown = ", ".join(f"{name} {count}" for name, count in self.reasons.most_common())
-            raise TooManyBadImages(
-                f"{self.reasons.total()} of {self.total} faces cannot be embedded ({shown}), more than "
-                f"--max-bad-fraction {config.max_bad_fraction:.2%}; see {out}/quarantine; what is done stays; raise "
-                f"the limit to go on"
-            )
+def _estimated(job: _Job) -> dict[str, Any]:
+    pools = _pools(job.config, len(job.units))
+    sample = _sampled(job.config, ray.put(job.setup), job.units)
+    found = books.estimate(sample, job.total, pools, job.config.price_per_hour)
+    return {"units": len(job.units), "images": job.total, **asdict(pools), **found}
 
 
-def _content(
-    records: list[Record], books: _Books, faces: Faces, table: pa.Table, model: Model, plan: dict[str, Any]
-) -> dict[str, Any]:
-    if books.done != table.num_rows:
-        raise Corrupt(f"{table.num_rows} faces went in, {books.embedded} vectors and {books.reasons} rejects came out")
+@contextmanager
+def _tracked(job: _Job, tally: Books) -> Iterator[Callable[[float], None]]:
+    """Figures to MLflow now and then, and once more at the end, when there is a store for them."""
+    uri = job.config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        yield lambda elapsed: None
+        return
+    from workflows.parts import tracking  # MLflow takes seconds to import
+
+    name = job.setup.out.rsplit("/", 1)[-1]
+    tracker = tracking.start(uri, "likeness-embed", name, asdict(job.config), resume=None, verbose=job.config.verbose)
+    last = 0.0
+
+    def log(elapsed: float) -> None:
+        nonlocal last
+        if elapsed - last >= LOG_EVERY_S or tally.done == tally.total:
+            last = elapsed
+            tracker.log(tally.figures(elapsed), step=tally.done)
+
+    try:
+        yield log
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    tracker.finish("FINISHED")
+
+
+def _content(job: _Job, ledger: Ledger, tally: Books) -> dict[str, Any]:
+    if tally.done != job.total:
+        raise Corrupt(f"{job.total} faces went in, {tally.embedded} vectors and {tally.rejected} rejects came out")
+    faces = job.setup.faces
     return {
-        **plan,
-        "plan_id": manifest.digest(plan),
-        "dim": model.embedder.spec.backbone.dim,
+        **job.plan,
+        "plan_id": manifest.digest(job.plan),
+        "dim": job.model.embedder.spec.backbone.dim,
         "namespace": faces.namespace,
         "salts": faces.manifest.content["salts"],
-        "parts": [{"name": r.name, "rows": r.rows, "sha256": r.sha256} for r in records],
-        "inputs": table.num_rows,
-        "embedded": books.embedded,
-        "quarantined": books.reasons.total(),
-        "reasons": dict(sorted(books.reasons.items())),
+        **ledger.content(),
+        "inputs": job.total,
+        "embedded": tally.embedded,
+        "quarantined": tally.rejected,
+        "reasons": dict(sorted(tally.reasons.items())),
     }
 
 
-def _result(out: str, content: dict[str, Any], *, reused: int, seconds: float) -> dict[str, Any]:
-    new = content["inputs"] - reused
+def _result(out: str, content: dict[str, Any], *, fresh: int, seconds: float, startup: float) -> dict[str, Any]:
     return {
         "embeddings": out,
         "embedded": content["embedded"],
         "quarantined": content["quarantined"],
-        "reused": reused,
+        "reused": content["inputs"] - fresh,
         "seconds": round(seconds, 2),
-        "images_per_second": round(new / seconds, 1) if seconds else 0.0,
+        "startup_seconds": round(startup, 2),
+        "images_per_second": round(fresh / seconds, 1) if seconds else 0.0,
     }

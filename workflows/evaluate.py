@@ -21,7 +21,8 @@ class EvaluateConfig:
     embeddings: str
     """The Embeddings artefact to judge."""
     pairs: str | None = None
-    """A pair list in LFW's format: accuracy with the threshold chosen on the other folds, AUC, EER, TAR@FAR."""
+    """A pair list in LFW's format, or the InsightFace .bin that was catalogued: accuracy with the threshold chosen on
+    the other folds, AUC, EER, TAR@FAR."""
     key_prefix: str = ""
     """What the catalogue's keys have before the pair list's names, such as images/."""
     verification: bool = False
@@ -78,8 +79,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         return clustering.report(source.load(), config.threshold)
     if config.classification:
         return classification.report(source.load(), config.neighbours)
-    address = storage.absolute(config.pairs or "")
-    listed = pairs.read_pairs(storage.read_bytes(address).decode(), address)
+    listed = pairs.load(storage.absolute(config.pairs or ""))
     salts = source.manifest.content["salts"]
     scores = verification.score_pairs(listed, source.iter_vectors(), source.namespace, salts, config.key_prefix)
     return verification.report(scores)

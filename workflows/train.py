@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from metric_core import manifest, storage
 from metric_core.data.faces import Faces
+from metric_core.data.loader import check_landmarks
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import ConfigError, JobFailed, TooManyBadImages
 from metric_core.metrics import OperatingPoint
@@ -49,6 +50,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     out = storage.absolute(config.out)
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
+    check_landmarks(train, config.preprocessing)
     sampler = sampler_of(config, train)
     if sampler.people_a_batch < config.workers:
         raise ConfigError(

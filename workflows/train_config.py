@@ -81,6 +81,8 @@ class TrainConfig(RunOptions):
     """Side of the central square kept of each picture, as a share of its shorter side."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Filter that brings pictures to size."""
+    align: Literal["none", "arcface"] = "none"
+    """Bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
     flip_average: bool = True
     """Embed a face as the mean of it and its mirror image."""
 
@@ -130,7 +132,7 @@ class TrainConfig(RunOptions):
     @property
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes what the network sees."""
-        return Preprocessing(self.image_size, self.colour, self.crop, self.resize)
+        return Preprocessing(self.image_size, self.colour, self.crop, self.resize, self.align)
 
     @property
     def model_spec(self) -> ModelSpec:

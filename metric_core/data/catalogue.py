@@ -6,57 +6,82 @@ No image is opened or copied here. Formats are in ``readers``; reading a catalog
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from metric_core import counter, schema, storage
-from metric_core.data import faces
-from metric_core.data.readers import Found, Source, folder, listing
+from metric_core.data import faces, rows
+from metric_core.data.census import Census
+from metric_core.data.readers import Found, Source, folder, listing, parquet, pickled, shards
+from metric_core.data.rows import Part
 from metric_core.errors import ConfigError, DataError, Missing
-
-ROW_GROUP = 65536
 
 
 def scan(address: str) -> Source:
-    """The source behind an address: an image folder, or a .csv or .parquet list.
+    """The source behind an address: an image folder, a .csv or .parquet list, shards, or a verification set.
 
     Raises:
         Missing: nothing is there.
-        DataError: it is a file of a kind that is not read.
+        DataError: it is a file of a kind that is not read, or could be two things.
     """
     if not storage.exists(address):
+        if shards.is_pattern(address):
+            return shards.scan(*shards.matching(address))
         raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
-    if address.endswith((".csv", ".parquet")):
-        return listing.scan(address)
     if storage.is_file(address):
-        raise DataError(f"{address} is neither a folder nor a .csv or .parquet list")
-    return folder.scan(address)
+        if address.endswith(".csv") or (address.endswith(".parquet") and not parquet.has_images(address)):
+            return listing.scan(address)
+        root, _, file = address.rpartition("/")
+        if address.endswith(".bin"):
+            return Source(root, file.removesuffix(".bin"), [partial(pickled.faces, root, file)])
+        return shards.scan(root, [file])
+    files = shards.inside(address)
+    return shards.scan(address, files) if files else folder.scan(address)
 
 
-def identify(keys: list[str], namespace: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Ids of keys, and the salts of those that collided.
+def settle(id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespace: str) -> dict[str, int]:
+    """Give a key whose unsalted id another one has the next salt whose id is free, and put that id into ``id_N``.
 
-    On a collision the later key in byte order takes the next salt.
+    Of keys that collide, the first in byte order keeps its id. Only their keys are asked for, by row, so that this
+    works on as many rows as there is memory for ids.
 
     Returns:
-        int64 (N,) face_ids in the order of ``keys``, and {key: salt} where the salt is not 0.
+        {key: salt} of the keys whose salt is not 0.
+
+    Raises:
+        DataError: a key stands twice.
     """
-    id_of: dict[str, int] = {}
+    sorted_N = np.sort(id_N)
+    row_M = np.flatnonzero(np.isin(id_N, np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])))
+    if not len(row_M):
+        return {}
+    keys = keys_of(row_M)
+    again = [key for key, count in Counter(keys).items() if count > 1]
+    if again:
+        raise DataError(
+            f"the key {again[0]!r} and {len(again) - 1} more stand twice; rename one, or catalogue the shards that "
+            f"repeat keys by themselves, each with a --namespace of its own"
+        )
     salts: dict[str, int] = {}
-    taken: set[int] = set()
-    for key in sorted(keys, key=str.encode):
-        salt = 0
-        while (number := faces.face_id(namespace, key, salt)) in taken:
+    kept: set[int] = set()
+    given: set[int] = set()
+    for row, key in sorted(zip(row_M.tolist(), keys), key=lambda pair: pair[1].encode()):
+        if id_N[row] not in kept:
+            kept.add(int(id_N[row]))
+            continue
+        salt = 1
+        while (number := faces.face_id(namespace, key, salt)) in given or _holds(sorted_N, number):
             salt += 1
-        if salt:
-            salts[key] = salt
-        taken.add(number)
-        id_of[key] = number
-    return np.array([id_of[key] for key in keys], dtype=np.int64), salts
+        salts[key] = salt
+        given.add(number)
+        id_N[row] = number
+    return salts
 
 
 def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -93,49 +118,81 @@ def read_splits(address: str) -> dict[str, str]:
     return out
 
 
-def to_table(found: list[Found], namespace: str, split_of: Mapping[str, str]) -> tuple[pa.Table, dict[str, int]]:
-    """Rows of the catalogue in source order, and the salts.
+def to_table(found: list[Found], namespace: str) -> pa.Table:
+    """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet."""
+    columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
+    columns["face_id"] = _unsalted(columns["key"], namespace)
+    return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
 
-    A row's own split, from a list, stands unless ``split_of`` names the person.
+
+def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
+    """The rows with the splits of their people; the row's own, from a list, stands where its person has none."""
+    people = table["identity"].combine_chunks().dictionary_encode()
+    given = pa.array([split_of.get(person) for person in people.dictionary.to_pylist()], pa.string())
+    place = schema.FACES.get_field_index("split")
+    split = pc.coalesce(given.take(people.indices), table["split"].combine_chunks())
+    return table.set_column(place, schema.FACES.field(place), split)
+
+
+def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any]:
+    """Write rows, as ``to_table`` makes them, beside where the manifest will be; no more than a part is held at once.
+
+    Returns:
+        {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}
 
     Raises:
-        DataError: nothing was found, or a person is in two splits.
+        DataError: a key stands twice, or a person is in two splits.
     """
-    if not found:
-        raise DataError("no images were found; expected one folder a person with pictures in it")
-    id_N, salts = identify([f.key for f in found], namespace)
-    columns: dict[str, Any] = dict.fromkeys(schema.FACES.names)
-    columns |= {
-        "face_id": id_N,
-        "identity": [f.identity for f in found],
-        "key": [f.key for f in found],
-        "kind": [f.kind for f in found],
-        "uri": [f.uri for f in found],
-        "content_tag": [f.content_tag for f in found],
-        "view": [f.view for f in found],
-        "split": [split_of.get(f.identity, f.split) for f in found],
+    digest, census = rows.Digest(), Census()
+    ids: list[np.ndarray] = [np.empty(0, np.int64)]
+
+    def counted() -> Iterator[pa.Table]:
+        for table in digest.over(tables):
+            ids.append(np.array(table["face_id"]))  # a copy, for a view would keep all the other columns alive
+            census.add(table)
+            yield table
+
+    parts = list(rows.write(uri, counted()))
+    for stale in set(storage.names(uri)) - {part.name for part in parts}:
+        if rows.is_name(stale):  # of an earlier attempt, when there were more faces
+            storage.remove(storage.join(uri, stale))
+    census.refuse_two_splits(rows.read(uri, part) for part in parts)
+    parts, salts = _settled(uri, parts, np.concatenate(ids), namespace)
+    return {
+        "parts": [asdict(part) for part in parts],
+        "rows_digest": digest.hexdigest(),
+        "salts": salts,
+        **census.summary(),
     }
-    first: dict[str, str | None] = {}
-    for person, split in zip(columns["identity"], columns["split"]):
-        if first.setdefault(person, split) != split:
-            raise DataError(f"{person} is in split {first[person]} and in {split}; splits are by person")
-    arrays = [
-        pa.nulls(len(found), f.type) if columns[f.name] is None else pa.array(columns[f.name], f.type)
-        for f in schema.FACES
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema.FACES), salts
 
 
-def summary(table: pa.Table) -> dict[str, Any]:
-    """{rows, identities, splits: {name: {rows, identities}}}"""
-    rows = Counter(table["split"].to_pylist())
-    people = Counter(split for _, split in set(zip(table["identity"].to_pylist(), table["split"].to_pylist())))
-    splits = {name: {"rows": rows[name], "identities": people[name]} for name in sorted(n for n in rows if n)}
-    return {"rows": table.num_rows, "identities": sum(people.values()), "splits": splits}
+def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> tuple[list[Part], dict[str, int]]:
+    """The parts after ids that collided were replaced in them, and the salts."""
+    edges = np.cumsum([0] + [part.rows for part in parts])
+
+    def keys_of(row_M: np.ndarray) -> list[str]:
+        keys: list[str] = []
+        for part, first, last in zip(parts, edges, edges[1:]):
+            if len(here := row_M[(row_M >= first) & (row_M < last)] - first):
+                keys += rows.read(uri, part)["key"].take(here).to_pylist()
+        return keys
+
+    before_N = id_N.copy()
+    salts = settle(id_N, keys_of, namespace)
+    for number, (part, first, last) in enumerate(zip(parts, edges, edges[1:])):
+        if not np.array_equal(before_N[first:last], id_N[first:last]):
+            place = schema.FACES.get_field_index("face_id")
+            ids = pa.array(id_N[first:last])
+            parts[number] = rows.rewrite(
+                uri, part, rows.read(uri, part).set_column(place, schema.FACES.field(place), ids)
+            )
+    return parts, salts
 
 
-def write_rows(uri: str, table: pa.Table) -> None:
-    """Put the rows beside where the manifest will be."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.check(table, schema.FACES, uri), sink, row_group_size=ROW_GROUP, compression="zstd")
-    storage.write_bytes(storage.join(uri, faces.ROWS), sink.getvalue().to_pybytes())
+def _unsalted(keys: list[str], namespace: str) -> np.ndarray:
+    return np.fromiter((faces.face_id(namespace, key) for key in keys), np.int64, len(keys))
+
+
+def _holds(sorted_N: np.ndarray, number: int) -> bool:
+    place = np.searchsorted(sorted_N, number)
+    return bool(place < len(sorted_N) and sorted_N[place] == number)

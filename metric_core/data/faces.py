@@ -4,20 +4,18 @@ How a catalogue is made from a source is in ``catalogue``; how an image is fetch
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from metric_core import manifest, schema, storage
-from metric_core.errors import ConfigError, Corrupt
+from metric_core import manifest, storage
+from metric_core.data import rows
+from metric_core.data.rows import Part
+from metric_core.errors import ConfigError, Corrupt, SchemaMismatch
 from metric_core.manifest import Manifest
-
-ROWS = "faces.parquet"
 
 
 def face_id(namespace: str, key: str, salt: int = 0) -> int:
@@ -29,14 +27,6 @@ def face_id(namespace: str, key: str, salt: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def rows_digest(table: pa.Table) -> str:
-    """sha256 over the rows' values in order; independent of how Parquet laid them out."""
-    digest = hashlib.sha256()
-    for batch in table.combine_chunks().to_batches(max_chunksize=65536):
-        digest.update(json.dumps(batch.to_pydict(), separators=(",", ":"), ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Faces:
     """A finished catalogue. Rows stay in source order."""
@@ -46,7 +36,10 @@ class Faces:
     @classmethod
     def open(cls, uri: str) -> "Faces":
         """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
-        return cls(manifest.read(storage.absolute(uri), "faces"))
+        found = manifest.read(storage.absolute(uri), "faces")
+        if "parts" not in found.content:
+            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; write the catalogue again")
+        return cls(found)
 
     @property
     def uri(self) -> str:
@@ -63,14 +56,35 @@ class Faces:
         """The namespace of the face_ids."""
         return str(self.manifest.content["namespace"])
 
+    @property
+    def parts(self) -> list[Part]:
+        """The files that hold the rows, in source order."""
+        return [Part(**part) for part in self.manifest.content["parts"]]
+
+    def count(self, split: str | None) -> int:
+        """How many rows a split has, or the whole when ``split`` is None; nothing is read for that.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        content = self.manifest.content
+        if split is None:
+            return int(content["rows"])
+        if split not in content["splits"]:
+            there = ", ".join(sorted(content["splits"])) or "none"
+            raise ConfigError(f"{self.uri} has no split {split!r}; it has: {there}")
+        return int(content["splits"][split]["rows"])
+
     @cached_property
     def table(self) -> pa.Table:
-        """All rows, checked against the schema and the manifest's row count."""
-        address = storage.join(self.uri, ROWS)
-        with storage.open_read(address) as f:
-            table = schema.check(pq.read_table(f), schema.FACES, address)
+        """All rows, every part's bytes checked: for what fits in memory.
+
+        Raises:
+            Corrupt, SchemaMismatch: as ``rows.read``.
+        """
+        table = pa.concat_tables([rows.read(self.uri, part) for part in self.parts])
         if table.num_rows != self.manifest.content["rows"]:
-            raise Corrupt(f"{address}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
+            raise Corrupt(f"{self.uri}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
         return table
 
     def select(self, split: str | None) -> pa.Table:
@@ -79,13 +93,8 @@ class Faces:
         Raises:
             ConfigError: there is no such split.
         """
-        if split is None:
-            return self.table
-        chosen = self.table.filter(pc.equal(self.table["split"], split))
-        if not chosen.num_rows:
-            there = sorted(s for s in pc.unique(self.table["split"]).to_pylist() if s) or ["none"]
-            raise ConfigError(f"{self.uri} has no split {split!r}; it has: {', '.join(there)}")
-        return chosen
+        self.count(split)
+        return self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
 
 
 def identity_codes(table: pa.Table) -> np.ndarray:

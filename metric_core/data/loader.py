@@ -3,8 +3,9 @@
 Augmentation (``augment``) and the network are applied by the caller to whole batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from metric_core import image
 from metric_core.data import readers
 from metric_core.data.sampler import BatchSampler
-from metric_core.errors import ImageUnreadable, Missing
+from metric_core.errors import DataError, ImageUnreadable, Missing
 from metric_core.image import Preprocessing
+
+LOCATOR = (*readers.LOCATOR, "landmarks")
+"""The columns of Faces that say where an image is, and where the face in it."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,47 @@ class Batch:
     bad: list[Bad]
 
 
+def locator(table: pa.Table, row: int) -> dict[str, Any]:
+    """The ``LOCATOR`` columns of one row."""
+    return {name: table[name][row].as_py() for name in LOCATOR}
+
+
+def fetched(root: str, rows: Sequence[int], locators: Sequence[Mapping[str, Any]]) -> list[bytes | Bad]:
+    """The image bytes of some rows by their locators, read together, or why there are none."""
+    answers = readers.fetch_many(root, locators)
+    return [answer if isinstance(answer, bytes) else _bad(row, answer) for row, answer in zip(rows, answers)]
+
+
+def decoded(row: int, data: bytes | Bad, landmarks: Sequence[float] | None, how: Preprocessing) -> np.ndarray | Bad:
+    """Fetched bytes as pixels, uint8 (C, S, S), or why there are none."""
+    if isinstance(data, Bad):
+        return data
+    try:
+        return image.preprocess(data, how, landmarks)
+    except ImageUnreadable as error:
+        return _bad(row, error)
+
+
 def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
     """One row's pixels, uint8 (C, S, S), or why there are none."""
-    locator = {name: table[name][row].as_py() for name in ("uri", "offset", "length")}
-    try:
-        return image.preprocess(readers.fetch(root, locator), how)
-    except ImageUnreadable as error:
-        reason, _, detail = str(error).partition(": ")
-        return Bad(row, reason, detail)
-    except Missing as error:
+    where = locator(table, row)
+    return decoded(row, fetched(root, [row], [where])[0], where["landmarks"], how)
+
+
+def check_landmarks(table: pa.Table, how: Preprocessing) -> None:
+    """Raises DataError when the model aligns faces and none of these has landmarks."""
+    if how.align != "none" and table["landmarks"].null_count == table.num_rows:
+        raise DataError(
+            f"align is {how.align} but no face in the catalogue has landmarks; give --source a list with a column "
+            f"landmarks, or leave align at none"
+        )
+
+
+def _bad(row: int, error: Exception) -> Bad:
+    if isinstance(error, Missing):
         return Bad(row, "missing", str(error))
+    reason, _, detail = str(error).partition(": ")
+    return Bad(row, reason, detail)
 
 
 class FaceDataset(Dataset):
@@ -62,13 +97,19 @@ class FaceDataset(Dataset):
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> tuple[int, torch.Tensor | Bad]:
-        if (known := self._cache.get(row)) is not None:
-            return row, known
-        loaded = load(self.table, self.root, row, self.how)
-        value = loaded if isinstance(loaded, Bad) else torch.from_numpy(loaded.copy())
-        if len(self._cache) < self._room:
-            self._cache[row] = value
-        return row, value
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[int, torch.Tensor | Bad]]:
+        """A batch, as torch's loaders ask for it; what is not in memory is fetched together."""
+        known = {row: self._cache[row] for row in rows if row in self._cache}
+        unknown = [row for row in dict.fromkeys(rows) if row not in known]
+        where = [locator(self.table, row) for row in unknown]
+        for row, at, data in zip(unknown, where, fetched(self.root, unknown, where)):
+            pixels = decoded(row, data, at["landmarks"], self.how)
+            known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
+            if len(self._cache) < self._room:
+                self._cache[row] = known[row]
+        return [(row, known[row]) for row in rows]
 
     def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> Batch:
         """Stack what could be read."""

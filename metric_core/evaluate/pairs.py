@@ -5,12 +5,15 @@
     Zico <tab> 2 <tab> Ruth <tab> 1     impostor: picture 2 of one person, picture 1 of another
 
 Picture 4 of Abel_Pacheco has the key ``Abel_Pacheco/Abel_Pacheco_0004``, its path in LFW without the extension.
+InsightFace's .bin sets, whose pictures have their numbers as keys, come with the pairs inside.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from metric_core import storage
+from metric_core.data.readers import pickled
 from metric_core.errors import DataError
 
 
@@ -43,6 +46,23 @@ class PairScores:
     """int64"""
     skipped: int = 0
     """pairs of which a picture is not among the embeddings"""
+
+
+def load(address: str) -> Pairs:
+    """The pairs of a list in LFW's format, or of an InsightFace .bin in 10 folds as InsightFace cuts it: one behind
+    the other, of equal length (``verification.py``, KFold without shuffling).
+
+    Raises:
+        DataError: as ``read_pairs``, or as ``pickled.read``.
+        Missing: there is no such file.
+    """
+    if not address.endswith(".bin"):
+        return read_pairs(storage.read_bytes(address).decode(), address)
+    same_N = np.array(pickled.read(address).same)
+    numbers = np.arange(2 * len(same_N)).astype(str).astype(object)
+    folds = np.array_split(np.arange(len(same_N)), min(10, len(same_N)))
+    fold_N = np.repeat(np.arange(len(folds)), [len(fold) for fold in folds])
+    return Pairs(a_key_N=numbers[0::2], b_key_N=numbers[1::2], same_N=same_N, fold_N=fold_N)
 
 
 def read_pairs(text: str, where: str) -> Pairs:

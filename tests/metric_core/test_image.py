@@ -8,7 +8,7 @@ from PIL import Image
 
 from metric_core import image
 from metric_core.errors import ImageUnreadable
-from metric_core.image import Preprocessing
+from metric_core.image import ARCFACE, Preprocessing
 
 HOW = Preprocessing(32, "rgb")
 
@@ -87,3 +87,120 @@ def test_bad_settings() -> None:
         Preprocessing(8, "grey")
     with pytest.raises(ValueError, match="crop"):
         Preprocessing(32, "grey", crop=0)
+    with pytest.raises(ValueError, match=r"crop is 0\.5 and align arcface"):
+        Preprocessing(32, "grey", crop=0.5, align="arcface")
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """A smooth picture with no symmetry."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    channels = [np.sin(x / 9 + c) + np.cos(y / (7 + c)) + np.sin((x + 2 * y) / 23) for c in range(3)]
+    return Image.fromarray((np.stack(channels, -1) * 40 + 128).astype(np.uint8))
+
+
+def umeyama(from_52: np.ndarray, to_52: np.ndarray) -> np.ndarray:
+    """The 2x3 matrix of the best similarity, by singular values as in Umeyama (1991)."""
+    middle_from, middle_to = from_52.mean(0), to_52.mean(0)
+    u, d, vt = np.linalg.svd((to_52 - middle_to).T @ (from_52 - middle_from) / 5)
+    sign = np.diag([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    turn = u @ sign @ vt * (d @ np.diag(sign)) / ((from_52 - middle_from) ** 2).sum(1).mean()
+    return np.concatenate([turn, (middle_to - turn @ middle_from)[:, None]], 1)
+
+
+def warped(picture: Image.Image, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear sampling, pixels' centres at whole numbers, a pixel at a time."""
+    pixels = np.asarray(picture).astype(float)
+    back = np.linalg.inv(np.concatenate([matrix, [[0, 0, 1]]]))
+    out = np.full((size, size, 3), np.nan)
+    for y in range(size):
+        for x in range(size):
+            px, py, _ = back @ (x, y, 1)
+            i, j = int(np.floor(px)), int(np.floor(py))
+            if 0 <= i < picture.width - 1 and 0 <= j < picture.height - 1:
+                a, b = px - i, py - j
+                out[y, x] = (1 - b) * ((1 - a) * pixels[j, i] + a * pixels[j, i + 1])
+                out[y, x] += b * ((1 - a) * pixels[j + 1, i] + a * pixels[j + 1, i + 1])
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_alignment_is_umeyama_and_bilinear_sampling(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    picture = scene(190, 170)
+    template_52 = np.array(ARCFACE).reshape(5, 2)
+    turn, scale = rng.uniform(-0.6, 0.6), rng.uniform(0.6, 1.4)
+    rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    landmarks_52 = (template_52 - 56) @ rotation.T + (95, 85) + rng.normal(0, 2, (5, 2))
+    found = image.preprocess(
+        encode(picture), Preprocessing(112, "rgb", align="arcface"), landmarks_52.ravel().tolist()
+    ).transpose(1, 2, 0)
+    expected = warped(picture, umeyama(landmarks_52, template_52), 112)
+    inside = np.isfinite(expected)
+    assert inside.mean() > 0.5
+    assert np.abs(found - expected)[inside].max() <= 1
+
+
+def test_what_lies_on_the_template_stays() -> None:
+    picture = scene(112, 112)
+    for resize in ("bilinear", "bicubic", "lanczos", "box"):
+        out = image.preprocess(encode(picture), Preprocessing(112, "rgb", resize=resize, align="arcface"), ARCFACE)  # type: ignore[arg-type]
+        assert np.abs(out.transpose(1, 2, 0).astype(int) - np.asarray(picture)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [48, 112, 160])
+@pytest.mark.parametrize("scale", [0.7, 3.0, 9.0])
+def test_landmarks_come_to_their_places_at_any_size(size: int, scale: float) -> None:
+    """Five bright discs, one a landmark: each is found around its place on the template."""
+    side = int(130 * scale)
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    # The template turned by 90 degrees and scaled.
+    landmarks = [(float(scale * (118 - py)), float(scale * (8 + px))) for px, py in np.array(ARCFACE).reshape(5, 2)]
+    for number, (px, py) in enumerate(landmarks):
+        disc = np.where((x - px) ** 2 + (y - py) ** 2 < (4 * scale) ** 2, 255, 0).astype(np.uint8)
+        flat = [c for point in landmarks for c in point]
+        out = image.preprocess(encode(Image.fromarray(disc)), Preprocessing(size, "grey", align="arcface"), flat)[0]
+        weight = out.astype(float) / out.sum()
+        rows, columns = np.indices(out.shape)
+        centre = (columns * weight).sum(), (rows * weight).sum()
+        expected = (np.array(ARCFACE[2 * number : 2 * number + 2]) + 0.5) * size / 112 - 0.5
+        np.testing.assert_allclose(centre, expected, atol=0.35)
+
+
+def test_alignment_does_not_alias() -> None:
+    """A chequerboard of single pixels, shrunk: grey, where plain sampling would draw stripes."""
+    board = (np.indices((900, 900)).sum(0) % 2 * 255).astype(np.uint8)
+    landmarks = (np.array(ARCFACE) * 7.9).tolist()
+    out = image.preprocess(encode(Image.fromarray(board)), Preprocessing(112, "grey", align="arcface"), landmarks)
+    assert abs(out.mean() - 127.5) < 3
+    assert out.std() < 3
+
+
+def test_landmarks_are_those_of_the_upright_picture() -> None:
+    picture = scene(150, 130)
+    landmarks = (np.array(ARCFACE) + 11).tolist()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = encode(picture.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    how = Preprocessing(112, "rgb", align="arcface")
+    expected = image.preprocess(encode(picture), how, landmarks)
+    np.testing.assert_array_equal(image.preprocess(stored, how, landmarks), expected)
+    plain = Preprocessing(112, "rgb")
+    np.testing.assert_array_equal(
+        image.preprocess(encode(picture), plain, landmarks), image.preprocess(encode(picture), plain)
+    )
+    assert not np.array_equal(image.preprocess(encode(picture), plain), expected)
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (None, r"^no-landmarks: the model aligns faces \(arcface\)"),
+        ([1.0] * 10, "^bad-landmarks: .* no face's"),
+        ([1.0] * 9, "^bad-landmarks: .* 5 points were expected"),
+        ([*ARCFACE[:9], float("nan")], "^bad-landmarks: .* 5 points were expected"),
+        ([n * 1e6 for n in ARCFACE], "^bad-landmarks: .* no face's"),
+    ],
+)
+def test_landmarks_that_cannot_be(landmarks: list[float] | None, message: str) -> None:
+    with pytest.raises(ImageUnreadable, match=message):
+        image.preprocess(encode(scene(50, 50)), Preprocessing(112, "rgb", align="arcface"), landmarks)

@@ -65,6 +65,30 @@ def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         manifest.begin(out, "model", {"seed": 1, "size": 2})
 
 
+def test_a_difference_inside_an_option_is_told_by_its_name(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    manifest.begin(out, "faces", {"preprocessing": {"size": 48, "colour": "rgb"}, "seed": None})
+    with pytest.raises(Occupied, match=r"arguments \(preprocessing\.size: 48 there, 64 here\); repeat"):
+        manifest.begin(out, "faces", {"preprocessing": {"size": 64, "colour": "rgb"}, "seed": None})
+
+
+def test_the_first_of_two_writers_stands(tmp_path: Path) -> None:
+    first = manifest.write(str(tmp_path), "faces", {"n": 1}, {"host": "x"})
+    assert manifest.write(str(tmp_path), "faces", {"n": 1}, {"host": "y"}) == first
+    with pytest.raises(Occupied, match="finished with other content by another run"):
+        manifest.write(str(tmp_path), "faces", {"n": 2}, {})
+    assert manifest.read(str(tmp_path), "faces") == first
+
+
+def test_a_next_generation_follows_the_one_that_was_read(tmp_path: Path) -> None:
+    first = manifest.write(str(tmp_path), "faces", {"n": 1}, {})
+    second = manifest.replace(first, {"n": 2}, {"host": "x"})
+    assert manifest.read(str(tmp_path), "faces") == second
+    with pytest.raises(Occupied, match="changed by another run"):
+        manifest.replace(first, {"n": 3}, {})
+    assert [path.name for path in tmp_path.iterdir()] == [manifest.NAME]
+
+
 def test_nan_never_enters_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         manifest.write(str(tmp_path), "faces", {"x": float("nan")}, {})

@@ -1,7 +1,7 @@
 import multiprocessing
 import os
-import uuid
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,36 +9,6 @@ import pytest
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    """A real S3-compatible server process on loopback."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket."""
-    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
-    import s3fs
-
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_ENDPOINT_URL", s3_server),
-    ):
-        monkeypatch.setenv(name, value)
-    name = f"faces-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(name)
-    return f"s3://{name}"
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -52,8 +22,35 @@ def test_write_read_and_names(place: str) -> None:
     assert storage.names(storage.join(place, "a")) == ["one.bin", "two.bin"]
     assert storage.read_bytes(storage.join(place, "a", "one.bin")) == b"0123456789"
     assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3, 4) == b"3456"
+    assert storage.read_bytes(storage.join(place, "a", "one.bin"), 3) == b"3456789"
+    for offset in (8, 10, 20):
+        assert storage.read_bytes(storage.join(place, "a", "one.bin"), offset, 4) == b"0123456789"[offset : offset + 4]
     assert storage.size(storage.join(place, "a", "two.bin")) == 0
+    assert storage.read_bytes(storage.join(place, "a", "two.bin")) == b""
+    with pytest.raises(Missing, match=r"a/three\.bin"):
+        storage.read_bytes(storage.join(place, "a", "three.bin"))
     assert storage.names(storage.join(place, "absent")) == []
+
+
+def test_many_reads_are_what_single_ones_are(place: str, tmp_path: Path) -> None:
+    here, there, nowhere = storage.join(place, "1"), str(tmp_path / "2"), storage.join(place, "3")
+    storage.write_bytes(here, b"0123456789")
+    storage.write_bytes(there, b"elsewhere")
+    ranges = [(here, 0, None), (here, 2, 3), (there, 4, None), (here, 9, 5), (here, 30, 2), (nowhere, 0, 4)] * 20
+    answers = storage.read_many(ranges)
+    assert answers[:5] == [b"0123456789", b"234", b"where", b"9", b""]
+    assert str(answers[5]) == f"{nowhere}: there is no such file"
+    assert [str(a) for a in answers] == [str(a) for a in answers[:6]] * 20
+    assert storage.read_many([]) == []
+
+
+def test_a_listing_sees_what_other_processes_wrote(bucket: str) -> None:
+    storage.write_bytes(storage.join(bucket, "done", "1"), b"")
+    assert storage.names(storage.join(bucket, "done")) == ["1"]
+    code = f"from metric_core import storage; storage.write_bytes('{bucket}/done/2', b'')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=Path(__file__).parents[2])
+    assert storage.names(storage.join(bucket, "done")) == ["1", "2"]
+    assert storage.exists(storage.join(bucket, "done", "2"))
 
 
 def test_only_the_first_creator_wins(place: str) -> None:
@@ -139,6 +136,17 @@ def test_walk_agrees_between_stores(tmp_path: Path, bucket: str) -> None:
         storage.write_bytes(storage.join(bucket, "tree", path), b"x")
     there = [path for path, _ in storage.walk(storage.join(bucket, "tree"))]
     assert there == [path for path, _ in storage.walk(str(tmp_path))]
+
+
+def test_files_and_folders(place: str) -> None:
+    for path in ("b.txt", "z/1.jpg", "a.txt", "y/x/2.jpg"):
+        storage.write_bytes(storage.join(place, "top", path), b"x")
+    if storage.is_local(place):
+        os.symlink(storage.join(place, "top", "a.txt"), storage.join(place, "top", "c.txt"))
+        os.symlink(storage.join(place, "top", "y"), storage.join(place, "top", "w"))
+        assert storage.files_and_folders(storage.join(place, "top")) == (["a.txt", "b.txt", "c.txt"], ["w", "y", "z"])
+    else:
+        assert storage.files_and_folders(storage.join(place, "top")) == (["a.txt", "b.txt"], ["y", "z"])
 
 
 def test_content_tag_follows_the_bytes(place: str) -> None:

@@ -1,10 +1,14 @@
 """What a person sees while a job runs: short lines and a progress bar on stderr; stdout stays free for results."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 30.0
+"""Where stderr is no terminal and a bar cannot move."""
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -18,17 +22,21 @@ class Bar:
     """A running progress bar; its note holds the figures of the moment."""
 
     def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
-        self._progress = progress
+        self._progress, self._title, self._total = progress, title, total
         self._task = progress.add_task(title, total=total, completed=done, note="")
+        self._said = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
         """Set how much is done, and the note."""
         self._progress.update(self._task, completed=done, note=note)
+        if not _console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(f"{self._title} {done:,}/{self._total:,} {note}")
 
 
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """A progress bar over ``total`` units while the block runs; where stderr is no terminal, its last state."""
+    """A progress bar over ``total`` units while the block runs; where stderr is no terminal, a line now and then."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

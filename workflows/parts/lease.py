@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,63 +18,100 @@ from typing import Any
 import psutil
 
 from metric_core import storage
-from metric_core.errors import JobRunning
+from metric_core.errors import JobRunning, Missing
 
 NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
 
 
+class Lease:
+    """A lease that is held. One that was taken over, because this process slept for too long, is never taken back."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._address = folder, storage.join(folder, NAME)
+        self._mine = {
+            "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "pid": os.getpid(),
+            "started": _started(os.getpid()),
+            "token": uuid.uuid4().hex,  # one process may ask twice
+        }
+        self._lost = threading.Event()
+
+    def check(self) -> None:
+        """Raises JobRunning when another run has taken the lease over."""
+        if self._lost.is_set():
+            raise JobRunning(
+                f"{self._folder}: this run was silent for too long, and another one took over; wait for that one"
+            )
+
+    def claim(self) -> None:
+        """Take it when it is free or its holder is dead. Raises JobRunning."""
+        if storage.create_if_absent(self._address, self._stamped()):
+            return
+        data = storage.read_bytes(self._address)
+        holder = json.loads(data)
+        if self._is_mine(holder):  # the first answer got lost and the store was asked twice
+            return
+        if _alive(holder):
+            raise JobRunning(
+                f"{self._folder} is being written by process {holder['pid']} on {holder['host']}; wait for it, or stop "
+                f"it and start again"
+            )
+        if not storage.replace_if_match(self._address, self._stamped(), expected=data):
+            raise JobRunning(f"{self._address}: another run took the lease over a moment ago; wait for it")
+
+    def beat(self, done: threading.Event) -> None:
+        """Keep it fresh until ``done``, or until it is another's."""
+        while not done.wait(BEAT_S) and not self._lost.is_set():
+            try:
+                if self._is_mine(json.loads(storage.read_bytes(self._address))):
+                    storage.write_bytes(self._address, self._stamped())
+                else:
+                    self._lost.set()
+            except Missing:
+                self._lost.set()
+            except OSError:  # the store's trouble: a beat is missed, and the next one may come through
+                continue
+
+    def release(self) -> None:
+        """Give it up, if it is still ours."""
+        if not self._lost.is_set():
+            storage.remove(self._address)
+            storage.remove(f"{self._address}.lock")  # of a takeover
+
+    def _is_mine(self, holder: dict[str, Any]) -> bool:
+        return {name: holder.get(name) for name in self._mine} == self._mine
+
+    def _stamped(self) -> bytes:
+        return json.dumps(self._mine | {"beat": time.time()}).encode()
+
+
 @contextmanager
-def held(uri: str) -> Iterator[None]:
+def held(uri: str) -> Iterator[Lease]:
     """Hold the lease of an output folder for the length of the block.
 
     Raises:
         JobRunning: another live run holds it.
     """
-    address = storage.join(uri, NAME)
-    mine = _claim(address)
+    lease = Lease(uri)
+    lease.claim()
     done = threading.Event()
-    thread = threading.Thread(target=_beat, args=(address, mine, done), daemon=True)
+    thread = threading.Thread(target=lease.beat, args=(done,), daemon=True)
     thread.start()
     try:
-        yield
+        yield lease
     finally:
         done.set()
         thread.join()
-        storage.remove(address)
-        storage.remove(f"{address}.lock")  # of a takeover
-
-
-def _claim(address: str) -> dict[str, Any]:
-    mine = {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "started": _started(os.getpid())}
-    if storage.create_if_absent(address, _stamped(mine)):
-        return mine
-    data = storage.read_bytes(address)
-    holder = json.loads(data)
-    if _alive(holder):
-        raise JobRunning(
-            f"{address.removesuffix('/' + NAME)} is being written by process {holder['pid']} on {holder['host']}; "
-            f"wait for it, or stop it and start again"
-        )
-    if not storage.replace_if_match(address, _stamped(mine), expected=data):
-        raise JobRunning(f"{address}: another run took the lease over a moment ago; wait for it")
-    return mine
+        lease.release()
 
 
 def _alive(holder: dict[str, Any]) -> bool:
     if holder["host"] == socket.gethostname():
         return holder["boot"] == _boot_id() and _started(holder["pid"]) == holder["started"]
     return time.time() - holder["beat"] < MISSED * BEAT_S
-
-
-def _beat(address: str, mine: dict[str, Any], done: threading.Event) -> None:
-    while not done.wait(BEAT_S):
-        storage.write_bytes(address, _stamped(mine))
-
-
-def _stamped(mine: dict[str, Any]) -> bytes:
-    return json.dumps(mine | {"beat": time.time()}).encode()
 
 
 def _started(pid: int) -> float | None:

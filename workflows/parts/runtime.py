@@ -171,10 +171,10 @@ def cause(error: BaseException) -> LikenessError:
     """Our own error inside one of Ray's, or a JobFailed that carries the worker's last line."""
     inner: BaseException | None = error
     while inner is not None:
+        if isinstance(inner, RayTaskError) and isinstance(inner.cause, LikenessError):
+            return inner.cause  # Ray's error is one of ours too, but its message is a traceback
         if isinstance(inner, LikenessError):
             return inner
-        if isinstance(inner, RayTaskError) and isinstance(inner.cause, LikenessError):
-            return inner.cause
         inner = inner.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return JobFailed(

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 from metric_core import storage
-from metric_core.data.readers import Found, Source
+from metric_core.data.readers.found import Found, Source
 from metric_core.errors import DataError
 
 IMAGE_ENDINGS = frozenset(
@@ -39,8 +40,7 @@ def scan(root: str) -> Source:
     Raises:
         DataError: an image lies directly in the root, or two folders in different places share a person's name.
     """
-    ignored: Counter[str] = Counter()
-    return Source(root=root, name=PurePosixPath(root).name or "faces", faces=_faces(root, ignored), ignored=ignored)
+    return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
 
 
 def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:

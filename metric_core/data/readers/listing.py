@@ -1,6 +1,8 @@
-"""A CSV or Parquet list of images: columns path, identity and, if they are there, key, view and split."""
+"""A CSV or Parquet list of images: columns path, identity and, if they are there, key, view, split and landmarks."""
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -8,11 +10,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.data.readers import Found, Source, resolve
+from metric_core.data.readers.found import Found, Source, read_landmarks, resolve
 from metric_core.errors import DataError, Missing
 
 REQUIRED = ("path", "identity")
-OPTIONAL = ("key", "view", "split")
+OPTIONAL = ("key", "view", "split", "landmarks")
 
 
 def scan(address: str) -> Source:
@@ -24,7 +26,7 @@ def scan(address: str) -> Source:
     """
     table = _read(address)
     root, _, file = address.rpartition("/")
-    return Source(root=root, name=PurePosixPath(file).stem, faces=_faces(address, root, table))
+    return Source(root=root, name=PurePosixPath(file).stem, shards=[partial(_faces, address, root, table)])
 
 
 def _read(address: str) -> pa.Table:
@@ -46,7 +48,7 @@ def _read(address: str) -> pa.Table:
     if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
         raise DataError(
             f"{address} has columns {', '.join(table.column_names)}; expected {', '.join(REQUIRED)} and, if you "
-            f"have them, {', '.join(OPTIONAL)}"
+            f"have them, {', '.join(OPTIONAL)}; or, in Parquet, image with the pictures' bytes and identity or label"
         )
     for name in REQUIRED:
         if table[name].null_count:
@@ -54,10 +56,11 @@ def _read(address: str) -> pa.Table:
     return table
 
 
-def _faces(address: str, root: str, table: pa.Table) -> Iterator[Found]:
+def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterator[Found]:
     missing: list[str] = []
     seen: set[str] = set()
-    for row in table.cast(pa.schema([(n, pa.string()) for n in table.column_names])).to_pylist():
+    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
+    for number, row in enumerate(table.cast(texts).to_pylist(), start=1):
         path = row["path"]
         key = row.get("key") or str(PurePosixPath(path).with_suffix(""))
         if key in seen:
@@ -68,7 +71,8 @@ def _faces(address: str, root: str, table: pa.Table) -> Iterator[Found]:
         except Missing:
             missing.append(path)
             continue
-        yield Found(row["identity"], key, path, tag, view=row.get("view"), split=row.get("split"))
+        points = read_landmarks(row.get("landmarks"), f"{address}, row {number}")
+        yield Found(row["identity"], key, path, tag, view=row.get("view"), split=row.get("split"), landmarks=points)
     if missing:
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise DataError(

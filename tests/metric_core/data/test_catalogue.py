@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from metric_core.data import catalogue, faces
+from metric_core.data import catalogue
 from metric_core.data.faces import face_id
 from metric_core.data.readers import fetch
 from metric_core.errors import ConfigError, DataError, Missing
@@ -26,7 +27,7 @@ def test_a_folder_a_person_with_any_nesting_above(tmp_path: Path) -> None:
 def test_ids_depend_on_namespace_and_key_alone(tmp_path: Path) -> None:
     one = tree(tmp_path / "1", "a/Ann/1.jpg", "a/Ann/2.jpg")
     two = tree(tmp_path / "2", "a/Ann/2.png", "a/Ann/3.png")
-    tables = [catalogue.to_table(list(catalogue.scan(s).faces), "faces", {})[0].to_pylist() for s in (one, two)]
+    tables = [catalogue.to_table(list(catalogue.scan(s).faces), "faces").to_pylist() for s in (one, two)]
     ids = [{row["key"]: row["face_id"] for row in table} for table in tables]
     assert ids[0]["a/Ann/2"] == ids[1]["a/Ann/2"] == face_id("faces", "a/Ann/2")
     assert face_id("other", "a/Ann/2") != ids[0]["a/Ann/2"]
@@ -38,12 +39,26 @@ def test_face_id_is_pinned() -> None:
     assert face_id("lfw", "Ann/Ann_0001") == 2944299925651128325
 
 
-def test_a_collision_gives_the_later_key_the_next_salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = faces.face_id
-    monkeypatch.setattr(faces, "face_id", lambda space, key, salt=0: 7 if salt == 0 else honest(space, key, salt))
-    ids, salts = catalogue.identify(["b", "a"], "n")
-    assert salts == {"b": 1}
-    assert ids.tolist() == [honest("n", "b", 1), 7]
+def settled(keys: list[str], first_ids: list[int]) -> tuple[list[int], dict[str, int]]:
+    id_N = np.array(first_ids)
+    salts = catalogue.settle(id_N, lambda row_M: [keys[row] for row in row_M], "n")
+    return id_N.tolist(), salts
+
+
+def test_a_collision_gives_the_later_key_the_next_salt() -> None:
+    assert settled(["b", "a", "c"], [7, 7, 8]) == ([face_id("n", "b", 1), 7, 8], {"b": 1})
+    assert settled(["c", "a", "b"], [7, 7, 7])[1] == {"b": 1, "c": 1}, "the first in byte order keeps its id"
+    assert settled(["a", "b"], [7, 8]) == ([7, 8], {})
+
+
+def test_a_salted_id_that_is_taken_is_passed_over() -> None:
+    taken = face_id("n", "b", 1)
+    assert settled(["a", "b", "c"], [7, 7, taken]) == ([7, face_id("n", "b", 2), taken], {"b": 2})
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="the key 'a' and 0 more stand twice"):
+        settled(["a", "b", "a"], [7, 8, 7])
 
 
 def test_files_that_differ_in_ending_only_are_two_faces(tmp_path: Path) -> None:
@@ -58,7 +73,7 @@ def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
         list(catalogue.scan(tree(tmp_path / "2", "x/Ann/1.jpg", "y/Ann/1.jpg")).faces)
     with pytest.raises(Missing):
         catalogue.scan(str(tmp_path / "nothing"))
-    with pytest.raises(DataError, match="neither a folder nor"):
+    with pytest.raises(DataError, match=r"x\.zip is none of \.rec, \.tar"):
         catalogue.scan(tree(tmp_path / "3", "x.zip") + "/x.zip")
 
 
@@ -66,8 +81,7 @@ def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
     root = tree(tmp_path, "p/2.jpg", "p/1.jpg")
     (tmp_path / "list.csv").write_text("path,identity,view,split\np/2.jpg,007,id,train\np/1.jpg,Bob,,train\n")
     source = catalogue.scan(f"{root}/list.csv")
-    table, _ = catalogue.to_table(list(source.faces), source.name, {})
-    rows = table.to_pylist()
+    rows = catalogue.to_table(list(source.faces), source.name).to_pylist()
     assert [(r["identity"], r["view"], r["split"]) for r in rows] == [("007", "id", "train"), ("Bob", None, "train")]
     assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
 
@@ -87,6 +101,15 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         list(catalogue.scan(f"{root}/list.csv").faces)
+
+
+def test_a_split_file_goes_before_the_list_s_own(tmp_path: Path) -> None:
+    root = tree(tmp_path, "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    (tmp_path / "list.csv").write_text("path,identity,split\n1.jpg,A,x\n2.jpg,B,y\n3.jpg,A,x\n4.jpg,C,\n")
+    table = catalogue.to_table(list(catalogue.scan(f"{root}/list.csv").faces), "n")
+    assert catalogue.with_splits(table, {"B": "z", "D": "w"})["split"].to_pylist() == ["x", "z", "x", None]
+    assert catalogue.with_splits(table, {}).equals(table)
+    assert catalogue.with_splits(table.slice(0, 0), {"B": "z"}).num_rows == 0
 
 
 def test_seeded_splits_are_by_person_and_stay_when_people_join() -> None:
@@ -110,8 +133,3 @@ def test_split_files(tmp_path: Path) -> None:
     path.write_text("who,where\n")
     with pytest.raises(DataError, match="expected identity,split"):
         catalogue.read_splits(str(path))
-
-
-def test_an_empty_source() -> None:
-    with pytest.raises(DataError, match="no images"):
-        catalogue.to_table([], "n", {})

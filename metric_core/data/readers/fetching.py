@@ -1,0 +1,113 @@
+"""From the locators of Faces rows to the bytes of their images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metric_core import storage
+from metric_core.data.readers import parquet, pickled, recordio
+from metric_core.data.readers.found import resolve
+from metric_core.errors import ImageUnreadable, Missing
+
+LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column")
+"""The columns of Faces that say where an image is."""
+
+GAP = 128 << 10
+"""Bytes between two images that are read too, to get both at once: less than a request to a store costs in time."""
+SPAN = 16 << 20
+"""Bytes read at once at most, unless one image is larger."""
+
+UNWRAP = {recordio.PARTS: recordio.payload, pickled.TEXT: pickled.decode}
+"""Kinds whose range holds the image in a form of its own."""
+
+Row = Mapping[str, Any]
+Fetched = bytes | Missing | ImageUnreadable
+
+
+def fetch(root: str, row: Row) -> bytes:
+    """The image bytes that a Faces row points at.
+
+    Raises:
+        Missing: the file is not there, or ends before the image does.
+        ImageUnreadable: what holds the image is damaged.
+    """
+    (found,) = fetch_many(root, [row])
+    if isinstance(found, bytes):
+        return found
+    raise found
+
+
+def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
+    """The image bytes of several rows, or the error that ``fetch`` raises for a row.
+
+    Neighbours in one file are read together, files of an object store at the same time, a row group of Parquet once.
+    """
+    out: list[Fetched] = [b""] * len(rows)
+    address_N = [resolve(root, row["uri"]) for row in rows]
+    cells = [at for at, row in enumerate(rows) if row["kind"] == "parquet"]
+    for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
+        out[at] = _cell(address_N[at], rows[at])
+    spans = _spans(rows, address_N)
+    answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
+    for span, answer in zip(spans, answers):
+        for at in span.rows:
+            out[at] = answer if isinstance(answer, Missing) else _cut(answer, span, rows[at])
+    return out
+
+
+@dataclass
+class _Span:
+    """Bytes that are read at once."""
+
+    address: str
+    first: int
+    last: int | None
+    """Exclusive; None is to the end."""
+    rows: list[int]
+    """Whose images lie there."""
+
+
+def _spans(rows: Sequence[Row], address_N: list[str]) -> list[_Span]:
+    spans: list[_Span] = []
+    places = [at for at, row in enumerate(rows) if row["kind"] != "parquet" and row["length"] != 0]
+    for at in sorted(places, key=lambda at: (address_N[at], rows[at]["offset"] or 0)):
+        address, first = address_N[at], rows[at]["offset"] or 0
+        last = None if rows[at]["length"] is None else first + rows[at]["length"]
+        before = spans[-1] if spans else None
+        if (
+            before is not None
+            and before.address == address
+            and before.last is not None
+            and last is not None
+            and first - before.last <= GAP
+            and last - before.first <= SPAN
+        ):
+            before.last = max(before.last, last)
+            before.rows.append(at)
+        else:
+            spans.append(_Span(address, first, last, [at]))
+    return spans
+
+
+def _cut(data: bytes, span: _Span, row: Row) -> Fetched:
+    """One row's image out of what was read at once."""
+    if row["length"] is None:
+        return data
+    start = row["offset"] - span.first
+    if len(data) < start + row["length"]:
+        return Missing(
+            f"{span.address}: it ends before byte {row['offset'] + row['length']}, where the catalogue has a face; it "
+            f"was changed since: write the catalogue again"
+        )
+    image = data[start : start + row["length"]]
+    try:
+        return UNWRAP[row["kind"]](image, span.address) if row["kind"] in UNWRAP else image
+    except ImageUnreadable as error:
+        return error
+
+
+def _cell(address: str, row: Row) -> Fetched:
+    try:
+        return parquet.fetch(address, row["row_group"], row["row"], row["column"])
+    except (Missing, ImageUnreadable) as error:
+        return error

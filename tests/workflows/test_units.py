@@ -1,0 +1,155 @@
+"""How a unit is committed: one writer's part stands, and everything else about the unit follows from it."""
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metric_core import schema, storage
+from metric_core.data.rows import Part
+from metric_core.embeddings import from_table, to_table
+from metric_core.errors import JobFailed
+from workflows.parts import units
+from workflows.parts.ledger import Ledger
+from workflows.parts.units import Reject
+
+UNIT = units.units([Part("faces-000000.parquet", 6, "")], 6)[0]
+SPENT = {"read": 1.0, "decode": 2.0, "forward": 3.0}
+
+
+def vectors(ids: list[int]) -> pa.Table:
+    unit_ND = np.eye(8, dtype=np.float32)[np.arange(len(ids)) % 8]
+    return to_table(np.array(ids, np.int64), ["a"] * len(ids), [None] * len(ids), unit_ND, np.ones(len(ids)))
+
+
+def bad(*ids: int) -> list[Reject]:
+    return [Reject(number, f"{number}.jpg", "missing", "gone") for number in ids]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_unit_in_its_three_files(tmp_path: Path) -> None:
+    record = units.commit(str(tmp_path), UNIT, vectors([1, 2, 4]), bad(5, 3), SPENT)
+    assert set(files(tmp_path)) == {"part-000000.parquet", "quarantine/part-000000.parquet", "done/000000.json"}
+    assert from_table(pq.read_table(tmp_path / "part-000000.parquet")).face_id_N.tolist() == [1, 2, 4]
+    rejects = schema.check(pq.read_table(tmp_path / "quarantine/part-000000.parquet"), schema.QUARANTINE, "q")
+    assert [(r["face_id"], r["uri"], r["reason"]) for r in rejects.to_pylist()] == [
+        (3, "3.jpg", "missing"),
+        (5, "5.jpg", "missing"),
+    ], "in the order of ids"
+    assert (record.rows, record.rejected, record.reasons) == (3, 2, {"missing": 2})
+    assert record.sha256 == storage.sha256(str(tmp_path / "part-000000.parquet"))
+    assert record.quarantine_sha256 == storage.sha256(str(tmp_path / "quarantine/part-000000.parquet"))
+    assert set(record.seconds) == {"read", "decode", "forward", "write"}
+    assert units.settled(str(tmp_path), UNIT) == record
+    assert units.rejects_of(str(tmp_path), UNIT).tolist() == [3, 5]
+
+
+def test_a_second_writer_changes_nothing_and_tells_what_is_there(tmp_path: Path) -> None:
+    """A zombie comes back with another view of the source: one picture less, another one more."""
+    first = units.commit(str(tmp_path), UNIT, vectors([1, 2, 4]), bad(3), SPENT)
+    before = files(tmp_path)
+    second = units.commit(str(tmp_path), UNIT, vectors([1, 3]), bad(2, 4), SPENT)
+    assert files(tmp_path) == before
+    assert (second.rows, second.sha256, second.reasons) == (first.rows, first.sha256, first.reasons)
+
+
+@pytest.mark.parametrize("lost", [["done/000000.json"], ["done/000000.json", "quarantine/part-000000.parquet"]])
+def test_a_writer_that_died_after_the_part(tmp_path: Path, lost: list[str]) -> None:
+    whole = units.commit(str(tmp_path), UNIT, vectors([1, 2]), bad(3), SPENT)
+    before = files(tmp_path)
+    for name in lost:
+        (tmp_path / name).unlink()
+    assert not any(Ledger(str(tmp_path), [UNIT]).runs), "without a record it is not done"
+    found = units.settled(str(tmp_path), UNIT)
+    assert found is not None
+    assert (found.rows, found.sha256, found.reasons) == (whole.rows, whole.sha256, whole.reasons)
+    now = files(tmp_path)
+    assert {k: v for k, v in now.items() if "done" not in k} == {k: v for k, v in before.items() if "done" not in k}
+    assert json.loads(now["done/000000.json"])["sha256"] == whole.sha256
+
+
+def test_units_with_nothing_in_them(tmp_path: Path) -> None:
+    record = units.commit(str(tmp_path), UNIT, vectors([]), [], SPENT)
+    assert (record.rows, record.sha256) == (0, None)
+    assert set(files(tmp_path)) == {"done/000000.json"}, "of another split, say: no part for nothing"
+    other = units.commit(str(tmp_path / "rejects"), UNIT, vectors([]), bad(1, 2), SPENT)
+    assert (other.rows, other.rejected) == (0, 2)
+    assert pq.read_table(tmp_path / "rejects/part-000000.parquet").num_rows == 0
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets so many writes through and then has the disk full in the middle of one."""
+
+    def after(writes: int) -> None:
+        honest, left = Path.write_bytes, [writes]
+
+        def write_bytes(path: Path, data: bytes) -> int:
+            left[0] -= 1
+            if left[0] >= 0:
+                return honest(path, data)
+            honest(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+    return after
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, fail: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    fail(writes)
+    with pytest.raises(JobFailed, match=r"No space left on device while part-000000\.parquet was written.*make room"):
+        units.commit(str(tmp_path / "out"), UNIT, vectors([1, 2]), bad(3), SPENT)
+    left = files(tmp_path / "out")
+    assert len(left) == writes, "what is there is whole, and no temporary file stays"
+    monkeypatch.undo()
+    done = units.settled(str(tmp_path / "out"), UNIT)
+    assert (done is None) == (writes == 0)
+    units.commit(str(tmp_path / "out"), UNIT, vectors([1, 2]), bad(3), SPENT)
+    units.commit(str(tmp_path / "undisturbed"), UNIT, vectors([1, 2]), bad(3), SPENT)
+    ours, theirs = files(tmp_path / "out"), files(tmp_path / "undisturbed")
+    assert ours.pop("done/000000.json") != b""
+    assert theirs.pop("done/000000.json") != b""
+    assert ours == theirs
+
+
+def test_the_ledger_follows_retries(tmp_path: Path) -> None:
+    out, todo = str(tmp_path), units.units([Part("a", 4, ""), Part("b", 3, "")], 2)
+    assert [unit.number for unit in Ledger(out, todo).todo(retry=False)] == [0, 1, 2, 3]
+    units.commit(out, todo[0], vectors([1, 2]), [], SPENT)
+    units.commit(out, todo[1], vectors([3]), bad(4), SPENT)
+    units.commit(out, todo[2], vectors([]), bad(5, 6), SPENT)
+    ledger = Ledger(out, todo)
+    assert ledger.todo(retry=False) == [todo[3]]
+    again = ledger.todo(retry=True)
+    assert [(unit.number, unit.retry) for unit in again] == [(1, 1), (2, 1), (3, 0)]
+    assert [unit.name for unit in again] == ["part-000001-1.parquet", "part-000002-1.parquet", "part-000003.parquet"]
+    ledger.enter(again[0], units.commit(out, again[0], vectors([4]), [], SPENT))
+    ledger.enter(again[1], units.commit(out, again[1], vectors([5]), bad(6), SPENT))
+    ledger.enter(again[2], units.commit(out, again[2], vectors([7]), [], SPENT))
+    content = ledger.content()
+    assert content == Ledger(out, todo).content()
+    assert [(part["name"], part["rows"]) for part in content["parts"]] == [
+        ("part-000000.parquet", 2),
+        ("part-000001.parquet", 1),
+        ("part-000001-1.parquet", 1),
+        ("part-000002.parquet", 0),
+        ("part-000002-1.parquet", 1),
+        ("part-000003.parquet", 1),
+    ]
+    assert [(file["name"], file["rows"]) for file in content["quarantine"]] == [("part-000002-1.parquet", 1)]
+    (tmp_path / "done" / f".000001.json.x{storage.UNFINISHED}").write_bytes(b"{")
+    ledger.sweep()
+    assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["part-000002-1.parquet"]
+    assert len(list((tmp_path / "done").iterdir())) == 6

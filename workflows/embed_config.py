@@ -1,0 +1,67 @@
+"""The options of ``likeness embed``."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from metric_core.errors import ConfigError
+from workflows.parts.runtime import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(RunOptions):
+    """Embed every face of a catalogue."""
+
+    faces: str
+    """The Faces artefact to embed."""
+    model: str
+    """Model folder, object-store address, or MLflow model URI (models:/NAME@ALIAS)."""
+    out: str
+    """Folder or object-store address of the Embeddings to write."""
+    split: str | None = None
+    """Embed only this split; default: all faces."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Stored components; float16 halves the bytes."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """What the network computes in; a faster one is refused when a sample of vectors changes by more than a cosine
+    of 0.9999."""
+    unit_size: int = 2048
+    """Faces a unit of work, which is also a part: what is lost when a worker dies."""
+    batch: int = 128
+    """Faces a forward pass."""
+    actors: int | None = None
+    """Embedding processes; default: one a CPU that does not decode, or as many as the GPUs hold with --gpu."""
+    decoders: int | None = None
+    """Processes that only read and decode, one a CPU; default: none without --gpu (the actors decode beside the
+    network), with it all CPUs that actors do not use."""
+    gpu: bool = False
+    """Compute on GPUs."""
+    gpu_per_actor: float = 1.0
+    """Share of a GPU that an actor takes with --gpu, above 0 and at most 1; 0.5 puts two on one."""
+    max_bad_fraction: float = 0.01
+    """Largest share of faces that may end in the quarantine before the job stops."""
+    retry_quarantined: bool = False
+    """Try the faces in the quarantine once more, also of a finished artefact."""
+    tracking_uri: str | None = None
+    """MLflow store for the figures of the run; default: MLFLOW_TRACKING_URI, else none."""
+    dry_run: bool = False
+    """Embed a sample, write nothing, and say what the whole would take."""
+    price_per_hour: float | None = None
+    """Of everything the job runs on, in any currency; --dry-run then says what the job would cost."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("unit_size", "batch"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.actors is not None and self.actors < 1:
+            problems.append(f"actors is {self.actors}; it must be 1 or more")
+        if self.decoders is not None and self.decoders < 0:
+            problems.append(f"decoders is {self.decoders}; it must be 0 or more")
+        if not 0 < self.gpu_per_actor <= 1:
+            problems.append(f"gpu_per_actor is {self.gpu_per_actor}; it must be above 0 and at most 1")
+        if not 0 <= self.max_bad_fraction <= 1:
+            problems.append(f"max_bad_fraction is {self.max_bad_fraction}; it must be a share, 0 to 1")
+        if self.price_per_hour is not None and self.price_per_hour < 0:
+            problems.append(f"price_per_hour is {self.price_per_hour}; it must be 0 or more")
+        if problems:
+            raise ConfigError.of(problems)
