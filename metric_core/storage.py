@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,10 +23,8 @@ from metric_core.errors import ConfigError, Missing
 
 Range = tuple[str, int, int | None]
 """Address, offset and length; None is to the end."""
-READERS = 8
-"""Threads that read local files together."""
-STRIPE = 16
-"""Files or ranges that are worth a thread."""
+PROBE, SLOW, READERS = 8, 0.001, 16
+"""Reads after which a local path that took longer than so many seconds each, a network mount's, is read by threads."""
 UNFINISHED = ".unfinished"
 """Ending of a local file's name before it is whole."""
 
@@ -161,7 +160,7 @@ def read_many(wanted: Sequence[Range]) -> list[bytes | Missing]:
     for at, (uri, _, _) in enumerate(wanted):
         kinds.setdefault("file" if is_local(uri) else uri.partition("://")[0], []).append(at)
     for kind, places in kinds.items():
-        read = _read_stripes if kind == "file" else _read_remote
+        read = _read_local if kind == "file" else _read_remote
         for at, answer in zip(places, read([wanted[at] for at in places])):
             out[at] = answer
     return out
@@ -297,14 +296,14 @@ def _read_one(wanted: Range) -> bytes | Missing:
         return error
 
 
-def _read_stripes(wanted: list[Range]) -> list[bytes | Missing]:
-    # Threads, since a network file system answers slowly; in stripes, since local files are cheaper than a task each.
-    size = max(STRIPE, -(-len(wanted) // READERS))
-    stripes = [wanted[i : i + size] for i in range(0, len(wanted), size)]
-    if len(stripes) == 1:
-        return [_read_one(w) for w in wanted]
-    with ThreadPoolExecutor(len(stripes)) as pool:
-        return [answer for part in pool.map(lambda stripe: [_read_one(w) for w in stripe], stripes) for answer in part]
+def _read_local(wanted: list[Range]) -> list[bytes | Missing]:
+    start = time.monotonic()
+    first = [_read_one(w) for w in wanted[:PROBE]]
+    rest = wanted[PROBE:]
+    if time.monotonic() - start < PROBE * SLOW:
+        return first + [_read_one(w) for w in rest]
+    with ThreadPoolExecutor(READERS) as pool:
+        return first + list(pool.map(_read_one, rest))
 
 
 def _read_remote(wanted: list[Range]) -> list[bytes | Missing]:

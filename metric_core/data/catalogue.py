@@ -45,22 +45,25 @@ def scan(address: str) -> Source:
     return shards.scan(address, files) if files else folder.scan(address)
 
 
-def settle(id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespace: str) -> dict[str, int]:
-    """Give a key whose unsalted id another one has the next salt whose id is free, and put that id into ``id_N``.
+def settle(
+    id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespace: str
+) -> tuple[dict[int, int], dict[str, int]]:
+    """What becomes of keys whose unsalted ids collide: each takes the next salt whose id is free, but for the first
+    of them in byte order, which keeps its id.
 
-    Of keys that collide, the first in byte order keeps its id. Only their keys are asked for, by row, so that this
-    works on as many rows as there is memory for ids.
+    Only the keys of rows that collide are asked for, so that there may be as many rows as there is memory for ids.
 
     Returns:
-        {key: salt} of the keys whose salt is not 0.
+        {row: id} and {key: salt} of the keys whose salt is not 0.
 
     Raises:
         DataError: a key stands twice.
     """
     sorted_N = np.sort(id_N)
-    row_M = np.flatnonzero(np.isin(id_N, np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])))
-    if not len(row_M):
-        return {}
+    shared = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    if not len(shared):
+        return {}, {}
+    row_M = np.flatnonzero(np.isin(id_N, shared))
     keys = keys_of(row_M)
     again = [key for key, count in Counter(keys).items() if count > 1]
     if again:
@@ -68,20 +71,18 @@ def settle(id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespa
             f"the key {again[0]!r} and {len(again) - 1} more stand twice; rename one, or catalogue the shards that "
             f"repeat keys by themselves, each with a --namespace of its own"
         )
+    changed: dict[int, int] = {}
     salts: dict[str, int] = {}
     kept: set[int] = set()
-    given: set[int] = set()
     for row, key in sorted(zip(row_M.tolist(), keys), key=lambda pair: pair[1].encode()):
         if id_N[row] not in kept:
             kept.add(int(id_N[row]))
             continue
         salt = 1
-        while (number := faces.face_id(namespace, key, salt)) in given or _holds(sorted_N, number):
+        while (number := faces.face_id(namespace, key, salt)) in changed.values() or _holds(sorted_N, number):
             salt += 1
-        salts[key] = salt
-        given.add(number)
-        id_N[row] = number
-    return salts
+        salts[key], changed[row] = salt, number
+    return changed, salts
 
 
 def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
@@ -177,15 +178,13 @@ def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> t
                 keys += rows.read(uri, part)["key"].take(here).to_pylist()
         return keys
 
-    before_N = id_N.copy()
-    salts = settle(id_N, keys_of, namespace)
-    for number, (part, first, last) in enumerate(zip(parts, edges, edges[1:])):
-        if not np.array_equal(before_N[first:last], id_N[first:last]):
-            place = schema.FACES.get_field_index("face_id")
-            ids = pa.array(id_N[first:last])
-            parts[number] = rows.rewrite(
-                uri, part, rows.read(uri, part).set_column(place, schema.FACES.field(place), ids)
-            )
+    changed, salts = settle(id_N, keys_of, namespace)
+    for number in {int(np.searchsorted(edges, row, side="right")) - 1 for row in changed}:
+        table = rows.read(uri, parts[number])
+        ids = [changed.get(row, old) for row, old in enumerate(table["face_id"].to_pylist(), start=edges[number])]
+        place = schema.FACES.get_field_index("face_id")
+        table = table.set_column(place, schema.FACES.field(place), pa.array(ids))
+        parts[number] = rows.rewrite(uri, parts[number], table)
     return parts, salts
 
 

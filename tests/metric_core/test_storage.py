@@ -32,7 +32,11 @@ def test_write_read_and_names(place: str) -> None:
     assert storage.names(storage.join(place, "absent")) == []
 
 
-def test_many_reads_are_what_single_ones_are(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_many_reads_are_what_single_ones_are(
+    place: str, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SLOW", 0 if slow else 1)
     here, there, nowhere = storage.join(place, "1"), str(tmp_path / "2"), storage.join(place, "3")
     storage.write_bytes(here, b"0123456789")
     storage.write_bytes(there, b"elsewhere")

@@ -125,8 +125,13 @@ def estimate(sample: Sample, faces: int, pools: Pools, price_per_hour: float | N
     wall = pools.wall(sample.seconds) / taken * faces
     found: dict[str, Any] = {
         "bytes": round(sample.bytes / taken * faces),
-        "seconds": round(wall, 1),
-        "images_per_second": round(faces / wall, 1),
+        "seconds": _three(wall),
+        "images_per_second": _three(faces / wall),
         "slowest": pools.slowest(sample.seconds),
     }
-    return found if price_per_hour is None else found | {"cost": round(wall / 3600 * price_per_hour, 2)}
+    return found if price_per_hour is None else found | {"cost": _three(wall / 3600 * price_per_hour)}
+
+
+def _three(value: float) -> float:
+    """Three digits: an estimate has no more."""
+    return float(f"{value:.3g}")

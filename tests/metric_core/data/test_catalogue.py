@@ -40,9 +40,8 @@ def test_face_id_is_pinned() -> None:
 
 
 def settled(keys: list[str], first_ids: list[int]) -> tuple[list[int], dict[str, int]]:
-    id_N = np.array(first_ids)
-    salts = catalogue.settle(id_N, lambda row_M: [keys[row] for row in row_M], "n")
-    return id_N.tolist(), salts
+    changed, salts = catalogue.settle(np.array(first_ids), lambda row_M: [keys[row] for row in row_M], "n")
+    return [changed.get(row, first) for row, first in enumerate(first_ids)], salts
 
 
 def test_a_collision_gives_the_later_key_the_next_salt() -> None:

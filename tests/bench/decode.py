@@ -1,0 +1,142 @@
+"""Speed of decoding beside other JPEG decoders, and how far their pixels are from ours.
+
+    python tests/bench/decode.py [--quick] [--json]
+
+Ours is ``metric_core.image``: Pillow, with its checks, upright and in 8 bits. Pictures are drawn faces, JPEG of quality
+92. Rates are medians of runs that take turns, in CPU time of one thread. ``difference`` is the largest between the
+pixels of two decoders, of 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from metric_core import image
+from metric_core.data import synthetic
+from metric_core.image import Preprocessing
+
+Decode = Callable[[bytes], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table; a ratio above 1 means that ours is better."""
+
+    case: str
+    ours: float
+    peer: float | None
+    ratio: float | None
+    unit: str
+
+
+def pictures(size: int, count: int) -> list[bytes]:
+    """Drawn faces as JPEG files."""
+    out = []
+    for number in range(count):
+        data = io.BytesIO()
+        pixels = synthetic.draw(synthetic.person(0, number), seed=0, picture=0, size=size)
+        Image.fromarray(pixels).save(data, "JPEG", quality=92)
+        out.append(data.getvalue())
+    return out
+
+
+def ours(colour: str) -> Decode:
+    """What every job does with an image's bytes, before it brings them to size."""
+    mode = "RGB" if colour == "rgb" else "L"
+    return lambda data: np.asarray(image.decode(data).convert(mode))
+
+
+def peers(colour: str) -> dict[str, Decode]:
+    """The same by others. Pillow's draft mode and the libraries' grey take the JPEG's own luma."""
+
+    def plain(data: bytes) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB" if colour == "rgb" else "L"))
+
+    def draft(data: bytes) -> np.ndarray:
+        picture = Image.open(io.BytesIO(data))
+        picture.draft("RGB" if colour == "rgb" else "L", None)
+        return np.asarray(picture)
+
+    def opencv(data: bytes) -> np.ndarray:
+        kind = cv2.IMREAD_COLOR_RGB if colour == "rgb" else cv2.IMREAD_GRAYSCALE
+        return cv2.imdecode(np.frombuffer(data, np.uint8), kind)
+
+    def turbo(data: bytes) -> np.ndarray:
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB" if colour == "rgb" else "GRAY")
+        return pixels if colour == "rgb" else pixels[:, :, 0]
+
+    return {"pillow alone": plain, "pillow draft": draft, "opencv": opencv, "simplejpeg": turbo}
+
+
+def rates(runs: list[Decode], files: list[bytes], repeats: int) -> list[float]:
+    """Median images a second of each, taking turns so that a busy machine is busy for all."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(repeats):
+        for run, taken in zip(runs, seconds):
+            start = time.process_time()
+            for data in files:
+                run(data)
+            taken.append(time.process_time() - start)
+    return [len(files) / statistics.median(taken) for taken in seconds]
+
+
+def decoding(size: int, colour: str, repeats: int) -> list[Case]:
+    """Rates and differences of all decoders."""
+    files, own, others = pictures(size, 40), ours(colour), peers(colour)
+    rate, *theirs = rates([own, *others.values()], files, repeats)
+    found = []
+    for (name, run), their in zip(others.items(), theirs):
+        case = f"{size}x{size} {colour}/{name}"
+        far = max(int(np.abs(own(data).astype(int) - run(data)).max()) for data in files)
+        found.append(Case(f"{case}/images_per_second", rate, their, rate / their, "1/s"))
+        found.append(Case(f"{case}/difference", far, None, None, "of 255"))
+    return found
+
+
+def whole(size: int, colour: str, repeats: int) -> Case:
+    """Everything from bytes to what the network is fed, with the share of decoding in it."""
+    files, how = pictures(size, 40), Preprocessing(112, colour)  # type: ignore[arg-type]
+    everything, decoding = rates([lambda data: image.preprocess(data, how), ours(colour)], files, repeats)
+    return Case(f"{size}x{size} {colour}/preprocess to 112, decoding alone", everything, decoding, None, "1/s")
+
+
+def cases(quick: bool) -> list[Case]:
+    """Every case; ``quick`` repeats less."""
+    repeats = 5 if quick else 25
+    found = []
+    for size in (112, 250):
+        for colour in ("rgb", "grey"):
+            found += decoding(size, colour, repeats)
+            found.append(whole(size, colour, repeats))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes")
+    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
+    options = parser.parse_args()
+    found = cases(options.quick)
+    if options.json:
+        print(json.dumps([asdict(case) for case in found]))
+        return
+    print(f"{'case':<56}{'ours':>10}{'peer':>10}{'ratio':>8}  unit")
+    for case in found:
+        peer = "-" if case.peer is None else f"{case.peer:.0f}"
+        ratio = "-" if case.ratio is None else f"{case.ratio:.2f}"
+        print(f"{case.case:<56}{case.ours:>10.0f}{peer:>10}{ratio:>8}  {case.unit}")
+
+
+if __name__ == "__main__":
+    main()
