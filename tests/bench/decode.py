@@ -9,35 +9,23 @@ pixels of two decoders, of 255.
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
 import simplejpeg
+import table
 from PIL import Image
+from table import Case, more
 
 from metric_core import image
 from metric_core.data import synthetic
 from metric_core.image import Preprocessing
 
 Decode = Callable[[bytes], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table; a ratio above 1 means that ours is better."""
-
-    case: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    unit: str
 
 
 def pictures(size: int, count: int) -> list[bytes]:
@@ -99,8 +87,8 @@ def decoding(size: int, colour: str, repeats: int) -> list[Case]:
     for (name, run), their in zip(others.items(), theirs):
         case = f"{size}x{size} {colour}/{name}"
         far = max(int(np.abs(own(data).astype(int) - run(data)).max()) for data in files)
-        found.append(Case(f"{case}/images_per_second", rate, their, rate / their, "1/s"))
-        found.append(Case(f"{case}/difference", far, None, None, "of 255"))
+        found.append(more(f"{case}/images_per_second", rate, their, "1/s"))
+        found.append(more(f"{case}/difference", far, None, "of 255"))
     return found
 
 
@@ -123,19 +111,8 @@ def cases(quick: bool) -> list[Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes")
-    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
-    options = parser.parse_args()
-    found = cases(options.quick)
-    if options.json:
-        print(json.dumps([asdict(case) for case in found]))
-        return
-    print(f"{'case':<56}{'ours':>10}{'peer':>10}{'ratio':>8}  unit")
-    for case in found:
-        peer = "-" if case.peer is None else f"{case.peer:.0f}"
-        ratio = "-" if case.ratio is None else f"{case.ratio:.2f}"
-        print(f"{case.case:<56}{case.ours:>10.0f}{peer:>10}{ratio:>8}  {case.unit}")
+    options = table.parser(__doc__, "fewer repetitions").parse_args()
+    table.show(cases(options.quick), as_json=options.json)
 
 
 if __name__ == "__main__":

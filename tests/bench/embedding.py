@@ -8,9 +8,7 @@ first network is in place, is reported apart. Each run has a fresh process; roun
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import logging
 import multiprocessing
 import os
@@ -22,14 +20,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
+import table
 import torch
+from table import Case, less, more
 
 from metric_core import embeddings, image, manifest
 from metric_core.data import synthetic
@@ -40,17 +40,6 @@ from metric_core.model.embedder import Embedder, ModelSpec
 
 SIZE, DIM, THREADS, BATCH = 112, 256, 2, 128
 NOOPS = 10_000
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table; a ratio above 1 means that ours is better."""
-
-    case: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -204,17 +193,22 @@ def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
     """The answer of a function in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send, args=(sender, run, args))
+    handle, log = tempfile.mkstemp(prefix="likeness-bench-")
+    os.close(handle)
+    child = context.Process(target=_send, args=(sender, log, run, args))
     child.start()
     sender.close()
     try:
         return receiver.recv()  # type: ignore[no-any-return]
+    except EOFError:
+        raise RuntimeError(f"{run.__name__} failed: {Path(log).read_text()[-4000:]}") from None
     finally:
         child.join()
+        os.unlink(log)
 
 
-def _send(sender: multiprocessing.connection.Connection, run: Callable[..., dict[str, float]], args: Any) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+def _send(sender: Any, log: str, run: Callable[..., dict[str, float]], args: Any) -> None:
+    os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # bars and chatter are shown only when it fails
     sender.send(run(*args))
 
 
@@ -257,19 +251,17 @@ def throughput(place: Place, count: int, rounds: int) -> list[Case]:
             taken[run.__name__].append(fresh(run, place, count))
     rate = {name: statistics.median(t["images_per_second"] for t in all_) for name, all_ in taken.items()}
     cases = [
-        Case(f"{name}/images_per_second", rate["ours"], rate[name], rate["ours"] / rate[name], "images/s")
-        for name in ("bare_loop", "ray_data")
+        more(f"{name}/images_per_second", rate["ours"], rate[name], "images/s") for name in ("bare_loop", "ray_data")
     ]
     startup = statistics.median(t["startup_seconds"] for t in taken["ours"])
-    return [*cases, Case("startup/seconds", startup, None, None, "s")]
+    return [*cases, less("startup/seconds", startup, None, "s")]
 
 
 def memory(place: Place, few: int, many: int) -> list[Case]:
     """Peak memory over many images (ours) and over few (peer)."""
     small, large = fresh(ours, place, few), fresh(ours, place, many)
     return [
-        Case(f"memory/{many:,}_over_{few:,}/{who}", large[who], small[who], small[who] / large[who], "MB")
-        for who in ("driver_mb", "actors_mb")
+        less(f"memory/{many:,}_over_{few:,}/{who}", large[who], small[who], "MB") for who in ("driver_mb", "actors_mb")
     ]
 
 
@@ -285,17 +277,15 @@ def scheduling(folder: str, rows: int) -> list[Case]:
     planned = fresh(plan, folder)
     name = f"plan/{rows // 1_000_000}M_rows"
     return [
-        Case(f"{name}/disk", size, None, None, "MB"),
-        Case(f"{name}/seconds", planned["seconds"], None, None, "s"),
-        Case(f"{name}/driver_mb", planned["driver_mb"], None, None, "MB"),
-        Case(f"units/{NOOPS:,}_no-op/seconds", fresh(noops, NOOPS)["seconds"], None, None, "s"),
+        less(f"{name}/disk", size, None, "MB"),
+        less(f"{name}/seconds", planned["seconds"], None, "s"),
+        less(f"{name}/driver_mb", planned["driver_mb"], None, "MB"),
+        less(f"units/{NOOPS:,}_no-op/seconds", fresh(noops, NOOPS)["seconds"], None, "s"),
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes: fewer images and rows")
-    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
+    parser = table.parser(__doc__, "fewer images and rows")
     parser.add_argument("--minted", metavar="FOLDER", help="a catalogue that mint.py has written, to be planned")
     options = parser.parse_args()
     count, few, many = (2_000, 1_000, 2_000) if options.quick else (20_000, 5_000, 50_000)
@@ -307,14 +297,7 @@ def main() -> None:
         found = throughput(place, count, 1 if options.quick else 3)
         found += scheduling(minted, rows)
         found += memory(place, few, many)
-    if options.json:
-        print(json.dumps([asdict(case) for case in found]))
-        return
-    print(f"{'case':<48}{'ours':>12}{'peer':>12}{'ratio':>9}  unit")
-    for case in found:
-        peer = "-" if case.peer is None else f"{case.peer:.4g}"
-        ratio = "-" if case.ratio is None else f"{case.ratio:.2f}"
-        print(f"{case.case:<48}{case.ours:>12.4g}{peer:>12}{ratio:>9}  {case.unit}")
+    table.show(found, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -11,22 +11,22 @@ largest that training can have.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing.connection
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import table
 import torch
 import torch.distributed as dist
 from pytorch_metric_learning import losses as peer_losses
 from pytorch_metric_learning import miners as peer_miners
+from table import Case, less
 from torch import Tensor
 
 from metric_core.learn.collective import World
@@ -39,22 +39,6 @@ Run = Callable[[], None]
 # Fresh processes are forked off a server that has imported the libraries, which takes seconds, and done nothing else.
 START = "forkserver"
 PRELOAD = ["torch", "pytorch_metric_learning.losses", "pytorch_metric_learning.miners", "metric_core.learn.step"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One line of the table; a ratio above 1 means that ours is better."""
-
-    case: str
-    ours: float
-    peer: float | None
-    ratio: float | None
-    unit: str
-
-
-def case(name: str, ours: float, peer: float | None, unit: str) -> Case:
-    """A figure of which less is better, as of seconds and megabytes."""
-    return Case(name, ours, peer, None if peer is None else peer / ours, unit)
 
 
 OBJECTIVES = {
@@ -169,8 +153,8 @@ def compared(name: str, n_rows: int, repeats: int) -> list[Case]:
     seconds = medians([ours(name, n_rows), theirs(name, n_rows)], repeats)
     memory = [extra_mb(side, name, n_rows) for side in ("ours", "theirs")]
     return [
-        case(f"{name}/B={n_rows}/seconds", *seconds, "s"),
-        case(f"{name}/B={n_rows}/extra_mb", *memory, "MB"),
+        less(f"{name}/B={n_rows}/seconds", *seconds, "s"),
+        less(f"{name}/B={n_rows}/extra_mb", *memory, "MB"),
     ]
 
 
@@ -178,15 +162,15 @@ def alone(name: str, n_rows: int, repeats: int) -> list[Case]:
     """Seconds and extra memory of ours, where the peer would need too much."""
     (seconds,) = medians([ours(name, n_rows)], repeats)
     return [
-        case(f"{name}/B={n_rows}/seconds", seconds, None, "s"),
-        case(f"{name}/B={n_rows}/extra_mb", extra_mb("ours", name, n_rows), None, "MB"),
+        less(f"{name}/B={n_rows}/seconds", seconds, None, "s"),
+        less(f"{name}/B={n_rows}/extra_mb", extra_mb("ours", name, n_rows), None, "MB"),
     ]
 
 
 def against_product(n_rows: int, repeats: int) -> Case:
     """Batch-hard, forward and backward, beside the bare forward product."""
     seconds = medians([ours("batch_hard", n_rows), product(n_rows)], repeats)
-    return case(f"batch_hard/B={n_rows}/seconds_over_product", *seconds, "s")
+    return less(f"batch_hard/B={n_rows}/seconds_over_product", *seconds, "s")
 
 
 def gloo(n_ranks: int, repeats: int) -> list[Case]:
@@ -196,8 +180,8 @@ def gloo(n_ranks: int, repeats: int) -> list[Case]:
         torch.multiprocessing.start_processes(_rank, args=args, nprocs=n_ranks, start_method=START)
         step, single, share = json.loads((Path(folder) / "figures").read_text())
     return [
-        case(f"gloo/W={n_ranks}/seconds", step, single, "s"),
-        case(f"gloo/W={n_ranks}/communication_share", share, None, "1"),
+        less(f"gloo/W={n_ranks}/seconds", step, single, "s"),
+        less(f"gloo/W={n_ranks}/communication_share", share, None, "1"),
     ]
 
 
@@ -267,21 +251,10 @@ def cases(quick: bool) -> list[Case]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes")
-    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
-    options = parser.parse_args()
+    options = table.parser(__doc__, "fewer repetitions, not the largest batches").parse_args()
     torch.set_num_threads(THREADS)
     multiprocessing.set_forkserver_preload(PRELOAD)
-    found = cases(options.quick)
-    if options.json:
-        print(json.dumps([asdict(case) for case in found]))
-        return
-    print(f"{'case':<48}{'ours':>12}{'peer':>12}{'ratio':>9}  unit")
-    for case in found:
-        peer = "-" if case.peer is None else f"{case.peer:.4g}"
-        ratio = "-" if case.ratio is None else f"{case.ratio:.2f}"
-        print(f"{case.case:<48}{case.ours:>12.4g}{peer:>12}{ratio:>9}  {case.unit}")
+    table.show(cases(options.quick), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ minimised differs. Judged on the pair list of people that no line has seen. Each
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import multiprocessing
 import os
 import statistics
@@ -22,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import table
 import torch
 from pytorch_metric_learning.losses import MultiSimilarityLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMiner
+from table import Case, more
 from torch import Tensor
 
 from metric_core.data.augment import augment
@@ -89,16 +89,16 @@ def _theirs(loss: torch.nn.Module, miner: torch.nn.Module) -> Loss:
 @cache
 def _pixels(faces: str, split: str, config: TrainConfig) -> tuple[pa.Table, Tensor]:
     opened = Faces.open(faces)
-    table = opened.select(split)
-    dataset = FaceDataset(table, opened.root, config.preprocessing)
-    return table, dataset.collate([dataset[row] for row in range(len(dataset))]).pixels_BCSS
+    rows = opened.select(split)
+    dataset = FaceDataset(rows, opened.root, config.preprocessing)
+    return rows, dataset.collate([dataset[row] for row in range(len(dataset))]).pixels_BCSS
 
 
 def learn(name: str, config: TrainConfig) -> Embedder:
     """The network after ``config.steps`` steps of a line's loss; everything else is what ``likeness train`` does."""
-    table, pixels_NCSS = _pixels(config.faces, "train", dataclasses.replace(config, seed=0))
-    code_N, id_N = identity_codes(table), table["face_id"].to_numpy()
-    sampler, embedder = train_loop.sampler_of(config, table), train_loop.initial(config)
+    train, pixels_NCSS = _pixels(config.faces, "train", dataclasses.replace(config, seed=0))
+    code_N, id_N = identity_codes(train), train["face_id"].to_numpy()
+    sampler, embedder = train_loop.sampler_of(config, train), train_loop.initial(config)
     optimizer, loss = train_loop.optimizer_of(config, embedder), loss_of(name, config)
     for step in range(config.steps):
         rows = sampler.rows(step)
@@ -113,10 +113,10 @@ def learn(name: str, config: TrainConfig) -> Embedder:
 
 def judge(embedder: Embedder, config: TrainConfig, pair_list: str) -> tuple[float, float]:
     """Accuracy and AUC on the pair list."""
-    table, pixels_NCSS = _pixels(config.faces, "valid", dataclasses.replace(config, seed=0))
+    valid, pixels_NCSS = _pixels(config.faces, "valid", dataclasses.replace(config, seed=0))
     emb_ND = np.concatenate([embedder.embed(x)[0] for x in pixels_NCSS.split(256)])
-    names = np.array(table["identity"].to_pylist(), object)
-    vectors = Vectors(table["face_id"].to_numpy(), names, emb_ND)
+    names = np.array(valid["identity"].to_pylist(), object)
+    vectors = Vectors(valid["face_id"].to_numpy(), names, emb_ND)
     listed = pairs.read_pairs(Path(pair_list).read_text(), pair_list)
     content = Faces.open(config.faces).manifest.content
     report = verification.report(
@@ -135,15 +135,13 @@ def _trained(task: tuple[str, TrainConfig, str]) -> tuple[str, int, float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = table.parser(__doc__, "25 steps, one seed")
     data = Path(os.environ.get("LIKENESS_DATA", "../shared/data")) / "lfw_dev"
     parser.add_argument("--data", type=Path, default=data, help="folder with images/, splits.csv and pairs_valid.txt")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at once")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="finish within 2 minutes: 25 steps, one seed")
-    parser.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")
     options = parser.parse_args()
     steps, seeds = (25, 1) if options.quick else (options.steps, options.seeds)
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
@@ -158,7 +156,7 @@ def main() -> None:
         ]
         done = list(pool.imap(_trained, tasks))
     if options.json:
-        print(json.dumps(_cases(done, options.only)))
+        table.show(_cases(done, options.only), as_json=True)
         return
     print(f"{steps} steps, seeds 0 to {seeds - 1}, {options.data.name}")
     print(f"{'objective':<24}{'accuracy':>10}{'±':>8}{'AUC':>8}{'±':>8}{'s a step':>10}")
@@ -171,16 +169,15 @@ def main() -> None:
         )
 
 
-def _cases(done: list[tuple[str, int, float, float, float]], names: list[str]) -> list[dict[str, object]]:
+def _cases(done: list[tuple[str, int, float, float, float]], names: list[str]) -> list[Case]:
     """Mean accuracy and AUC of every line; the peer's own lines have no ours."""
-    out: list[dict[str, object]] = []
+    out: list[Case] = []
     for column, figure in ((2, "accuracy"), (3, "auc")):
         mean = {n: statistics.mean(float(r[column]) for r in done if r[0] == n) for n in names}
         peer = mean.get(PEER)
         for name, ours in mean.items():
             if not name.startswith("pml"):
-                ratio = None if peer is None else ours / peer
-                out.append({"case": f"{name}/{figure}", "ours": ours, "peer": peer, "ratio": ratio, "unit": "1"})
+                out.append(more(f"{name}/{figure}", ours, peer, "1"))
     return out
 
 
