@@ -23,10 +23,11 @@ lint: $(READY)
 chaos: $(READY)           ## twenty kills of one embed job instead of the suite's two
 	LIKENESS_KILLS=20 $(BIN)/python -m pytest tests/workflows/test_embed_kill.py --timeout 3600
 
-bench: $(READY)           ## timings against pytorch-metric-learning and other JPEG decoders
+bench: bench-mining       ## timings of losses and miners against pytorch-metric-learning
+
+bench-%: $(READY)         ## one program of tests/bench: mining, study, embedding, decode
 	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --requirement infra/constraints-bench.txt
-	$(BIN)/python tests/bench/mining.py
-	$(BIN)/python tests/bench/decode.py
+	$(BIN)/python tests/bench/$*.py
 
 clean:
 	rm -rf $(VENV) demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
