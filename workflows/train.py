@@ -47,6 +47,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         ConfigError, DataError: before any worker starts.
         JobFailed: stopped, or workers failed more often than ``max_failures``; the same command continues.
     """
+    config = config.settled()
     out = storage.absolute(config.out)
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
@@ -108,6 +109,7 @@ def _describe(config: TrainConfig, train: pa.Table, valid: pa.Table | None, samp
     if valid is None:
         say("no validation split: the model gets no operating points, and `verify` will have no threshold to go by")
     reason = config.invariance_breaker
+    say(f"the network computes in {config.precision}")
     say(f"world-size invariance: {'yes' if reason is None else f'no ({reason})'}")
 
 

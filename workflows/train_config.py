@@ -1,7 +1,9 @@
 """The options of ``likeness train``."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+import torch
 
 from metric_core.data.augment import Augmentation
 from metric_core.data.sampler import Weight
@@ -34,8 +36,9 @@ class TrainConfig(RunOptions):
     """Decoding processes a worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
     """Decoded pictures kept in memory by each worker, in MiB."""
-    precision: Literal["float32", "float64", "bf16"] = "float32"
-    """bf16 computes the network in bfloat16 and the loss in float32."""
+    precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
+    """bf16 computes the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that compute in
+    it, where it is twice as fast, else float32."""
 
     steps: int = 2000
     """Optimiser steps."""
@@ -83,6 +86,9 @@ class TrainConfig(RunOptions):
     """Filter that brings pictures to size."""
     align: Literal["none", "arcface"] = "none"
     """Bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
+    standardise: bool = True
+    """Bring every picture to mean 0 and deviation 1 before the network sees it, so that light and contrast do not
+    matter."""
     flip_average: bool = True
     """Embed a face as the mean of it and its mirror image."""
 
@@ -129,6 +135,14 @@ class TrainConfig(RunOptions):
         if problems:
             raise ValueError("\n".join(problems))
 
+    def settled(self) -> "TrainConfig":
+        """The same training with ``precision`` auto decided by this machine, so that a run goes on as it began."""
+        if self.precision != "auto":
+            return self
+        able = torch.cpu.get_capabilities()
+        native = self.gpu or able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+        return replace(self, precision="bf16" if native else "float32")
+
     @property
     def preprocessing(self) -> Preprocessing:
         """How a picture becomes what the network sees."""
@@ -138,7 +152,7 @@ class TrainConfig(RunOptions):
     def model_spec(self) -> ModelSpec:
         """All of the model but its weights."""
         backbone = backbones.spec(self.backbone, norm=self.norm, dim=self.embedding_size)
-        return ModelSpec(backbone, self.preprocessing, self.flip_average, self.objective.distance)
+        return ModelSpec(backbone, self.preprocessing, self.standardise, self.flip_average, self.objective.distance)
 
     @property
     def draws_across_views(self) -> bool:

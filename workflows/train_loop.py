@@ -154,6 +154,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, ste
         group["lr"] = config.learning_rate * rise * 0.5 * (1 + float(np.cos(np.pi * step / config.steps)))
 
 
+def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Unit vectors (B, D) of a batch, computed in the precision of the training."""
+    with torch.autocast(pixels_BCSS.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        emb_BD: torch.Tensor = network(pixels_BCSS)
+    return emb_BD
+
+
 def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
     world = World.current()
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
@@ -183,8 +190,7 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     pixels = batch.pixels_BCSS.to(device, training.embedder.net.head.weight.dtype)
     pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
     training.network.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        emb_BD = training.network(pixels)
+    emb_BD = forward(training.network, pixels, config)
     schedule, objective = Hardening(), config.objective
     if config.harden:
         objective = schedule.objective(objective, training.hardening)

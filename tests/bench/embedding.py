@@ -72,6 +72,7 @@ class Place:
         spec = ModelSpec(
             backbones.spec("iresnet-micro", norm="group", dim=DIM),
             Preprocessing(size=SIZE, colour="rgb"),
+            standardise=False,
             flip_average=False,
             distance="cosine",
         )

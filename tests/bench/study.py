@@ -106,7 +106,7 @@ def learn(name: str, config: TrainConfig) -> Embedder:
         x_BCSS = augment(pixels_NCSS[rows], id_N[rows], config.augmentation, seed=config.seed, step=step)
         labels, ids = torch.from_numpy(code_N[rows]), torch.from_numpy(id_N[rows])
         optimizer.zero_grad(set_to_none=True)
-        loss(embedder(x_BCSS), labels, ids, step).backward()
+        loss(train_loop.forward(embedder, x_BCSS, config), labels, ids, step).backward()
         optimizer.step()
     return embedder.eval()
 
@@ -149,8 +149,9 @@ def main() -> None:
         catalogue.run(
             CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
         )
+        pair_list = str(options.data / "pairs_valid.txt")
         tasks = [
-            (name, TrainConfig(faces=faces, out="", steps=steps, seed=seed), str(options.data / "pairs_valid.txt"))
+            (name, TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled(), pair_list)
             for seed in range(seeds)
             for name in options.only
         ]

@@ -171,8 +171,8 @@ OPTIONS = {
     "identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
-    "resize align flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "
-    "experiment run-name register",
+    "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "
+    "tracking-uri experiment run-name register",
     "embed": "address verbose faces model out split dtype precision unit-size batch actors decoders gpu gpu-per-actor "
     "max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
     "index": "address verbose embeddings out shards target-recall memory-budget seed",
