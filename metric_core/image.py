@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from metric_core import align
 from metric_core.errors import ImageUnreadable
 
 MAX_PIXELS = 100_000_000
@@ -44,18 +45,23 @@ class Preprocessing:
     """Side of the central square that is kept, as a share of the picture's shorter side, in (0, 1]."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Pillow's filter; all of them are antialiased when shrinking."""
-    align: Literal["none", "arcface"] = "none"
-    """arcface: turn, scale and shift the picture until its landmarks lie on ArcFace's template; it needs landmarks."""
+    align: Literal["none", "mean-face", "arcface"] = "none"
+    """mean-face: turn, scale and shift the picture until it looks most like the mean face of the training pictures;
+    arcface: until its landmarks lie on ArcFace's template, which needs landmarks."""
+    mean_face: str = ""
+    """What mean-face goes by: ``align.to_text`` of the training pictures' mean."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
             raise ValueError(f"image size must be 16 to 1024 pixels, got {self.size}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must lie in (0, 1], got {self.crop}")
-        if self.align != "none" and self.crop != 1:
-            raise ValueError(
-                f"crop is {self.crop} and align {self.align}; aligning decides what is kept, so leave crop"
-            )
+        if self.align == "arcface" and self.crop != 1:
+            raise ValueError(f"crop is {self.crop} and align arcface; its template decides what is kept, so leave crop")
+        if self.align == "mean-face":
+            align.from_text(self.mean_face)
+        elif self.mean_face:
+            raise ValueError(f"align is {self.align}, which goes by no mean face, but one is given")
 
     @property
     def channels(self) -> int:
@@ -106,21 +112,46 @@ def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | Non
     Raises:
         ImageUnreadable: as ``decode``; or no-landmarks, bad-landmarks when the model aligns.
     """
-    if how.align != "none" and landmarks is None:
-        raise ImageUnreadable(f"no-landmarks: the model aligns faces ({how.align}) by landmarks in the catalogue")
+    if how.align == "arcface" and landmarks is None:
+        raise ImageUnreadable("no-landmarks: the model aligns faces (arcface) by landmarks in the catalogue")
     picture = decode(data).convert("L" if how.colour == "grey" else "RGB")
-    if how.align != "none" and landmarks is not None:
-        picture = _aligned(picture, landmarks, how)
+    if how.align == "arcface" and landmarks is not None:
+        picture = _by_landmarks(picture, landmarks, how)
+    elif how.align == "mean-face":
+        picture = _by_mean_face(picture, how)
     else:
-        side = how.crop * min(picture.size)
-        left, top = (picture.width - side) / 2, (picture.height - side) / 2
-        picture = picture.resize((how.size, how.size), FILTERS[how.resize], box=(left, top, left + side, top + side))
+        picture = picture.resize((how.size, how.size), FILTERS[how.resize], box=_square(picture, how.crop))
     pixels = np.asarray(picture, dtype=np.uint8)
     return np.ascontiguousarray(pixels.reshape(how.size, how.size, how.channels).transpose(2, 0, 1))
 
 
-def _aligned(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
-    """The similarity transform that brings the landmarks nearest to the template; black where there is no picture."""
+def small(picture: Image.Image) -> np.ndarray:
+    """The central square as ``align`` compares it: uint8 (S, S), grey."""
+    side = (align.SIDE, align.SIDE)
+    return np.asarray(picture.convert("L").resize(side, Image.Resampling.BILINEAR, box=_square(picture, 1.0)))
+
+
+def _square(picture: Image.Image, share: float) -> tuple[float, float, float, float]:
+    """The central square of a share of the shorter side: left, top, right, bottom."""
+    side = share * min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _by_mean_face(picture: Image.Image, how: Preprocessing) -> Image.Image:
+    """The central square in the pose in which it looks most like the mean face."""
+    (pose,) = align.find(small(picture)[None], align.from_text(how.mean_face))
+    half = min(picture.size) / 2
+    # A face near an edge goes on as its own mirror image there, as it does in augmentation.
+    rim = int(half / 2)
+    pixels = np.asarray(picture)
+    picture = Image.fromarray(np.pad(pixels, [(rim, rim), (rim, rim), (0, 0)][: pixels.ndim], mode="reflect"))
+    centre = complex(picture.width, picture.height) / 2 + pose.shift * half
+    return _transformed(picture, pose.turn * (how.crop * 2 * half / how.size), centre, how)
+
+
+def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
+    """In the similarity transform that brings the landmarks nearest to the template."""
     if len(landmarks) != 10 or not np.isfinite(landmarks).all():
         raise ImageUnreadable(f"bad-landmarks: {list(landmarks)[:11]}; x and y of 5 points were expected")
     # Points as complex numbers, for which a similarity is z -> turn * z + shift. The least-squares one is Umeyama's
@@ -131,12 +162,19 @@ def _aligned(picture: Image.Image, landmarks: Sequence[float], how: Preprocessin
     turn = (spread_5.conj() * (to_5 - to_5.mean())).sum() / max((abs(spread_5) ** 2).sum(), 1e-9)
     if not 1e-3 < abs(turn) < 1e3:
         raise ImageUnreadable(f"bad-landmarks: {list(landmarks)}; they are no face's")
+    middle = (1 + 1j) * how.size / 2
+    return _transformed(picture, 1 / turn, from_5.mean() + (middle - to_5.mean()) / turn, how)
+
+
+def _transformed(picture: Image.Image, turn: complex, centre: complex, how: Preprocessing) -> Image.Image:
+    """A square of which a step of one pixel is a step of ``turn`` in the picture, and whose middle is at ``centre``
+    there; black where there is no picture."""
     # An affine transform looks at 2x2 or 4x4 pixels whatever it shrinks by, so what shrinks more is shrunk before.
-    factor = max(1, int(1 / abs(turn)))
-    picture = picture.reduce(factor) if factor > 1 else picture
-    back = 1 / (turn * factor)  # from the aligned picture to the given one
-    shift = from_5.mean() / factor - back * to_5.mean()
-    affine = (back.real, -back.imag, shift.real, back.imag, back.real, shift.imag)
+    factor = max(1, int(abs(turn)))
+    if factor > 1:
+        picture, turn, centre = picture.reduce(factor), turn / factor, centre / factor
+    shift = centre - turn * (1 + 1j) * how.size / 2
+    affine = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
     smooth = how.resize in ("bicubic", "lanczos")
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
     return picture.transform((how.size, how.size), Image.Transform.AFFINE, affine, resample)

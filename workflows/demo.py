@@ -95,6 +95,8 @@ def run(config: DemoConfig) -> dict[str, Any]:
             image_size=56,
             learning_rate=2e-3,
             colour="rgb",
+            align="none",
+            standardise=False,
             # The drawn scenes vary as it is.
             augmentation=Augmentation(rotate=0, scale=0, shift=0.03, light=0, erase=0),
             seed=config.seed,
@@ -104,7 +106,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
         with _stage("train", seconds):
             train.run(training)
         with _stage("embed", seconds):
-            _save_untrained(training, untrained)
+            _save_untrained(uri["model"], untrained, config.seed)
             for model, to in ((untrained, before), (uri["model"], uri["embeddings"])):
                 embed.run(EmbedConfig(faces=uri["faces"], model=model, out=to, split="valid", unit_size=256))
         with _stage("index", seconds):
@@ -172,6 +174,7 @@ def _draw_people(config: DemoConfig, root: Path, first: int) -> int:
     return synthetic.write_people(root, people=people, pictures=config.pictures, seed=config.seed, first=first)
 
 
-def _save_untrained(training: TrainConfig, out: str) -> None:
-    """The network as training starts from it: what the trained one is compared with."""
-    bundle.save(train_loop.initial(training), out, operating_points=[], provenance=provenance.record())
+def _save_untrained(trained: str, out: str, seed: int) -> None:
+    """The network as training started from it: what the trained one is compared with."""
+    spec = bundle.load(trained).embedder.spec
+    bundle.save(train_loop.initial(spec, seed), out, operating_points=[], provenance=provenance.record())

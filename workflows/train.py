@@ -21,12 +21,12 @@ from ray.train.torch import TorchTrainer
 
 from metric_core import manifest, storage
 from metric_core.data.faces import Faces
-from metric_core.data.loader import check_landmarks
+from metric_core.data.loader import check_landmarks, mean_face
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import ConfigError, JobFailed, TooManyBadImages
 from metric_core.metrics import OperatingPoint
 from metric_core.model import bundle
-from metric_core.model.embedder import Embedder
+from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.parts import console, lease, provenance, runtime, tracking
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
@@ -51,7 +51,8 @@ def run(config: TrainConfig) -> dict[str, Any]:
     out = storage.absolute(config.out)
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
-    check_landmarks(train, config.preprocessing)
+    if config.align == "arcface":
+        check_landmarks(train)
     sampler = sampler_of(config, train)
     if sampler.people_a_batch < config.workers:
         raise ConfigError(
@@ -68,8 +69,9 @@ def run(config: TrainConfig) -> dict[str, Any]:
             _describe(config, train, valid, sampler)
             tracker = _open_run(config, out)
             try:
-                last = _fit(config, out, train, valid, faces, tracker)
-                result = _finish(config, out, last, tracker)
+                spec = config.model_spec(_mean_face(config, out, train, faces.root))
+                last = _fit(config, spec, out, train, valid, faces, tracker)
+                result = _finish(config, spec, out, last, tracker)
             except BaseException as error:
                 tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
@@ -129,14 +131,30 @@ def _open_run(config: TrainConfig, out: str) -> Tracker:
     return tracker
 
 
+def _mean_face(config: TrainConfig, out: str, train: pa.Table, root: str) -> str:
+    """What faces are aligned by, when they are: found once and kept, so that a restart aligns as before."""
+    if config.align != "mean-face":
+        return ""
+    kept = storage.join(out, WORK, "mean-face.txt")
+    if not storage.exists(kept):
+        storage.write_bytes(kept, mean_face(train, root, config.seed).encode())
+    return storage.read_bytes(kept).decode()
+
+
 def _fit(
-    config: TrainConfig, out: str, train: pa.Table, valid: pa.Table | None, faces: Faces, tracker: Tracker
+    config: TrainConfig,
+    spec: ModelSpec,
+    out: str,
+    train: pa.Table,
+    valid: pa.Table | None,
+    faces: Faces,
+    tracker: Tracker,
 ) -> dict[str, Any]:
     """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
     board = runtime.Board.remote()  # type: ignore[attr-defined]
     share = {"CPU": 1, "GPU": 1} if config.gpu else {"CPU": max(1, runtime.cpus() // config.workers)}
     trainer = TorchTrainer(
-        partial(train_loop, config=config, train=train, valid=valid, root=faces.root, board=board),
+        partial(train_loop, config=config, spec=spec, train=train, valid=valid, root=faces.root, board=board),
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=share),
         run_config=RunConfig(
             name="train",
@@ -190,9 +208,9 @@ def _drain(board: Any, stop: threading.Event, tracker: Tracker, bar: console.Bar
         bar.update(event["step"], note)
 
 
-def _finish(config: TrainConfig, out: str, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
+def _finish(config: TrainConfig, spec: ModelSpec, out: str, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
     """From the last checkpoint to a whole Model artefact, registered with MLflow."""
-    embedder = Embedder(config.model_spec)
+    embedder = Embedder(spec)
     with last["checkpoint"].as_directory() as folder:
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     embedder.load_state_dict(state["model"])

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from metric_core import align
 from metric_core.data.augment import Augmentation
 from metric_core.data.sampler import Weight
 from metric_core.image import Preprocessing
@@ -13,6 +15,9 @@ from metric_core.model import backbones
 from metric_core.model.embedder import ModelSpec
 from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
+
+BLANK = align.to_text(np.zeros((align.SIDE, align.SIDE), np.uint8))
+"""Stands for the mean face while options are checked: it is found when training starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +89,9 @@ class TrainConfig(RunOptions):
     """Side of the central square kept of each picture, as a share of its shorter side."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Filter that brings pictures to size."""
-    align: Literal["none", "arcface"] = "none"
-    """Bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
+    align: Literal["none", "mean-face", "arcface"] = "mean-face"
+    """mean-face: turn, scale and shift every picture until it looks most like the mean of the training pictures;
+    arcface: bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
     standardise: bool = True
     """Bring every picture to mean 0 and deviation 1 before the network sees it, so that light and contrast do not
     matter."""
@@ -129,7 +135,7 @@ class TrainConfig(RunOptions):
         if self.harden and self.objective.loss != "triplet":
             problems.append(f"harden needs the triplet loss, not {self.objective.loss}")
         try:
-            _ = self.model_spec
+            self.model_spec(BLANK)
         except ValueError as error:
             problems.append(str(error))
         if problems:
@@ -143,16 +149,18 @@ class TrainConfig(RunOptions):
         native = self.gpu or able.get("avx512_bf16", False) or able.get("amx_bf16", False)
         return replace(self, precision="bf16" if native else "float32")
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """How a picture becomes what the network sees."""
-        return Preprocessing(self.image_size, self.colour, self.crop, self.resize, self.align)
-
-    @property
-    def model_spec(self) -> ModelSpec:
-        """All of the model but its weights."""
+    def model_spec(self, mean_face: str) -> ModelSpec:
+        """All of the model but its weights; ``mean_face`` is not looked at unless faces are aligned by it."""
+        how = Preprocessing(
+            size=self.image_size,
+            colour=self.colour,
+            crop=self.crop,
+            resize=self.resize,
+            align=self.align,
+            mean_face=mean_face if self.align == "mean-face" else "",
+        )
         backbone = backbones.spec(self.backbone, norm=self.norm, dim=self.embedding_size)
-        return ModelSpec(backbone, self.preprocessing, self.standardise, self.flip_average, self.objective.distance)
+        return ModelSpec(backbone, how, self.standardise, self.flip_average, self.objective.distance)
 
     @property
     def draws_across_views(self) -> bool:

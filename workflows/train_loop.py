@@ -30,7 +30,7 @@ from metric_core.learn.health import Collapse, gradient_norm
 from metric_core.learn.memory import CrossBatchMemory
 from metric_core.learn.schedule import Hardening, HardeningState
 from metric_core.learn.step import Outcome, global_loss, new_memory
-from metric_core.model.embedder import Embedder
+from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.parts.validation import Validation
 from workflows.train_config import TrainConfig
 
@@ -88,12 +88,14 @@ def view_codes(train: pa.Table) -> np.ndarray:
     return np.array([number.get(view, -1) for view in train["view"].to_pylist()], np.int64)
 
 
-def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, root: str, board: Any) -> None:
+def train_loop(
+    *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, board: Any
+) -> None:
     """One worker's whole training, from the last checkpoint if there is one."""
-    training = _prepare(config, train)
+    training = _prepare(config, spec, train)
     world = training.world
     first = _restore(training)
-    dataset = FaceDataset(train, root, config.preprocessing, config.cache_mib << 20)
+    dataset = FaceDataset(train, root, spec.preprocessing, config.cache_mib << 20)
     batches = loader.training_loader(
         dataset,
         sampler_of(config, train),
@@ -129,14 +131,14 @@ def train_loop(*, config: TrainConfig, train: pa.Table, valid: pa.Table | None, 
 
 
 def _validation(training: _Training, valid: pa.Table, root: str) -> Validation:
-    config = training.config
-    return Validation(valid, root, config.preprocessing, training.world, training.device, config.cache_mib << 20)
+    how, cache_bytes = training.embedder.spec.preprocessing, training.config.cache_mib << 20
+    return Validation(valid, root, how, training.world, training.device, cache_bytes)
 
 
-def initial(config: TrainConfig) -> Embedder:
+def initial(spec: ModelSpec, seed: int) -> Embedder:
     """The untrained network: the same weights for the same seed, on every worker."""
-    torch.manual_seed(config.seed)
-    return Embedder(config.model_spec)
+    torch.manual_seed(seed)
+    return Embedder(spec)
 
 
 def optimizer_of(config: TrainConfig, embedder: Embedder) -> torch.optim.Optimizer:
@@ -161,11 +163,11 @@ def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainCo
     return emb_BD
 
 
-def _prepare(config: TrainConfig, train: pa.Table) -> _Training:
+def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Training:
     world = World.current()
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
     dtype = torch.float64 if config.precision == "float64" else torch.float32
-    embedder = initial(config).to(device, dtype)
+    embedder = initial(spec, config.seed).to(device, dtype)
     return _Training(
         config=config,
         world=world,

@@ -4,6 +4,7 @@ Augmentation (``augment``) and the network are applied by the caller to whole ba
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from metric_core import image
+from metric_core import align, counter, image
 from metric_core.data import readers
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import DataError, ImageUnreadable, Missing
@@ -20,6 +21,8 @@ from metric_core.image import Preprocessing
 
 LOCATOR = (*readers.LOCATOR, "landmarks")
 """The columns of Faces that say where an image is, and where the face in it."""
+MEAN_OF = 1000
+"""Pictures that a mean face is learnt from."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,30 @@ def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray
     return decoded(row, fetched(root, [row], [where])[0], where["landmarks"], how)
 
 
-def check_landmarks(table: pa.Table, how: Preprocessing) -> None:
-    """Raises DataError when the model aligns faces and none of these has landmarks."""
-    if how.align != "none" and table["landmarks"].null_count == table.num_rows:
+def check_landmarks(table: pa.Table) -> None:
+    """Raises DataError when no face has landmarks to align it by."""
+    if table["landmarks"].null_count == table.num_rows:
         raise DataError(
-            f"align is {how.align} but no face in the catalogue has landmarks; give --source a list with a column "
-            f"landmarks, or leave align at none"
+            "align is arcface but no face in the catalogue has landmarks; give --source a list with a column "
+            "landmarks, or align by mean-face"
         )
+
+
+def mean_face(table: pa.Table, root: str, seed: int) -> str:
+    """What ``Preprocessing.mean_face`` is for these faces, found from ``MEAN_OF`` of them.
+
+    Raises:
+        DataError: none of those can be read.
+    """
+    draw_N = counter.uniform(seed, 0, table["face_id"].to_numpy(), "mean-face", 1)[:, 0]
+    some = np.argsort(draw_N)[:MEAN_OF].tolist()
+    small = []
+    for data in fetched(root, some, [locator(table, row) for row in some]):
+        with suppress(ImageUnreadable):  # training itself counts and caps the unreadable ones
+            small += [] if isinstance(data, Bad) else [image.small(image.decode(data))]
+    if not small:
+        raise DataError(f"none of {len(some)} pictures drawn from the catalogue can be read; check its root {root}")
+    return align.to_text(align.learn(np.stack(small)))
 
 
 def _bad(row: int, error: Exception) -> Bad:

@@ -8,7 +8,6 @@ minimised differs. Judged on the pair list of people that no line has seen. Each
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import statistics
@@ -29,13 +28,14 @@ from torch import Tensor
 
 from metric_core.data.augment import augment
 from metric_core.data.faces import Faces, identity_codes
-from metric_core.data.loader import FaceDataset
+from metric_core.data.loader import FaceDataset, mean_face
 from metric_core.embeddings import Vectors
 from metric_core.evaluate import pairs, verification
+from metric_core.image import Preprocessing
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
 from metric_core.learn.step import global_loss, new_memory
-from metric_core.model.embedder import Embedder
+from metric_core.model.embedder import Embedder, ModelSpec
 from workflows import catalogue, train_loop
 from workflows.catalogue import CatalogueConfig
 from workflows.train_config import TrainConfig
@@ -87,18 +87,18 @@ def _theirs(loss: torch.nn.Module, miner: torch.nn.Module) -> Loss:
 
 
 @cache
-def _pixels(faces: str, split: str, config: TrainConfig) -> tuple[pa.Table, Tensor]:
+def _pixels(faces: str, split: str, how: Preprocessing) -> tuple[pa.Table, Tensor]:
     opened = Faces.open(faces)
     rows = opened.select(split)
-    dataset = FaceDataset(rows, opened.root, config.preprocessing)
+    dataset = FaceDataset(rows, opened.root, how)
     return rows, dataset.collate([dataset[row] for row in range(len(dataset))]).pixels_BCSS
 
 
-def learn(name: str, config: TrainConfig) -> Embedder:
+def learn(name: str, config: TrainConfig, spec: ModelSpec) -> Embedder:
     """The network after ``config.steps`` steps of a line's loss; everything else is what ``likeness train`` does."""
-    train, pixels_NCSS = _pixels(config.faces, "train", dataclasses.replace(config, seed=0))
+    train, pixels_NCSS = _pixels(config.faces, "train", spec.preprocessing)
     code_N, id_N = identity_codes(train), train["face_id"].to_numpy()
-    sampler, embedder = train_loop.sampler_of(config, train), train_loop.initial(config)
+    sampler, embedder = train_loop.sampler_of(config, train), train_loop.initial(spec, config.seed)
     optimizer, loss = train_loop.optimizer_of(config, embedder), loss_of(name, config)
     for step in range(config.steps):
         rows = sampler.rows(step)
@@ -113,7 +113,7 @@ def learn(name: str, config: TrainConfig) -> Embedder:
 
 def judge(embedder: Embedder, config: TrainConfig, pair_list: str) -> tuple[float, float]:
     """Accuracy and AUC on the pair list."""
-    valid, pixels_NCSS = _pixels(config.faces, "valid", dataclasses.replace(config, seed=0))
+    valid, pixels_NCSS = _pixels(config.faces, "valid", embedder.spec.preprocessing)
     emb_ND = np.concatenate([embedder.embed(x)[0] for x in pixels_NCSS.split(256)])
     names = np.array(valid["identity"].to_pylist(), object)
     vectors = Vectors(valid["face_id"].to_numpy(), names, emb_ND)
@@ -125,11 +125,11 @@ def judge(embedder: Embedder, config: TrainConfig, pair_list: str) -> tuple[floa
     return report["accuracy"], report["auc"]
 
 
-def _trained(task: tuple[str, TrainConfig, str]) -> tuple[str, int, float, float, float]:
-    name, config, pair_list = task
+def _trained(task: tuple[str, TrainConfig, ModelSpec, str]) -> tuple[str, int, float, float, float]:
+    name, config, spec, pair_list = task
     torch.set_num_threads(1)
     start = time.monotonic()
-    embedder = learn(name, config)
+    embedder = learn(name, config, spec)
     seconds = time.monotonic() - start
     return name, config.seed, *judge(embedder, config, pair_list), seconds
 
@@ -149,12 +149,11 @@ def main() -> None:
         catalogue.run(
             CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
         )
+        configs = [TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled() for seed in range(seeds)]
+        opened = Faces.open(faces)
+        spec = configs[0].model_spec(mean_face(opened.select("train"), opened.root, seed=0))
         pair_list = str(options.data / "pairs_valid.txt")
-        tasks = [
-            (name, TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled(), pair_list)
-            for seed in range(seeds)
-            for name in options.only
-        ]
+        tasks = [(name, config, spec, pair_list) for config in configs for name in options.only]
         done = list(pool.imap(_trained, tasks))
     if options.json:
         table.show(_cases(done, options.only), as_json=True)
