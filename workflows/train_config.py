@@ -75,8 +75,9 @@ class TrainConfig(RunOptions):
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How pictures are varied."""
 
-    backbone: Literal["iresnet-micro", "iresnet-mini", "iresnet18", "iresnet50", "iresnet100"] = "iresnet-micro"
-    """Network size; the last three are the published shapes."""
+    backbone: Literal["plain", "iresnet18", "iresnet50", "iresnet100"] = "plain"
+    """Network: plain has 0.7 million weights, for thousands of pictures; the others, of the published shapes, are for
+    millions."""
     norm: Literal["group", "batch"] = "group"
     """Normalisation layers; with batch, results depend on the number of workers."""
     embedding_size: int = 128

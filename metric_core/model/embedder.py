@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from metric_core.image import DECODER_RULE, Preprocessing
-from metric_core.model.backbones import IResNet, IResNetSpec
+from metric_core.model.backbones import Backbone, BackboneSpec
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """Everything besides the weights that changes an embedding. Written as ``model.json``."""
 
-    backbone: IResNetSpec
+    backbone: BackboneSpec
     preprocessing: Preprocessing
     standardise: bool
     """Whether every picture is brought to mean 0 and deviation 1, so that light and contrast say nothing; else pixels
@@ -38,7 +38,7 @@ class ModelSpec:
         backbone = dict(body["backbone"])
         backbone["widths"], backbone["depths"] = tuple(backbone["widths"]), tuple(backbone["depths"])
         return cls(
-            backbone=IResNetSpec(**backbone),
+            backbone=BackboneSpec(**backbone),
             preprocessing=Preprocessing(**body["preprocessing"]),
             standardise=body["standardise"],
             flip_average=body["flip_average"],
@@ -56,7 +56,7 @@ class Embedder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.net = IResNet(spec.backbone, channels=spec.preprocessing.channels, size=spec.preprocessing.size)
+        self.net = Backbone(spec.backbone, channels=spec.preprocessing.channels, size=spec.preprocessing.size)
         # The channels of a pixel side by side: what convolutions are fastest on, on CPUs as well as on tensor cores.
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
 

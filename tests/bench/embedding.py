@@ -70,7 +70,7 @@ class Place:
         synthetic.write_people(Path(self.folder, "pictures"), people=40, pictures=10, seed=1, size=SIZE)
         torch.manual_seed(0)
         spec = ModelSpec(
-            backbones.spec("iresnet-micro", norm="group", dim=DIM),
+            backbones.spec("plain", norm="group", dim=DIM),
             Preprocessing(size=SIZE, colour="rgb"),
             standardise=False,
             flip_average=False,

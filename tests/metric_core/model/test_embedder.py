@@ -10,7 +10,7 @@ from metric_core.model import backbones, bundle
 from metric_core.model.embedder import Embedder, ModelSpec
 
 SPEC = ModelSpec(
-    backbones.spec("iresnet-micro", norm="group", dim=16),
+    backbones.spec("plain", norm="group", dim=16),
     Preprocessing(32, "rgb"),
     standardise=True,
     flip_average=True,
@@ -74,3 +74,10 @@ def test_saved_and_loaded_it_is_the_same_model(pixels: torch.Tensor, tmp_path: P
     # Where a tensor's numbers lie in memory is no part of a model.
     assert loaded.fingerprint == bundle.fingerprint(embedder.to(memory_format=torch.contiguous_format))
     assert loaded.fingerprint != bundle.fingerprint(made(replace(SPEC, standardise=False)))
+
+
+@pytest.mark.parametrize("size", [16, 33, 56])
+@pytest.mark.parametrize("name", ["plain", "iresnet18"])
+def test_every_network_takes_every_side(name: str, size: int) -> None:
+    spec = replace(SPEC, backbone=backbones.spec(name, norm="group", dim=8), preprocessing=Preprocessing(size, "grey"))
+    assert made(spec)(torch.zeros(2, 1, size, size, dtype=torch.uint8)).shape == (2, 8)
