@@ -96,6 +96,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
             learning_rate=2e-3,
             colour="rgb",
             align="none",
+            crop=1.0,
             standardise=False,
             # The drawn scenes vary as it is.
             augmentation=Augmentation(rotate=0, scale=0, shift=0.03, light=0, erase=0),

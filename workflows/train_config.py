@@ -86,8 +86,9 @@ class TrainConfig(RunOptions):
     """Side of the square the network sees, in pixels."""
     colour: Literal["grey", "rgb"] = "grey"
     """Channels that the network sees."""
-    crop: float = 1.0
-    """Side of the central square kept of each picture, as a share of its shorter side."""
+    crop: float | None = None
+    """Side of the central square kept of each picture, as a share of its shorter side; default: 0.8, and with arcface
+    1, since its template decides what is kept."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Filter that brings pictures to size."""
     align: Literal["none", "mean-face", "arcface"] = "mean-face"
@@ -152,10 +153,11 @@ class TrainConfig(RunOptions):
 
     def model_spec(self, mean_face: str) -> ModelSpec:
         """All of the model but its weights; ``mean_face`` is not looked at unless faces are aligned by it."""
+        kept = 1.0 if self.align == "arcface" else 0.8
         how = Preprocessing(
             size=self.image_size,
             colour=self.colour,
-            crop=self.crop,
+            crop=kept if self.crop is None else self.crop,
             resize=self.resize,
             align=self.align,
             mean_face=mean_face if self.align == "mean-face" else "",

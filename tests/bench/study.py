@@ -42,18 +42,18 @@ from workflows.train_config import TrainConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
-DEFAULT = "default"
+DEFAULT = "softall"
+"""What ``likeness train`` minimises unless told otherwise."""
 PEER = "pml multi-similarity"
 SEMI_HARD = Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
 OBJECTIVES = {
     DEFAULT: TrainConfig(faces="", out="").objective,
     "semi-hard": SEMI_HARD,
     "batch-hard": Objective(miner="batch-hard", form="soft"),
-    "softall": Objective(loss="softall", distance="cosine", temperature=1 / 16),
     "multi-similarity": Objective(loss="multi-similarity", distance="cosine"),
     "softall, memory": Objective(loss="softall", distance="cosine", temperature=1 / 16, memory_rows=1024),
 }
-LOCAL = {"semi-hard, local": "semi-hard", "softall, local": "softall"}
+LOCAL = {"semi-hard, local": "semi-hard", "softall, local": DEFAULT}
 WORKERS = 4
 """Of local mining: each would see a quarter of the batch."""
 NAMES = (*OBJECTIVES, *LOCAL, PEER, "pml semi-hard")
