@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from workflows.train_config import BLANK, TrainConfig
+
+CONFIG = TrainConfig(faces="faces", out="model")
+
+
+@pytest.mark.parametrize(
+    ("able", "gpu", "expected"),
+    [
+        ({}, False, "float32"),
+        ({"avx512_bf16": False}, False, "float32"),
+        ({"avx512_bf16": True}, False, "bf16"),
+        ({"amx_bf16": True}, False, "bf16"),
+        ({}, True, "bf16"),
+    ],
+)
+def test_auto_is_bf16_where_the_device_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], gpu: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert replace(CONFIG, gpu=gpu).settled().precision == expected
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
+def test_a_precision_that_was_asked_for_stays(precision: str) -> None:
+    asked = replace(CONFIG, precision=precision)
+    assert asked.settled() == asked
+
+
+@pytest.mark.parametrize(("align", "crop"), [("none", 0.8), ("mean-face", 0.8), ("arcface", 1.0)])
+def test_what_is_kept_of_a_picture_follows_from_how_it_is_aligned(align: str, crop: float) -> None:
+    how = replace(CONFIG, align=align).model_spec(BLANK).preprocessing
+    assert (how.align, how.crop, bool(how.mean_face)) == (align, crop, align == "mean-face")
+    assert replace(CONFIG, align="none", crop=0.5).model_spec(BLANK).preprocessing.crop == 0.5
+
+
+@pytest.mark.parametrize(("how", "problem"), [({"crop": 0.0}, "crop"), ({"align": "arcface", "crop": 0.9}, "arcface")])
+def test_crops_that_do_not_fit(how: dict, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        replace(CONFIG, **how)
