@@ -155,7 +155,8 @@ def _execute(job: _Job, todo: list[Unit], ledger: Ledger, tally: Books, held: Le
 
 def _actor(config: EmbedConfig, shared: Any) -> Any:
     # Not restarted by Ray: a unit that was lost goes to whichever actor is free, not to the one that comes back.
-    how = {"num_cpus": 1, "num_gpus": config.gpu_per_actor if config.gpu else 0, "max_concurrency": IN_FLIGHT}
+    gpus = config.gpu_per_actor if config.gpu else 0
+    how = {"num_cpus": 1, "num_gpus": gpus, "max_concurrency": IN_FLIGHT, "runtime_env": runtime.KEEP_MEMORY}
     return ray.remote(Embedding).options(**how).remote(shared)
 
 

@@ -161,6 +161,7 @@ def _fit(
             storage_path=storage.join(out, WORK),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env=runtime.KEEP_MEMORY,
         ),
     )
     stop, over = threading.Event(), threading.Event()
