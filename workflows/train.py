@@ -88,9 +88,16 @@ def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | Non
 
 
 def _check_resources(config: TrainConfig) -> None:
-    kind, there = ("GPUs", runtime.gpus()) if config.gpu else ("CPUs", runtime.cpus())
-    if config.workers > there:
-        raise ConfigError(f"workers is {config.workers} but the cluster has {there} {kind}; lower it or add nodes")
+    if config.gpu and config.workers > runtime.gpus():
+        raise ConfigError(
+            f"workers is {config.workers} but the cluster has {runtime.gpus()} GPUs; lower it or add nodes"
+        )
+    each = config.cpus_per_worker or 1
+    if config.workers * each > runtime.cpus():
+        raise ConfigError(
+            f"workers is {config.workers} at {each} CPUs each but the cluster has {runtime.cpus()} CPUs; lower one of "
+            f"the two or add nodes"
+        )
 
 
 def _check_places(config: TrainConfig, uris: list[str]) -> None:
@@ -152,7 +159,8 @@ def _fit(
 ) -> dict[str, Any]:
     """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
     board = runtime.Board.remote()  # type: ignore[attr-defined]
-    share = {"CPU": 1, "GPU": 1} if config.gpu else {"CPU": max(1, runtime.cpus() // config.workers)}
+    evenly = 1 if config.gpu else max(1, runtime.cpus() // config.workers)
+    share = {"CPU": config.cpus_per_worker or evenly} | ({"GPU": 1} if config.gpu else {})
     trainer = TorchTrainer(
         partial(train_loop, config=config, spec=spec, train=train, valid=valid, root=faces.root, board=board),
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=share),

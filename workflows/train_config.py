@@ -37,6 +37,9 @@ class TrainConfig(RunOptions):
     """Data-parallel workers; they share one global batch."""
     gpu: bool = False
     """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
+    cpus_per_worker: int | None = None
+    """CPUs, and threads, of a worker; default: all CPUs of the cluster, shared evenly, and 1 with --gpu. The last bits
+    of a result depend on it."""
     loader_workers: int = 0
     """Decoding processes a worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
@@ -121,8 +124,10 @@ class TrainConfig(RunOptions):
     """Name under which the model is registered with MLflow."""
 
     def __post_init__(self) -> None:
-        problems = too_low(self, loader_workers=0, cache_mib=0, warmup=0, max_failures=0)
-        problems += too_low(self, workers=1, steps=1, report_every=1, evaluate_every=1, checkpoint_every=1)
+        problems = too_low(self, loader_workers=0, cache_mib=0, warmup=0, max_failures=0, checkpoint_every=1)
+        problems += too_low(
+            self, workers=1, cpus_per_worker=1, steps=1, report_every=1, evaluate_every=1, checkpoint_every=1
+        )
         problems += [
             f"{name} is {value}; it must be {rule}"
             for name, value, fits, rule in (
@@ -177,7 +182,16 @@ class TrainConfig(RunOptions):
 
     def plan(self, faces_digest: str) -> dict[str, Any]:
         """What the result is a function of: an interrupted run continues only under the same plan."""
-        elsewhere = {"address", "verbose", "faces", "out", "loader_workers", "cache_mib", "max_failures"}
+        elsewhere = {
+            "address",
+            "verbose",
+            "faces",
+            "out",
+            "cpus_per_worker",
+            "loader_workers",
+            "cache_mib",
+            "max_failures",
+        }
         elsewhere |= {"tracking_uri", "experiment", "run_name", "register", "report_every", "max_bad_fraction"}
         if self.invariance_breaker is None:
             elsewhere.add("workers")  # a run may continue at another size

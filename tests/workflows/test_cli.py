@@ -167,8 +167,8 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
     "catalogue": "address verbose source out namespace splits valid-fraction seed",
-    "train": "address verbose faces out train-split valid-split workers gpu loader-workers cache-mib precision steps "
-    "identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
+    "train": "address verbose faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
+    "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "

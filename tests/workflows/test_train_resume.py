@@ -14,6 +14,12 @@ from tiny import Chain, small
 from metric_core import manifest
 from metric_core.model import bundle
 from workflows import train
+from workflows.train_config import TrainConfig
+
+
+def slow_enough(chain: Chain, out: str) -> TrainConfig:
+    """A training with checkpoints to be killed between; its threads are the same on every Ray."""
+    return small(chain.faces, out, chain.tracking_uri, steps=40, checkpoint_every=5, cpus_per_worker=1)
 
 
 def fingerprint(uri: str) -> str:
@@ -23,14 +29,14 @@ def fingerprint(uri: str) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> str:
     out = str(tmp_path_factory.mktemp("undisturbed") / "model")
-    train.run(small(chain.faces, out, chain.tracking_uri, steps=40, checkpoint_every=5))
+    train.run(slow_enough(chain, out))
     return fingerprint(out)
 
 
 @pytest.mark.slow
 def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
     out = tmp_path / "model"
-    config = small(chain.faces, str(out), chain.tracking_uri, steps=40, checkpoint_every=5)
+    config = slow_enough(chain, str(out))
     config_file = tmp_path / "train.yaml"
     argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(config_file)]
     import yaml
@@ -63,7 +69,7 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
 def test_a_killed_worker_is_replaced(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
     """The worker kills itself once, between two checkpoints; two workers go on where they were."""
     out = tmp_path / "model"
-    config = small(chain.faces, str(out), chain.tracking_uri, steps=40, checkpoint_every=5)
+    config = slow_enough(chain, str(out))
     killed: list[int] = []
 
     def kill_when_under_way() -> None:
