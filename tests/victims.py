@@ -4,8 +4,7 @@ import os
 import random
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -86,14 +85,6 @@ def nodes() -> Iterator[Nodes]:
         if before is not None:
             os.environ["RAY_TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Ask again and again; AssertionError when it is not so in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"in {seconds:.0f} s it did not come to this: {what}"
-        time.sleep(0.01)
 
 
 def _title(process: psutil.Process) -> str:
