@@ -52,6 +52,8 @@ def exists(uri: str) -> bool:
 
 def is_file(uri: str) -> bool:
     """Whether a file or object (not a folder) is there."""
+    if is_local(uri):
+        return os.path.isfile(uri.removeprefix("file://"))
     fs, path = _fs(uri)
     try:
         return bool(fs.info(path)["type"] == "file")  # fsspec's isfile says no when a store does not answer

@@ -26,7 +26,11 @@ class Flaky:
         self.down_after: int | None = None
         """Finished units after which it answers nothing but 500."""
         self.units = 0
+        self.lose_next: str | None = None
+        """Method of the next request to be done without an answer."""
         self.befell: Counter[str] = Counter()
+        self.close: Callable[[], None] = lambda: None
+        """Be gone, ahead of time."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
@@ -48,7 +52,7 @@ class Flaky:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that is to use it; it gives up early, so that tests need not wait for that."""
+        """For a process that is to use it. Two attempts where no sporadic trouble is: so that it soon gives up."""
         return ENVIRONMENT | {"AWS_ENDPOINT_URL": self.address, "AWS_MAX_ATTEMPTS": "5" if self.trouble else "2"}
 
     def _what(self, environ: dict[str, Any]) -> str:
@@ -56,6 +60,9 @@ class Flaky:
             return "refused"
         if environ["REQUEST_METHOD"] == "PUT" and "/done/" in environ["PATH_INFO"]:
             self.units += 1
+        if environ["REQUEST_METHOD"] == self.lose_next:
+            self.lose_next = None
+            return "answer lost"
         drawn = self._draw.random()
         kinds = ("refused", "answer lost", "late")
         return next((kind for n, kind in enumerate(kinds, start=1) if drawn < n * self.trouble), "fine")
@@ -77,12 +84,17 @@ def server(seed: int) -> Iterator[Flaky]:
     thread = threading.Thread(target=listening.serve_forever, daemon=True)
     thread.start()
     flaky.address = f"http://127.0.0.1:{listening.server_port}"
-    try:
-        yield flaky
-    finally:
+
+    def close() -> None:
         listening.shutdown()
         thread.join()
         listening.server_close()
+
+    flaky.close = close
+    try:
+        yield flaky
+    finally:
+        close()
 
 
 def _internal_error(start_response: Callable[..., Any]) -> list[bytes]:
