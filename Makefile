@@ -20,8 +20,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: $(READY)           ## twenty kills of one embed job instead of the suite's two
-	LIKENESS_KILLS=20 $(BIN)/python -m pytest tests/workflows/test_embed_kill.py --timeout 3600
+chaos: $(READY)           ## thirty kills of an embed job over 20,000 pictures; the suite has five over 4,000
+	LIKENESS_KILLS=30 LIKENESS_IMAGES=20000 $(BIN)/python -m pytest tests/workflows/test_embed_chaos.py -s --timeout 3600
 
 bench: bench-mining       ## timings of losses and miners against pytorch-metric-learning
 

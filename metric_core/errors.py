@@ -13,6 +13,7 @@
     │   ├── Corrupt              bytes that differ from their digest
     │   ├── Occupied             the output folder holds something else
     │   └── FingerprintMismatch  vectors of two models would be mixed
+    ├── StorageFull              no room for what was to be written
     ├── IndexBuildError          an index that failed its own checks
     ├── JobRunning               another live run holds the lease of this output
     └── JobFailed                a worker failed; the cause is in the message
@@ -92,6 +93,10 @@ class FingerprintMismatch(ArtefactError):
     """Vectors of two different models would be compared or mixed."""
 
     exit_code = 2
+
+
+class StorageFull(LikenessError):
+    """The file system or a quota has no room for what was to be written; nothing is half written."""
 
 
 class IndexBuildError(LikenessError):

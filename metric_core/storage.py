@@ -4,10 +4,8 @@ Writes are atomic (a reader sees the old object, the new one, or none) and two o
 what leases and publishing are built on. What the bytes mean is left to the callers.
 """
 
-import fcntl
 import hashlib
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,14 +17,13 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.core import url_to_fs
 
+from metric_core import durable
 from metric_core.errors import ConfigError, Missing
 
 Range = tuple[str, int, int | None]
 """Address, offset and length; None is to the end."""
 PROBE, SLOW, READERS = 8, 0.001, 16
 """Reads after which a local path that took longer than so many seconds each, a network mount's, is read by threads."""
-UNFINISHED = ".unfinished"
-"""Ending of a local file's name before it is whole."""
 
 
 def is_local(uri: str) -> bool:
@@ -55,8 +52,13 @@ def exists(uri: str) -> bool:
 
 def is_file(uri: str) -> bool:
     """Whether a file or object (not a folder) is there."""
+    if is_local(uri):
+        return os.path.isfile(uri.removeprefix("file://"))
     fs, path = _fs(uri)
-    return bool(fs.isfile(path))
+    try:
+        return bool(fs.info(path)["type"] == "file")  # fsspec's isfile says no when a store does not answer
+    except FileNotFoundError:
+        return False
 
 
 def names(uri: str) -> list[str]:
@@ -172,11 +174,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         fs, path = _fs(uri)
         fs.pipe_file(path, data)
         return
-    with _beside(uri) as temp:
-        temp.write_bytes(data)
-        _sync(temp)
-        os.replace(temp, uri)
-    _sync(Path(uri).parent)
+    durable.write(Path(uri), data)
 
 
 def put_file(source: Path, uri: str) -> None:
@@ -185,11 +183,7 @@ def put_file(source: Path, uri: str) -> None:
         fs, path = _fs(uri)
         fs.put_file(str(source), path)
         return
-    with _beside(uri) as temp:
-        shutil.copyfile(source, temp)
-        _sync(temp)
-        os.replace(temp, uri)
-    _sync(Path(uri).parent)
+    durable.copy(source, Path(uri))
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
@@ -201,15 +195,7 @@ def create_if_absent(uri: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    with _beside(uri) as temp:
-        temp.write_bytes(data)
-        _sync(temp)
-        try:
-            os.link(temp, uri)  # fails when the name exists, unlike rename
-        except FileExistsError:
-            return False
-    _sync(Path(uri).parent)
-    return True
+    return durable.create(Path(uri), data)
 
 
 def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
@@ -219,12 +205,7 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     file makes compare and replace one step. Other stores have no conditional put in fsspec: ConfigError.
     """
     if is_local(uri):
-        with open(f"{uri}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not Path(uri).exists() or Path(uri).read_bytes() != expected:
-                return False
-            write_bytes(uri, data)
-            return True
+        return durable.replace(Path(uri), data, expected)
     fs, path = _fs(uri)
     if "s3" not in fs.protocol:
         raise ConfigError(f"{uri}: conditional replacement needs a local path or s3://, not {fs.protocol}")
@@ -237,9 +218,9 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     try:
         fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, IfMatch=tag)
     except OSError as error:
-        if "PreconditionFailed" in str(error) or "condition" in str(error):
-            return False
-        raise
+        if "PreconditionFailed" not in str(error) and "condition" not in str(error):
+            raise
+        return bool(fs.cat_file(path) == data)  # when only the answer was lost and the put repeated, it is ours
     fs.invalidate_cache(path)
     return True
 
@@ -260,9 +241,8 @@ def remove(uri: str) -> None:
 
 def remove_unfinished(uri: str) -> None:
     """Delete what writers that were killed have left directly inside a folder; other stores show no such thing."""
-    if is_local(uri) and Path(uri).is_dir():
-        for path in Path(uri).glob(f".*{UNFINISHED}"):
-            path.unlink(missing_ok=True)
+    if is_local(uri):
+        durable.remove_unfinished(Path(uri))
 
 
 def sha256(uri: str) -> str:
@@ -316,11 +296,19 @@ def _read_remote(wanted: list[Range]) -> list[bytes | Missing]:
 
 
 def _fs(uri: str) -> tuple[Any, str]:
-    fs, path = url_to_fs(uri)
+    fs, path = _s3(uri) if uri.startswith("s3://") else url_to_fs(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
     fs.invalidate_cache(path)  # a listing from before does not know what other processes have written since
     return fs, path
+
+
+def _s3(uri: str) -> tuple[Any, str]:
+    try:
+        from metric_core.s3 import S3
+    except ImportError as error:
+        raise ConfigError(f'{uri}: S3 needs s3fs ({error}); pip install "likeness-faces[s3]"') from error
+    return S3(), S3._strip_protocol(uri)
 
 
 def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
@@ -341,26 +329,3 @@ def _stat_tag(stat: os.stat_result) -> str:
 def _info_tag(info: dict[str, Any]) -> str:
     tag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created")
     return f"{info['size']}-{str(tag).strip(chr(34))}"
-
-
-@contextmanager
-def _beside(uri: str) -> Iterator[Path]:
-    """A temporary name in the target's own folder, since rename is atomic only within a file system."""
-    target = Path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent)
-    os.close(handle)
-    temp = Path(name)
-    os.chmod(temp, 0o644)
-    try:
-        yield temp
-    finally:
-        temp.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

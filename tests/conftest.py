@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from places import DATA
 
 from metric_core.data import synthetic
 
@@ -16,10 +17,9 @@ os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of real faces and other data; tests that need it skip where it is missing."""
-    root = Path(os.environ.get("LIKENESS_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
-    if not root.is_dir():
-        pytest.skip(f"no data at {root}: set LIKENESS_DATA to the folder with orl/, lfw_dev/, odd_images/ …")
-    return root
+    if not DATA.is_dir():
+        pytest.skip(f"no data at {DATA}: set LIKENESS_DATA to the folder with orl/, lfw_dev/, odd_images/ …")
+    return DATA
 
 
 @pytest.fixture(scope="session")

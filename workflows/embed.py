@@ -124,7 +124,7 @@ def _embed(job: _Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
         startup, seconds = _execute(job, todo, ledger, tally, held)
         say(tally.breakdown())
     content = _content(job, ledger, tally)
-    held.check()
+    held.confirm()
     made = provenance.record(seconds=round(seconds, 1), faces=job.setup.faces.uri)
     if before:
         manifest.replace(before, content, made)

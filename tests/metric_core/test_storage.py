@@ -2,10 +2,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flaky
 import pytest
+from flaky import Flaky
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
@@ -100,6 +103,49 @@ def test_s3_put_is_conditional_on_the_server(bucket: str, monkeypatch: pytest.Mo
     assert not storage.replace_if_match(address, b"ours", expected=b"v1")
     monkeypatch.undo()
     assert storage.read_bytes(address) == b"theirs"
+
+
+@pytest.fixture
+def troubled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
+    """A store with the bucket ``faces``, which does as it is told."""
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    from metric_core.s3 import S3
+
+    with flaky.server(seed=0) as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        S3.clear_instance_cache()  # that of another test talks to another server
+        store.client().create_bucket(Bucket="faces")
+        yield store
+    S3.clear_instance_cache()
+
+
+def test_a_lost_answer_is_not_a_lost_race(troubled: Flaky) -> None:
+    """The request is repeated and finds its own work done."""
+    troubled.lose_next = "PUT"
+    storage.write_bytes("s3://faces/CURRENT", b"v1")
+    troubled.lose_next = "PUT"
+    assert storage.replace_if_match("s3://faces/CURRENT", b"v2", expected=b"v1")
+    assert storage.read_bytes("s3://faces/CURRENT") == b"v2"
+    assert troubled.befell["answer lost"] == 2
+
+
+def test_a_store_that_does_not_answer_says_so(troubled: Flaky) -> None:
+    storage.write_bytes("s3://faces/x", b"x")
+    troubled.down_after = 0
+    for ask in (storage.read_bytes, storage.is_file, storage.exists, storage.names, storage.size, storage.remove):
+        with pytest.raises(ConnectionError, match=r"s3://faces/.*does not answer .* start again .* once it does"):
+            ask("s3://faces/x")  # type: ignore[operator]
+    with pytest.raises(ConnectionError, match="InternalError"):
+        storage.create_if_absent("s3://faces/y", b"y")
+    troubled.down_after = None
+    assert storage.names("s3://faces") == ["x"]
+
+
+def test_a_store_that_is_gone_says_so(troubled: Flaky) -> None:
+    troubled.close()
+    with pytest.raises(ConnectionError, match=r"s3://faces/x: the object store does not answer .*Could not connect"):
+        storage.read_bytes("s3://faces/x")
 
 
 def test_other_stores_have_no_conditional_replace() -> None:

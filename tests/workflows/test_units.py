@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_core import schema, storage
+from metric_core import durable, schema, storage
 from metric_core.data.rows import Part
 from metric_core.embeddings import from_table, to_table
-from metric_core.errors import JobFailed
+from metric_core.errors import StorageFull
 from workflows.parts import units
 from workflows.parts.ledger import Ledger
 from workflows.parts.units import Reject
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     tmp_path: Path, fail: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     fail(writes)
-    with pytest.raises(JobFailed, match=r"No space left on device while part-000000\.parquet was written.*make room"):
+    with pytest.raises(StorageFull, match=r"No space left on device while \S*000000\.\w+ was written.*make room"):
         units.commit(str(tmp_path / "out"), UNIT, vectors([1, 2]), bad(3), SPENT)
     left = files(tmp_path / "out")
     assert len(left) == writes, "what is there is whole, and no temporary file stays"
@@ -149,7 +149,7 @@ def test_the_ledger_follows_retries(tmp_path: Path) -> None:
         ("part-000003.parquet", 1),
     ]
     assert [(file["name"], file["rows"]) for file in content["quarantine"]] == [("part-000002-1.parquet", 1)]
-    (tmp_path / "done" / f".000001.json.x{storage.UNFINISHED}").write_bytes(b"{")
+    (tmp_path / "done" / f".000001.json.x{durable.UNFINISHED}").write_bytes(b"{")
     ledger.sweep()
     assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["part-000002-1.parquet"]
     assert len(list((tmp_path / "done").iterdir())) == 6

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from metric_core import storage
-from metric_core.errors import JobRunning, Missing
+from metric_core.errors import JobRunning, Missing, StorageFull
 
 NAME = ".lease.json"
 BEAT_S = 10.0
@@ -72,14 +72,29 @@ class Lease:
                     self._lost.set()
             except Missing:
                 self._lost.set()
-            except OSError:  # the store's trouble: a beat is missed, and the next one may come through
+            except (OSError, StorageFull):  # a beat is missed, and the next one may come through
                 continue
 
+    def confirm(self) -> None:
+        """``check``, looking at the lease itself: before what only its holder may write.
+
+        A process that slept and woke up again can be faster here than at its next beat.
+        """
+        try:
+            if not self._is_mine(json.loads(storage.read_bytes(self._address))):
+                self._lost.set()
+        except Missing:
+            self._lost.set()
+        self.check()
+
     def release(self) -> None:
-        """Give it up, if it is still ours."""
-        if not self._lost.is_set():
+        """Give it up, if it is still ours. Where the store does not answer it stays, as if this process were dead."""
+        try:
+            self.confirm()
             storage.remove(self._address)
             storage.remove(f"{self._address}.lock")  # of a takeover
+        except (JobRunning, OSError):  # whatever ended the job is what is to be told
+            return
 
     def _is_mine(self, holder: dict[str, Any]) -> bool:
         return {name: holder.get(name) for name in self._mine} == self._mine

@@ -5,13 +5,11 @@ the first writer to get there; its quarantine file and its record are functions 
 later, or back from the dead, can only repeat them. How vectors are made is in ``embedding``.
 """
 
-import errno
 import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -21,12 +19,10 @@ import pyarrow.parquet as pq
 
 from metric_core import embeddings, schema, storage
 from metric_core.data.rows import Part
-from metric_core.errors import JobFailed
 
 ROW_GROUP = 8192
 REJECTS = b"likeness.rejects"
 """Key in a part's metadata of the faces of the unit that could not be embedded."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -97,19 +93,18 @@ def commit(out: str, unit: Unit, table: pa.Table, rejects: list[Reject], seconds
     wrote it.
 
     Raises:
-        JobFailed: the storage is full; nothing half-written is left.
+        StorageFull: nothing half-written is left.
     """
     start = time.monotonic()
-    with _full_said(out, unit):
-        if table.num_rows or rejects:
-            marked = table.replace_schema_metadata({REJECTS: json.dumps(sorted(rejects))})
-            data, address = to_parquet(marked), storage.join(out, unit.name)
-            if not storage.create_if_absent(address, data):
-                data = storage.read_bytes(address)
-            record = _settle(out, unit, data)
-        else:
-            record = Record(0, None, {}, None, {})
-        return _put_record(out, unit, replace(record, seconds={**seconds, "write": time.monotonic() - start}))
+    if table.num_rows or rejects:
+        marked = table.replace_schema_metadata({REJECTS: json.dumps(sorted(rejects))})
+        data, address = to_parquet(marked), storage.join(out, unit.name)
+        if not storage.create_if_absent(address, data):
+            data = storage.read_bytes(address)
+        record = _settle(out, unit, data)
+    else:
+        record = Record(0, None, {}, None, {})
+    return _put_record(out, unit, replace(record, seconds={**seconds, "write": time.monotonic() - start}))
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -155,16 +150,3 @@ def _put_record(out: str, unit: Unit, record: Record) -> Record:
 
 def _record(out: str, unit: Unit) -> str:
     return storage.join(out, "done", unit.name.removeprefix("part-").replace(".parquet", ".json"))
-
-
-@contextmanager
-def _full_said(out: str, unit: Unit) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise JobFailed(
-                f"{out}: {error.strerror} while {unit.name} was written; what is done stays and nothing is half "
-                f"written; make room and start again with the same arguments"
-            ) from error
-        raise

@@ -1,0 +1,50 @@
+"""S3 as ``storage`` speaks to it: s3fs, in which a store that does not answer is an OSError that says so.
+
+Asking again is botocore's business, as often as AWS_MAX_ATTEMPTS says (5 times where it is not set).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as Unreachable
+from fsspec.asyn import sync_wrapper
+from s3fs import S3FileSystem
+
+
+class S3(S3FileSystem):
+    """Raises ConnectionError when a request was repeated in vain; other errors are those of s3fs."""
+
+    retries = 2
+    """By s3fs, of bodies that break off and of timeouts; the latter multiply with botocore's own."""
+
+    async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        with _told(f"{kwargs.get('Bucket')}/{kwargs.get('Key', '')}", method):
+            return await super()._call_s3(method, *args, **kwargs)
+
+    call_s3 = sync_wrapper(_call_s3)
+
+    async def _cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        with _told(path, "get_object"):  # whose body can break off after the call was answered
+            return await super()._cat_file(path, *args, **kwargs)
+
+
+@contextmanager
+def _told(path: str, method: str) -> Iterator[None]:
+    try:
+        yield
+    except (Unreachable, HTTPClientError) as error:
+        raise _silent(path, method, error) from error
+    except OSError as error:
+        answer = error.__cause__
+        if isinstance(answer, ClientError) and answer.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise _silent(path, method, error) from error
+        raise
+
+
+def _silent(path: str, method: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"s3://{path}: the object store does not answer {method} ({error}); what is done stays; start again with the "
+        f"same arguments once it does"
+    )

@@ -1,0 +1,103 @@
+"""An S3-compatible server on loopback that sometimes answers 500, sometimes late, and at last not at all."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+LATE_S = 0.5
+
+
+class Flaky:
+    """Between the clients and a store; what becomes of a request is drawn from a seed, in the order they come in."""
+
+    def __init__(self, store: Callable[..., Iterable[bytes]], seed: int) -> None:
+        self._store, self._draw, self._lock = store, random.Random(seed), threading.Lock()
+        self.address = ""
+        self.trouble = 0.0
+        """Share of requests that each kind of trouble befalls."""
+        self.down_after: int | None = None
+        """Finished units after which it answers nothing but 500."""
+        self.units = 0
+        self.lose_next: str | None = None
+        """Method of the next request to be done without an answer."""
+        self.befell: Counter[str] = Counter()
+        self.close: Callable[[], None] = lambda: None
+        """Be gone, ahead of time."""
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self._lock:
+            what = self._what(environ)
+            self.befell[what] += 1
+        if what == "refused":
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            return _internal_error(start_response)
+        if what == "answer lost":  # the store has done what was asked, and nobody is told
+            list(self._store(environ, lambda *_: None))
+            return _internal_error(start_response)
+        if what == "late":
+            time.sleep(LATE_S)
+        return self._store(environ, start_response)
+
+    def client(self) -> Any:
+        """To look at what is there."""
+        return boto3.client("s3", endpoint_url=self.address)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that is to use it. Two attempts where no sporadic trouble is: so that it soon gives up."""
+        return ENVIRONMENT | {"AWS_ENDPOINT_URL": self.address, "AWS_MAX_ATTEMPTS": "5" if self.trouble else "2"}
+
+    def _what(self, environ: dict[str, Any]) -> str:
+        if self.down_after is not None and self.units >= self.down_after:
+            return "refused"
+        if environ["REQUEST_METHOD"] == "PUT" and "/done/" in environ["PATH_INFO"]:
+            self.units += 1
+        if environ["REQUEST_METHOD"] == self.lose_next:
+            self.lose_next = None
+            return "answer lost"
+        drawn = self._draw.random()
+        kinds = ("refused", "answer lost", "late")
+        return next((kind for n, kind in enumerate(kinds, start=1) if drawn < n * self.trouble), "fine")
+
+
+ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+class _Silent(MotoRequestHandler):
+    def log_request(self, *_: object) -> None:
+        """Thousands of lines would hide what a test has to say."""
+
+
+@contextmanager
+def server(seed: int) -> Iterator[Flaky]:
+    """One that is in order, for now."""
+    flaky = Flaky(DomainDispatcherApplication(create_backend_app), seed)
+    listening = make_server("127.0.0.1", 0, flaky, threaded=True, request_handler=_Silent)
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread.start()
+    flaky.address = f"http://127.0.0.1:{listening.server_port}"
+
+    def close() -> None:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+    flaky.close = close
+    try:
+        yield flaky
+    finally:
+        close()
+
+
+def _internal_error(start_response: Callable[..., Any]) -> list[bytes]:
+    body = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+    start_response("500 Internal Server Error", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
+    return [body]

@@ -1,0 +1,75 @@
+"""A file is on the disk before it has its name, and its name is on the disk before anybody is told."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metric_core import durable
+
+DATA = b"0123456789"
+PUT: dict[str, Callable[[Path, Path], object]] = {
+    "write": lambda source, path: durable.write(path, DATA),
+    "create": lambda source, path: durable.create(path, DATA),
+    "copy": durable.copy,
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """What the disk was asked for, in order: (name, inode, size at that moment)."""
+    calls: list[tuple[str, int, int]] = []
+
+    def note(name: str, of: Callable[..., os.stat_result]) -> None:
+        honest = getattr(os, name)
+
+        def noting(*args: object, **kwargs: object) -> object:
+            answer = honest(*args, **kwargs)
+            stat = of(*args)
+            calls.append((name, stat.st_ino, stat.st_size))
+            return answer
+
+        monkeypatch.setattr(os, name, noting)
+
+    note("fsync", os.fstat)
+    note("replace", lambda source, target: os.stat(target))
+    note("link", lambda source, target: os.stat(target))
+    note("mkdir", lambda folder, *_: os.stat(folder))
+    return calls
+
+
+@pytest.mark.parametrize("how", PUT)
+def test_nothing_has_a_name_before_it_is_on_the_disk(
+    tmp_path: Path, asked: list[tuple[str, int, int]], how: str
+) -> None:
+    (tmp_path / "source").write_bytes(DATA)
+    path = tmp_path / "a" / "b" / "file"
+    PUT[how](tmp_path / "source", path)
+    assert path.read_bytes() == DATA
+    top, a, b, file = (p.stat().st_ino for p in (tmp_path, tmp_path / "a", path.parent, path))
+    assert [call[:2] for call in asked] == [
+        ("mkdir", a),
+        ("fsync", top),
+        ("mkdir", b),
+        ("fsync", a),
+        ("fsync", file),
+        ("link" if how == "create" else "replace", file),
+        ("fsync", b),
+    ]
+    assert [size for _, inode, size in asked if inode == file] == [len(DATA)] * 2, "synced once it was whole"
+
+
+def test_who_comes_second_syncs_the_name_of_the_first(tmp_path: Path, asked: list[tuple[str, int, int]]) -> None:
+    """The first may have died in between, and the second one's record must not outlive the first one's file."""
+    (tmp_path / "file").write_bytes(b"first")
+    assert not durable.create(tmp_path / "file", DATA)
+    assert asked[-1][:2] == ("fsync", tmp_path.stat().st_ino)
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        durable.create(tmp_path / "file" / "below", DATA)
