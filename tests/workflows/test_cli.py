@@ -166,16 +166,16 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
-    "catalogue": "address verbose source out namespace splits valid-fraction seed",
+    "catalogue": "address verbose source out tombstones namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu loader-workers cache-mib precision steps "
     "identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures tracking-uri "
     "experiment run-name register",
-    "embed": "address verbose faces model out split dtype precision unit-size batch actors decoders gpu gpu-per-actor "
-    "max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out shards target-recall memory-budget seed",
+    "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
+    "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
+    "index": "address verbose embeddings out tombstones shards target-recall memory-budget seed",
     "search": "index model image embeddings top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "

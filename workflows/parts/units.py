@@ -1,13 +1,15 @@
 """Units of embedding work: which rows each holds, and how one is committed exactly once.
 
-A unit is a pure function of the catalogue's manifest. Its part, vectors and rejects in one file, is put in place by
-the first writer to get there; its quarantine file and its record are functions of that part, so that writers who come
-later, or back from the dead, can only repeat them. How vectors are made is in ``embedding``.
+A unit is a pure function of the catalogue's manifest and, of a delta, of the earlier embeddings'. What goes into it,
+its tags, is put in place first. Its part, vectors and rejects in one file, is put in place by the first writer to get
+there; its quarantine file and its record are functions of that part, so that writers who come later, or back from the
+dead, can only repeat them. How vectors are made is in ``embedding``.
 """
 
 import errno
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +33,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows ``first`` to ``last`` (exclusive) of one part of the catalogue."""
+    """Rows ``first`` to ``last`` (exclusive) of one part of the catalogue, or those of them that a delta wants."""
 
     number: int
     part: Part
@@ -69,6 +71,8 @@ class Record:
     reasons: dict[str, int]
     """Rejects by reason."""
     quarantine_sha256: str | None
+    tags_sha256: str | None
+    """None, too, for a retry: what goes in then has its tags already."""
     seconds: dict[str, float]
     """Spent on read, decode, forward and write."""
 
@@ -78,10 +82,16 @@ class Record:
         return sum(self.reasons.values())
 
 
-def units(parts: Iterable[Part], size: int) -> list[Unit]:
-    """The units of a catalogue, in order; every row is in exactly one, and no unit crosses a part."""
-    spans = ((part, first) for part in parts for first in range(0, part.rows, size))
-    return [Unit(n, part, first, min(first + size, part.rows)) for n, (part, first) in enumerate(spans)]
+def units(parts: Iterable[Part], size: int, wanted: Mapping[str, np.ndarray] | None = None) -> list[Unit]:
+    """The units of a catalogue, in order, of ``size`` rows; every row is in exactly one, and no unit crosses a part.
+
+    ``wanted``, as in ``Selection``: units then hold ``size`` rows that are wanted and span whatever lies between.
+    """
+    spans = []
+    for part in parts:
+        at_M = np.arange(part.rows) if wanted is None else np.flatnonzero(wanted[part.name])
+        spans += [(part, int(at_M[n]), int(at_M[n : n + size][-1]) + 1) for n in range(0, len(at_M), size)]
+    return [Unit(n, part, first, last) for n, (part, first, last) in enumerate(spans)]
 
 
 def settled(out: str, unit: Unit) -> Record | None:
@@ -92,9 +102,11 @@ def settled(out: str, unit: Unit) -> Record | None:
     return _put_record(out, unit, _settle(out, unit, storage.read_bytes(address))) if storage.exists(address) else None
 
 
-def commit(out: str, unit: Unit, table: pa.Table, rejects: list[Reject], seconds: Mapping[str, float]) -> Record:
-    """Put a unit's vectors and rejects in place. The record that comes back is of the part that is there, whoever
-    wrote it.
+def commit(
+    out: str, unit: Unit, tags: pa.Table, table: pa.Table, rejects: list[Reject], seconds: Mapping[str, float]
+) -> Record:
+    """Put what went into a unit, its vectors and its rejects in place. The record that comes back is of the files that
+    are there, whoever wrote them.
 
     Raises:
         JobFailed: the storage is full; nothing half-written is left.
@@ -102,14 +114,32 @@ def commit(out: str, unit: Unit, table: pa.Table, rejects: list[Reject], seconds
     start = time.monotonic()
     with _full_said(out, unit):
         if table.num_rows or rejects:
+            if not unit.retry:
+                _put_once(_tags(out, unit), to_parquet(tags))
             marked = table.replace_schema_metadata({REJECTS: json.dumps(sorted(rejects))})
-            data, address = to_parquet(marked), storage.join(out, unit.name)
-            if not storage.create_if_absent(address, data):
-                data = storage.read_bytes(address)
-            record = _settle(out, unit, data)
+            record = _settle(out, unit, _put_once(storage.join(out, unit.name), to_parquet(marked)))
         else:
-            record = Record(0, None, {}, None, {})
+            record = Record(0, None, {}, None, None, {})
         return _put_record(out, unit, replace(record, seconds={**seconds, "write": time.monotonic() - start}))
+
+
+def discard(out: str, unit: Unit, erased_M: np.ndarray) -> bool:
+    """Take a unit that took in any of these faces back, all its runs, so that it is done again; whether it did.
+
+    The tags go last: killed in the middle, the next call finds them and ends what this one began.
+    """
+    if not storage.exists(_tags(out, unit)):
+        return False
+    tags = pq.read_table(pa.BufferReader(storage.read_bytes(_tags(out, unit))), columns=["face_id"])
+    if not np.isin(tags["face_id"].to_numpy(), erased_M).any():
+        return False
+    number = _stem(unit)
+    for folder in ("", "done/", "quarantine/"):
+        for name in storage.names(storage.join(out, folder)):
+            if re.fullmatch(rf"(part-)?{number}(-\d+)?\.(parquet|json)", name):
+                storage.remove(storage.join(out, folder + name))
+    storage.remove(_tags(out, unit))
+    return True
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -139,11 +169,13 @@ def _settle(out: str, unit: Unit, data: bytes) -> Record:
         columns = [pa.array(column, f.type) for column, f in zip(zip(*rejects), schema.QUARANTINE)]
         quarantine = to_parquet(pa.Table.from_arrays(columns, schema=schema.QUARANTINE))
         storage.create_if_absent(storage.join(out, "quarantine", unit.name), quarantine)
+    tags = None if unit.retry else storage.sha256(_tags(out, unit))
     return Record(
         rows=footer.num_rows,
         sha256=hashlib.sha256(data).hexdigest(),
         reasons=dict(Counter(reject.reason for reject in rejects)),
         quarantine_sha256=hashlib.sha256(quarantine).hexdigest() if quarantine else None,
+        tags_sha256=tags,
         seconds={},
     )
 
@@ -153,8 +185,21 @@ def _put_record(out: str, unit: Unit, record: Record) -> Record:
     return record
 
 
+def _put_once(address: str, data: bytes) -> bytes:
+    """What is in place afterwards: these bytes, or those of a writer who was first."""
+    return data if storage.create_if_absent(address, data) else storage.read_bytes(address)
+
+
 def _record(out: str, unit: Unit) -> str:
-    return storage.join(out, "done", unit.name.removeprefix("part-").replace(".parquet", ".json"))
+    return storage.join(out, "done", f"{_stem(unit)}.json")
+
+
+def _tags(out: str, unit: Unit) -> str:
+    return storage.join(out, "tags", embeddings.part_name(unit.number))
+
+
+def _stem(unit: Unit) -> str:
+    return unit.name.removeprefix("part-").removesuffix(".parquet")
 
 
 @contextmanager
