@@ -146,6 +146,32 @@ class Collection:
             for table in layer.source.iter_columns(columns):
                 yield table.filter(~ids.within(table["face_id"].to_numpy(), layer.hidden_M))
 
+    def take(self, id_M: np.ndarray) -> Vectors:
+        """The vectors of some faces, sorted by face_id; of parts that have none of them only the ids are read.
+
+        ``id_M``: int64, sorted; ids that are not there are passed over.
+        """
+        found = []
+        for layer in self.layers:
+            parts = [part for part in layer.source.parts if part["rows"]]
+            for part, table in zip(parts, layer.source.iter_columns(["face_id"])):
+                id_N = table["face_id"].to_numpy()
+                wanted_N = ids.within(id_N, id_M) & ~ids.within(id_N, layer.hidden_M)
+                if wanted_N.any():
+                    found.append(embeddings.from_table(layer.source.read_part(part).filter(wanted_N)))
+        rows = embeddings.concatenate(found, self.dim)
+        order_N = np.argsort(rows.face_id_N)
+        return Vectors(rows.face_id_N[order_N], rows.identity_N[order_N], rows.embedding_ND[order_N])
+
+    def quarantined(self) -> np.ndarray:
+        """int64 (M,), sorted: faces whose last embedding failed."""
+        state_M = ids.NONE
+        for source in self.sources:
+            rejects = [table["face_id"].to_numpy() for table in source.iter_quarantine()]
+            state_M = np.setdiff1d(state_M, np.concatenate([_taken_in(source), source.gone()]))
+            state_M = np.union1d(state_M, np.concatenate([ids.NONE, *rejects]))
+        return state_M
+
     def load(self) -> Vectors:
         """All vectors at once: for galleries that fit in memory."""
         return embeddings.concatenate(list(self.iter_vectors()), self.dim)

@@ -192,6 +192,22 @@ def put_file(source: Path, uri: str) -> None:
     _sync(Path(uri).parent)
 
 
+@contextmanager
+def new_file(uri: str) -> Iterator[Path]:
+    """A local path to write a large file to, which is put in place in one atomic step when the block ends well."""
+    if not is_local(uri):
+        with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+            temp = Path(folder) / "file"
+            yield temp
+            put_file(temp, uri)
+        return
+    with _beside(uri) as temp:
+        yield temp
+        _sync(temp)
+        os.replace(temp, uri)
+    _sync(Path(uri).parent)
+
+
 def create_if_absent(uri: str, data: bytes) -> bool:
     """Put an object only if none is there; of several writers exactly one gets True."""
     if not is_local(uri):

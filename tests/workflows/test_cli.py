@@ -134,7 +134,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 @pytest.mark.parametrize("job", [job for job in cli.JOBS if job != "demo"])
 def test_every_option_has_help(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([job, "--help"]) == 0
+    assert cli.main([*job.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     module, name, _ = cli.JOBS[job]
     for option in cli.options_of(getattr(__import__(module, fromlist=["x"]), name)):
@@ -146,6 +146,10 @@ def test_exit_codes_and_where_words_go(capsys: pytest.CaptureFixture[str], tmp_p
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
+    assert cli.main(["embeddings", "chekc"]) == 2
+    assert "there is no job 'embeddings chekc'; did you mean embeddings check?" in capsys.readouterr().err
+    assert cli.main(["embeddings"]) == 2
+    assert "did you mean embeddings check or embeddings stats or" in capsys.readouterr().err
     (tmp_path / "faces").mkdir()
     assert cli.main(["evaluate", "--embeddings", str(tmp_path / "faces"), "--identification"]) == 2
     out, err = capsys.readouterr()
@@ -180,6 +184,10 @@ OPTIONS = {
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
     "neighbours",
+    "embeddings check": "embeddings faces tombstones",
+    "embeddings stats": "embeddings",
+    "embeddings export": "embeddings out",
+    "embeddings compare": "old new faces threshold picture seed",
     "demo": "address verbose out source people pictures steps workers seed",
 }
 
