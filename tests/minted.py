@@ -1,5 +1,6 @@
 """Embeddings artefacts made without a model or Ray: any vectors, committed as the embed job commits them."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from metric_core import manifest, schema
 from metric_core.data.rows import Part
-from metric_core.embeddings import to_table
+from metric_core.embeddings import GONE, to_table
 from workflows.parts import units
 from workflows.parts.ledger import Ledger
 from workflows.parts.units import Reject
@@ -39,13 +40,8 @@ def embeddings(
         rejects = [Reject(number, f"{number}.jpg", "missing", "gone") for number in rejected if one is todo[-1]]
         took_in = sorted([*ids[at], *(reject.face_id for reject in rejects)])
         columns = [pa.array(took_in, pa.int64()), pa.array(["tag"] * len(took_in)), pa.array(took_in, pa.int64())]
-        table = to_table(
-            np.array(ids[at], np.int64),
-            names[at],
-            [None] * (one.last - one.first),
-            vector_ND[at],
-            np.ones(len(ids[at])),
-        )
+        here = np.array(ids[at], np.int64)
+        table = to_table(here, names[at], [None] * len(here), vector_ND[at], np.ones(len(here)))
         units.commit(str(out), one, pa.Table.from_arrays(columns, schema=schema.TAGS), table, rejects, {})
     said = {
         "plan_id": out.name,
@@ -66,14 +62,7 @@ def embeddings(
     }
     if gone:
         data = units.to_parquet(pa.Table.from_arrays([pa.array(sorted(gone), pa.int64())], schema=schema.GONE))
-        said["gone"] = manifest_file(out, "gone.parquet", data, len(gone))
+        (out / GONE).write_bytes(data)
+        said["gone"] = {"name": GONE, "rows": len(gone), "sha256": hashlib.sha256(data).hexdigest()}
     manifest.write(str(out), "embeddings", said | content, {"faces": str(out.parent / "faces")})
     return str(out)
-
-
-def manifest_file(out: Path, name: str, data: bytes, rows: int) -> dict:
-    """Write a file and describe it as a manifest does."""
-    import hashlib
-
-    (out / name).write_bytes(data)
-    return {"name": name, "rows": rows, "sha256": hashlib.sha256(data).hexdigest()}

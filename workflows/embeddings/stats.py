@@ -34,7 +34,12 @@ def run(config: StatsConfig) -> dict[str, Any]:
     for table in collection.iter_columns(["face_id", "identity", "norm"]):
         norms.append(table["norm"].to_numpy())
         people.append(_counts(table))
-    pictures_P = pa.concat_tables(people).group_by("identity").aggregate([("rows", "sum")])["rows_sum"].to_numpy()
+    pictures_P = (
+        pa.concat_tables(people, promote_options="default")
+        .group_by("identity")
+        .aggregate([("rows", "sum")])["rows_sum"]
+        .to_numpy()
+    )
     reasons: Counter[str] = Counter()
     for source in collection.sources:
         reasons.update(source.manifest.content["reasons"])
