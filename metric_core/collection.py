@@ -101,7 +101,7 @@ class Collection:
         """Equal for equal vectors; one whole artefact's own when nothing of it is hidden."""
         if len(self.layers) == 1 and not len(self.layers[0].hidden_M):
             return self.first.manifest.digest
-        return manifest.digest([[a.source.manifest.digest, a.hidden_M.tolist()] for a in self.layers])
+        return manifest.digest([[a.source.manifest.digest, ids.digest(a.hidden_M)] for a in self.layers])
 
     def require_whole(self) -> "Collection":
         """The collection itself, unless it starts with a delta, which would leave out what was embedded before.

@@ -129,7 +129,7 @@ class Embeddings:
     @property
     def since(self) -> list[str]:
         """The plan ids of the artefacts that this one is a delta of, in order; none when it is whole."""
-        return [one["plan_id"] for one in self.manifest.content["since"]]
+        return [one["plan_id"] for one in self.manifest.content.get("since", [])]
 
     def read_part(self, part: dict) -> pa.Table:
         """One part's rows, its bytes, schema and vectors checked.
@@ -179,7 +179,7 @@ class Embeddings:
 
     def gone(self) -> np.ndarray:
         """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
-        file = self.manifest.content["gone"]
+        file = self.manifest.content.get("gone")
         return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else np.empty(0, np.int64)
 
     def load(self) -> Vectors:

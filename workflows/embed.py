@@ -95,7 +95,7 @@ def _embed(job: Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
         say(tally.breakdown())
     if embed_plan.erasures(config).digest != job.erasures:
         raise JobFailed(f"{out}: faces were erased meanwhile; start again with the same arguments to leave them out")
-    content = _content(job, ledger, tally)
+    content = _content(job, ledger, tally, embed_plan.put_gone(job))
     held.check()
     since = [source.manifest.uri for source in job.since.sources] if job.since else []
     made = provenance.record(seconds=round(seconds, 1), faces=job.setup.faces.uri, since=since)
@@ -208,7 +208,7 @@ def _tracked(job: Job, tally: Books) -> Iterator[Callable[[float], None]]:
     tracker.finish("FINISHED")
 
 
-def _content(job: Job, ledger: Ledger, tally: Books) -> dict[str, Any]:
+def _content(job: Job, ledger: Ledger, tally: Books, gone: dict[str, Any] | None) -> dict[str, Any]:
     if tally.done != job.total:
         raise Corrupt(f"{job.total} faces went in, {tally.embedded} vectors and {tally.rejected} rejects came out")
     faces, selection = job.setup.faces, job.setup.selection
@@ -219,7 +219,7 @@ def _content(job: Job, ledger: Ledger, tally: Books) -> dict[str, Any]:
         "namespace": faces.namespace,
         "salts": faces.manifest.content["salts"],
         **ledger.content(),
-        "gone": embed_plan.put_gone(job),
+        "gone": gone,
         "unchanged": selection.unchanged,
         "inputs": job.inputs,
         "embedded": tally.embedded,

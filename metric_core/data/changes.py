@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core import ids, manifest, schema
+from metric_core import ids, schema
 from metric_core.collection import Collection
 from metric_core.data import rows
 from metric_core.data.faces import Faces
@@ -46,7 +46,7 @@ class Selection:
     @property
     def erased_digest(self) -> str | None:
         """Equal when the same faces are erased; None when there are none."""
-        return manifest.digest(self.erased_M.tolist()) if len(self.erased_M) else None
+        return ids.digest(self.erased_M) if len(self.erased_M) else None
 
 
 def tags(table: pa.Table) -> pa.Table:
