@@ -30,6 +30,17 @@ def copy(source: Path, path: Path) -> None:
     _put(path, lambda temp: shutil.copyfile(source, temp), os.replace)
 
 
+@contextmanager
+def new(path: Path) -> Iterator[Path]:
+    """A path to write a file to, which is put in place when the block ends well, replacing what was there."""
+    with _full_said(path):
+        with _temporary(path) as temp:
+            yield temp
+            _sync(temp)
+            os.replace(temp, path)
+        _sync(path.parent)
+
+
 def create(path: Path, data: bytes) -> bool:
     """Put a file only if none is there; of several writers exactly one gets True."""
     return _put(path, lambda temp: temp.write_bytes(data), os.link)  # link fails when the name exists, unlike rename
@@ -54,13 +65,7 @@ def remove_unfinished(folder: Path) -> None:
 def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path], None]) -> bool:
     """Whether ``place`` found the name free."""
     with _full_said(path):
-        _make(path.parent)
-        # In the target's own folder, since rename and link are atomic only within a file system.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
-        os.close(handle)
-        temp = Path(name)
-        try:
-            os.chmod(temp, 0o644)
+        with _temporary(path) as temp:
             fill(temp)
             _sync(temp)
             try:
@@ -68,10 +73,22 @@ def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path
                 free = True
             except FileExistsError:
                 free = False
-        finally:
-            temp.unlink(missing_ok=True)
         _sync(path.parent)  # also for another who was first: it may have died before it came to this
     return free
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name in the target's own folder, since rename and link are atomic only within a file system."""
+    _make(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+    os.close(handle)
+    temp = Path(name)
+    try:
+        os.chmod(temp, 0o644)
+        yield temp
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _make(folder: Path) -> None:

@@ -1,10 +1,17 @@
-"""The Embeddings artefact: parts of unit vectors sorted by face_id, and the quarantine beside them.
+"""The Embeddings artefact: parts of unit vectors sorted by face_id, with what went in and the quarantine beside them.
 
-A part is written once and atomically and is described in the manifest by its rows and sha256; planning which faces
-go into which part, and when a part counts as done, is left to the embed job.
+    part-NNNNNN.parquet             the vectors
+    tags/part-NNNNNN.parquet        every face that went in, and the content_tag that its picture had
+    quarantine/part-NNNNNN.parquet  those of them that could not be embedded, and why
+    gone.parquet                    of a delta: faces of the artefacts before it that the catalogue has no more
+
+A file is written once and atomically and is described in the manifest by its rows and sha256; planning which faces
+go into which part, and when a part counts as done, is left to the embed job. Several artefacts are read as one by
+``collection``.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import manifest, schema, storage
-from metric_core.errors import Corrupt
+from metric_core.errors import Corrupt, SchemaMismatch
 from metric_core.manifest import Manifest
 
 UNIT_TOLERANCE = 1e-3
+GONE = "gone.parquet"
 
 
 @dataclass(frozen=True)
@@ -118,21 +126,21 @@ class Embeddings:
         """One {name, rows, sha256} a part, in order."""
         return list(self.manifest.content["parts"])
 
+    @property
+    def since(self) -> list[str]:
+        """The plan ids of the artefacts that this one is a delta of, in order; none when it is whole."""
+        return [one["plan_id"] for one in self.manifest.content.get("since", [])]
+
     def read_part(self, part: dict) -> pa.Table:
         """One part's rows, its bytes, schema and vectors checked.
 
         Raises:
             Corrupt: the bytes differ from the manifest's digest, or a vector is not of unit length.
         """
-        address = storage.join(self.manifest.uri, part["name"])
-        if storage.sha256(address) != part["sha256"]:
-            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again with the same arguments")
-        with storage.open_read(address) as f:
-            table = pq.read_table(f)
         dtype = {"float32": pa.float32(), "float16": pa.float16()}[self.manifest.content["dtype"]]
-        schema.check(table, schema.embeddings(self.dim, dtype), address)
+        table = self._read(part["name"], part, schema.embeddings(self.dim, dtype))
         try:
-            check_unit(from_table(table).embedding_ND, address)
+            check_unit(from_table(table).embedding_ND, storage.join(self.manifest.uri, part["name"]))
         except ValueError as error:
             raise Corrupt(str(error)) from error
         return table
@@ -143,13 +151,56 @@ class Embeddings:
             if part["rows"]:
                 yield from_table(self.read_part(part))
 
+    def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the rows, a part at a time; only they are fetched, and thus without a look at the sha256."""
+        for part in self.parts:
+            if part["rows"]:
+                with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
+                    yield pq.read_table(f, columns=list(columns), pre_buffer=True)
+
+    def iter_tags(self) -> Iterator[pa.Table]:
+        """``schema.TAGS`` of every face that went in, a unit at a time.
+
+        Raises:
+            Corrupt: as ``read_part``.
+            SchemaMismatch: an early version wrote the artefact, without tags.
+        """
+        if "tags" not in self.manifest.content:
+            raise SchemaMismatch(
+                f"{self.manifest.uri} has no tags of what went in: embed anew, an early version wrote it"
+            )
+        for file in self.manifest.content["tags"]:
+            yield self._read(f"tags/{file['name']}", file, schema.TAGS)
+
+    def iter_quarantine(self) -> Iterator[pa.Table]:
+        """``schema.QUARANTINE`` of every face that could not be embedded. Raises Corrupt as ``read_part``."""
+        for file in self.manifest.content["quarantine"]:
+            yield self._read(f"quarantine/{file['name']}", file, schema.QUARANTINE)
+
+    def gone(self) -> np.ndarray:
+        """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
+        file = self.manifest.content.get("gone")
+        return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else np.empty(0, np.int64)
+
     def load(self) -> Vectors:
         """All rows at once: for galleries that fit in memory."""
-        parts = list(self.iter_vectors())
-        if not parts:
-            return Vectors(np.empty(0, np.int64), np.empty(0, object), np.empty((0, self.dim), np.float32))
-        return Vectors(
-            np.concatenate([p.face_id_N for p in parts]),
-            np.concatenate([p.identity_N for p in parts]),
-            np.concatenate([p.embedding_ND for p in parts]),
-        )
+        return concatenate(list(self.iter_vectors()), self.dim)
+
+    def _read(self, name: str, file: dict, expected: pa.Schema) -> pa.Table:
+        address = storage.join(self.manifest.uri, name)
+        data = storage.read_bytes(address)
+        if hashlib.sha256(data).hexdigest() != file["sha256"]:
+            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again with the same arguments")
+        table = schema.check(pq.read_table(pa.BufferReader(data)), expected, address)
+        if table.num_rows != file["rows"]:
+            raise Corrupt(f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed anew")
+        return table
+
+
+def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:
+    """The rows of all blocks, of which there may be none, in one."""
+    return Vectors(
+        np.concatenate([np.empty(0, np.int64), *(b.face_id_N for b in blocks)]),
+        np.concatenate([np.empty(0, object), *(b.identity_N for b in blocks)]),
+        np.concatenate([np.empty((0, dim), np.float32), *(b.embedding_ND for b in blocks)]),
+    )

@@ -38,6 +38,24 @@ QUARANTINE = pa.schema(
     ]
 )
 
+# What went into an embed job: beside its part, so that inputs = embedded + quarantined can be read off the files.
+TAGS = pa.schema(
+    [
+        pa.field("face_id", pa.int64(), nullable=False),
+        pa.field("content_tag", pa.string(), nullable=False),  # of the bytes that were embedded
+        pa.field("row_hash", pa.int64(), nullable=False),  # of all that a row is made of; see data.changes
+    ]
+)
+
+GONE = pa.schema([pa.field("face_id", pa.int64(), nullable=False)])
+
+TOMBSTONES = pa.schema(
+    [
+        pa.field("face_id", pa.int64()),
+        pa.field("identity", pa.string()),  # a keyed hash, in hex
+    ]
+)
+
 MATCHES = pa.schema(
     [
         pa.field("query", pa.string(), nullable=False),

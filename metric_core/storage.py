@@ -186,6 +186,19 @@ def put_file(source: Path, uri: str) -> None:
     durable.copy(source, Path(uri))
 
 
+@contextmanager
+def new_file(uri: str) -> Iterator[Path]:
+    """A local path to write a large file to, which is put in place in one atomic step when the block ends well."""
+    if not is_local(uri):
+        with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+            temp = Path(folder) / "file"
+            yield temp
+            put_file(temp, uri)
+        return
+    with durable.new(Path(uri)) as temp:
+        yield temp
+
+
 def create_if_absent(uri: str, data: bytes) -> bool:
     """Put an object only if none is there; of several writers exactly one gets True."""
     if not is_local(uri):

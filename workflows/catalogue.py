@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core import manifest, storage
+from metric_core import manifest, storage, tombstones
 from metric_core.data import catalogue
 from metric_core.data.rows import Digest
 from metric_core.errors import ConfigError, DataError, Occupied
@@ -30,6 +30,8 @@ class CatalogueConfig(RunOptions):
     pattern, 'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
+    tombstones: str | None = None
+    """Folder of erased faces and people, which are left out; default: the folder tombstones beside --out."""
     namespace: str | None = None
     """Prefix of the face_ids; default: the source's own name."""
     splits: str | None = None
@@ -53,14 +55,15 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     """Write the catalogue.
 
     Returns:
-        {faces, rows, identities, splits: {name: {rows, identities}}}
+        {faces, rows, identities, splits: {name: {rows, identities}}}, and {erased} where faces were left out
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
     source = catalogue.scan(source_address)
     namespace = config.namespace or source.name
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
-        found = (table for table in scanned if table.num_rows)
+        erased = _Erased(config, out, namespace)
+        found = (table for table in map(erased.left_out, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
             raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
@@ -75,9 +78,12 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             content = plan | catalogue.write(out, tables, namespace)
             splits.report()
             manifest.write(out, "faces", content, provenance.record())
+    if erased.count:
+        say(f"left out {erased.count} faces that are erased")
     for ending, count in sorted(source.ignored.items()):
         say(f"passed over {count} files ending in {ending}: not pictures")
-    return {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
+    answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
+    return answer | ({"erased": erased.count} if erased.count else {})
 
 
 def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
@@ -85,9 +91,26 @@ def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
     rows = sum(table.num_rows for table in digest.over(tables))
     if digest.hexdigest() != done.content["rows_digest"]:
         raise Occupied(
-            f"{done.uri} is finished and lists other faces than the source now has, or other splits ("
+            f"{done.uri} is finished and lists other faces than the source now has, or other splits, or erased ones ("
             f"{done.content['rows']} rows there, {rows} here); give --out another folder"
         )
+
+
+class _Erased:
+    """Faces that must not come in again, counted."""
+
+    def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
+        self._tombstones = tombstones.read(storage.absolute(config.tombstones or tombstones.beside(out)))
+        self._namespace = namespace
+        self.count = 0
+
+    def left_out(self, table: pa.Table) -> pa.Table:
+        """The rows that are not erased."""
+        if not self._tombstones:
+            return table
+        erased_N = self._tombstones.erased(table, self._namespace)
+        self.count += int(erased_N.sum())
+        return table.filter(~erased_N)
 
 
 class _Splits:

@@ -1,4 +1,4 @@
-"""The ``likeness`` command: one subcommand a job, its options read off the job's typed config.
+"""The ``likeness`` command: one subcommand of a word or two a job, its options read off the job's typed config.
 
 Only the job that was asked for is imported, since torch, Ray and MLflow take seconds. All problems with the options
 are reported at once; results go to stdout, everything else to stderr.
@@ -28,6 +28,14 @@ JOBS = {
     "search": ("workflows.search", "SearchConfig", "find whom pictures show"),
     "verify": ("workflows.verify", "VerifyConfig", "decide whether two pictures show one person"),
     "evaluate": ("workflows.evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
+    "embeddings check": (
+        "workflows.embeddings.check",
+        "CheckConfig",
+        "verify embeddings, also against their catalogue",
+    ),
+    "embeddings stats": ("workflows.embeddings.stats", "StatsConfig", "say what embeddings hold"),
+    "embeddings export": ("workflows.embeddings.export", "ExportConfig", "write vectors as .npy or .fvecs"),
+    "embeddings compare": ("workflows.embeddings.compare", "CompareConfig", "show how scores move with a new model"),
     "demo": ("workflows.demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
 }
 
@@ -53,9 +61,10 @@ class Option:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the answer is its exit code: 0, 1 (failed) or 2 (bad input)."""
     args = sys.argv[1:] if argv is None else argv
-    if not args or args[0] not in JOBS:
+    words = next((n for n in (1, 2) if " ".join(args[:n]) in JOBS), 0)
+    if not words:
         return _top(args)
-    name, rest = args[0], args[1:]
+    name, rest = " ".join(args[:words]), args[words:]
     try:
         module = importlib.import_module(JOBS[name][0])
         config_class = getattr(module, JOBS[name][1])
@@ -152,7 +161,7 @@ def parse(job: str, config_class: type, options: list[Option], argv: list[str]) 
 
 
 def _top(args: list[str]) -> int:
-    jobs = "\n".join(f"  {name:<10} {text}" for name, (_, _, text) in JOBS.items())
+    jobs = "\n".join(f"  {name:<18} {text}" for name, (_, _, text) in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="likeness",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -166,8 +175,10 @@ def _top(args: list[str]) -> int:
         parser.print_help(sys.stderr)
         return 2
     _, left = parser.parse_known_args(args)
-    near = difflib.get_close_matches(left[0], JOBS, n=1) if left else []
-    print(f"likeness: there is no job {left[0]!r}" + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
+    asked = " ".join(left[:2] if any(name.startswith(f"{left[0]} ") for name in JOBS) else left[:1])
+    near = [name for name in JOBS if name.startswith(f"{asked} ")] or difflib.get_close_matches(asked, JOBS, n=1)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    print(f"likeness: there is no job {asked!r}{hint}", file=sys.stderr)
     return 2
 
 

@@ -1,27 +1,29 @@
 """``likeness embed``: Faces and a Model to Embeddings, on Ray, a unit of rows at a time.
 
-Inputs = embedded + quarantined, always. A job killed anywhere and started again continues with the units that are
-not done; what a unit is and how it is committed is in ``parts.units``, what the processes do with it in
-``parts.embedding``, and how it gets to them in ``parts.flow``.
+Inputs = embedded + quarantined + erased, always: inputs are the rows that the catalogue has, or with ``since`` those
+that are new or changed, and what was erased of them is counted apart and never embedded. A job killed anywhere and
+started again continues with the units that are not done. Which rows and units there are is in ``embed_plan``, how a
+unit is committed in ``parts.units``, what the processes do with it in ``parts.embedding``, and how it gets to them in
+``parts.flow``.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from metric_core import manifest, storage
-from metric_core.data.faces import Faces
-from metric_core.errors import ConfigError, Corrupt
+from metric_core import manifest
+from metric_core.errors import ConfigError, Corrupt, JobFailed, Occupied
 from metric_core.manifest import Manifest
-from metric_core.model.bundle import Model
+from workflows import embed_plan
 from workflows.embed_config import EmbedConfig
-from workflows.parts import books, console, embedding, lease, models, provenance, runtime, units
+from workflows.embed_plan import Job
+from workflows.parts import books, console, embedding, lease, provenance, runtime
 from workflows.parts.books import Books, Pools
 from workflows.parts.console import say
 from workflows.parts.embedding import Embedding, Sample, Setup
@@ -38,51 +40,33 @@ LOG_EVERY_S = 10.0
 """Between two points of the curves in MLflow."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a run is about."""
-
-    config: EmbedConfig
-    setup: Setup
-    model: Model
-    units: list[Unit]
-    total: int
-    """Faces that go in."""
-    begun: float
-    """On the monotonic clock."""
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """What the result is a pure function of; its digest is the plan id."""
-        return {
-            "faces_digest": self.setup.faces.manifest.digest,
-            "split": self.config.split,
-            "fingerprint": self.model.fingerprint,
-            "preprocessing": asdict(self.model.embedder.spec.preprocessing),
-            "unit_size": self.config.unit_size,
-            "dtype": self.config.dtype,
-            "precision": self.config.precision,
-        }
-
-
 def run(config: EmbedConfig) -> dict[str, Any]:
     """Embed what is not embedded yet, and write the manifest once the books balance.
 
     Returns:
         {embeddings, embedded, quarantined, reused, seconds, startup_seconds, images_per_second}; ``reused`` counts
-        faces that an earlier run had finished, ``seconds`` start when the first actor is ready. With ``dry_run``
-        {units, images, bytes, seconds, images_per_second, slowest[, cost]}, estimated.
+        faces that an earlier run had finished, ``seconds`` start when the first actor is ready. With ``since`` also
+        {unchanged, gone}, where something is erased also {erased}. With ``dry_run`` {units, images, bytes, seconds,
+        images_per_second, slowest[, cost]}, estimated.
 
     Raises:
         TooManyBadImages: more than ``max_bad_fraction`` unreadable; what was done stays.
-        ConfigError: there is no such split, too few CPUs or GPUs, or ``precision`` changes the vectors too much.
+        FingerprintMismatch: ``since`` holds vectors of another model.
+        Occupied: ``out`` holds something else, or was finished before faces were erased.
+        ConfigError: there is no such split, ``since`` does not fit, too few CPUs or GPUs, or ``precision`` changes the
+            vectors too much.
     """
-    job = _job(config)
+    job = embed_plan.job_of(config)
     if config.dry_run:
         with runtime.cluster(config):
             return _estimated(job)
     out = job.setup.out
     before = manifest.begin(out, "embeddings", job.plan)
+    if before and before.content["erased_digest"] != job.setup.selection.erased_digest:
+        raise Occupied(
+            f"{out} was finished before faces of this catalogue were erased, and is left as it is; embed what remains "
+            f"to another folder, with --since {out} only what that lacks"
+        )
     if before and not (config.retry_quarantined and before.content["quarantined"]):
         say(f"{out} is finished already; nothing to do")
         return _result(out, before.content, fresh=0, seconds=0.0, startup=0.0)
@@ -91,28 +75,14 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         return _embed(job, before, held)
 
 
-def _job(config: EmbedConfig) -> _Job:
-    begun = time.monotonic()
-    faces, model = Faces.open(config.faces), models.load(config.model)
-    setup = Setup(
-        faces=faces,
-        embedder=model.embedder,
-        out=storage.absolute(config.out),
-        split=config.split,
-        dtype=config.dtype,
-        precision=config.precision,
-        batch=config.batch,
-        device="cuda" if config.gpu else "cpu",
-    )
-    return _Job(config, setup, model, units.units(faces.parts, config.unit_size), faces.count(config.split), begun)
-
-
-def _embed(job: _Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
+def _embed(job: Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
     config, out = job.config, job.setup.out
+    if not before:
+        embed_plan.take_back(job)
     ledger = Ledger(out, job.units)
     todo = ledger.todo(config.retry_quarantined)
     again = {unit.number for unit in todo if unit.retry}
-    tally = Books(job.total, _pools(config, len(todo)))
+    tally = Books(job.total, _pools(config, len(todo)), job.setup.selection.unchanged)
     for unit, record, last in ledger.runs:
         tally.enter(record, last=last and unit.number not in again)
     reused = tally.done
@@ -123,9 +93,12 @@ def _embed(job: _Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
     if todo:
         startup, seconds = _execute(job, todo, ledger, tally, held)
         say(tally.breakdown())
-    content = _content(job, ledger, tally)
+    if embed_plan.erasures(config).digest != job.erasures:
+        raise JobFailed(f"{out}: faces were erased meanwhile; start again with the same arguments to leave them out")
+    content = _content(job, ledger, tally, embed_plan.put_gone(job))
     held.confirm()
-    made = provenance.record(seconds=round(seconds, 1), faces=job.setup.faces.uri)
+    since = [source.manifest.uri for source in job.since.sources] if job.since else []
+    made = provenance.record(seconds=round(seconds, 1), faces=job.setup.faces.uri, since=since)
     if before:
         manifest.replace(before, content, made)
     else:
@@ -134,7 +107,7 @@ def _embed(job: _Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
     return _result(out, content, fresh=tally.done - reused, seconds=seconds, startup=startup)
 
 
-def _execute(job: _Job, todo: list[Unit], ledger: Ledger, tally: Books, held: Lease) -> tuple[float, float]:
+def _execute(job: Job, todo: list[Unit], ledger: Ledger, tally: Books, held: Lease) -> tuple[float, float]:
     """Work off ``todo``, entering every unit; seconds until the first actor was ready, and from then on."""
     config, pools = job.config, tally.pools
     shared = ray.put(job.setup)
@@ -202,7 +175,7 @@ def _check_precision(config: EmbedConfig, shared: Any, todo: list[Unit]) -> None
     say(f"precision {config.precision}: cosine to float32 is {sample.cosine:.6f} or more ({sample.embedded} faces)")
 
 
-def _estimated(job: _Job) -> dict[str, Any]:
+def _estimated(job: Job) -> dict[str, Any]:
     pools = _pools(job.config, len(job.units))
     sample = _sampled(job.config, ray.put(job.setup), job.units)
     found = books.estimate(sample, job.total, pools, job.config.price_per_hour)
@@ -210,7 +183,7 @@ def _estimated(job: _Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _tracked(job: _Job, tally: Books) -> Iterator[Callable[[float], None]]:
+def _tracked(job: Job, tally: Books) -> Iterator[Callable[[float], None]]:
     """Figures to MLflow now and then, and once more at the end, when there is a store for them."""
     uri = job.config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -236,10 +209,10 @@ def _tracked(job: _Job, tally: Books) -> Iterator[Callable[[float], None]]:
     tracker.finish("FINISHED")
 
 
-def _content(job: _Job, ledger: Ledger, tally: Books) -> dict[str, Any]:
+def _content(job: Job, ledger: Ledger, tally: Books, gone: dict[str, Any] | None) -> dict[str, Any]:
     if tally.done != job.total:
         raise Corrupt(f"{job.total} faces went in, {tally.embedded} vectors and {tally.rejected} rejects came out")
-    faces = job.setup.faces
+    faces, selection = job.setup.faces, job.setup.selection
     return {
         **job.plan,
         "plan_id": manifest.digest(job.plan),
@@ -247,19 +220,26 @@ def _content(job: _Job, ledger: Ledger, tally: Books) -> dict[str, Any]:
         "namespace": faces.namespace,
         "salts": faces.manifest.content["salts"],
         **ledger.content(),
-        "inputs": job.total,
+        "gone": gone,
+        "unchanged": selection.unchanged,
+        "inputs": job.inputs,
         "embedded": tally.embedded,
         "quarantined": tally.rejected,
+        "erased": len(selection.erased_M),
+        "erased_digest": selection.erased_digest,
         "reasons": dict(sorted(tally.reasons.items())),
     }
 
 
 def _result(out: str, content: dict[str, Any], *, fresh: int, seconds: float, startup: float) -> dict[str, Any]:
+    gone = content["gone"]["rows"] if content["gone"] else 0
     return {
         "embeddings": out,
         "embedded": content["embedded"],
         "quarantined": content["quarantined"],
-        "reused": content["inputs"] - fresh,
+        **({"unchanged": content["unchanged"], "gone": gone} if content["since"] else {}),
+        **({"erased": content["erased"]} if content["erased"] else {}),
+        "reused": content["embedded"] + content["quarantined"] - fresh,
         "seconds": round(seconds, 2),
         "startup_seconds": round(startup, 2),
         "images_per_second": round(fresh / seconds, 1) if seconds else 0.0,

@@ -17,6 +17,11 @@ class EmbedConfig(RunOptions):
     """Model folder, object-store address, or MLflow model URI (models:/NAME@ALIAS)."""
     out: str
     """Folder or object-store address of the Embeddings to write."""
+    since: str | None = None
+    """Earlier Embeddings of the same model, A or A,B: embed only faces that are new or changed since, and list those
+    that are gone; give all of them, A,B,OUT, where embeddings are asked for."""
+    tombstones: str | None = None
+    """Folder of erased faces, which are left out; default: the folder tombstones beside the Faces."""
     split: str | None = None
     """Embed only this split; default: all faces."""
     dtype: Literal["float32", "float16"] = "float32"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
-from metric_core.embeddings import Embeddings
+from metric_core.collection import Collection
 from metric_core.errors import ConfigError
 from metric_core.evaluate import all_pairs, classification, clustering, identification, pairs, retrieval, verification
 
@@ -19,7 +19,7 @@ class EvaluateConfig:
     """Measure embeddings by one protocol."""
 
     embeddings: str
-    """The Embeddings artefact to judge."""
+    """The Embeddings artefact to judge, or several read as one: A,B."""
     pairs: str | None = None
     """A pair list in LFW's format, or the InsightFace .bin that was catalogued: accuracy with the threshold chosen on
     the other folds, AUC, EER, TAR@FAR."""
@@ -68,7 +68,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         pictures, threshold};
         --classification: {accuracy, neighbours, queries, queries_skipped}
     """
-    source = Embeddings.open(config.embeddings)
+    source = Collection.open(config.embeddings).without_erased()
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:
@@ -80,6 +80,5 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if config.classification:
         return classification.report(source.load(), config.neighbours)
     listed = pairs.load(storage.absolute(config.pairs or ""))
-    salts = source.manifest.content["salts"]
-    scores = verification.score_pairs(listed, source.iter_vectors(), source.namespace, salts, config.key_prefix)
+    scores = verification.score_pairs(listed, source.iter_vectors(), source.namespace, source.salts, config.key_prefix)
     return verification.report(scores)

@@ -13,7 +13,8 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from ray.exceptions import RayError
 
 from metric_core import storage
-from metric_core.embeddings import Embeddings, Vectors
+from metric_core.collection import Collection
+from metric_core.embeddings import Vectors
 from metric_core.errors import ConfigError
 from metric_core.index import build, codec, recall, spec, store
 from metric_core.index.recall import Tuned
@@ -34,9 +35,11 @@ class IndexConfig(RunOptions):
     """Build and publish a version of an index."""
 
     embeddings: str
-    """The Embeddings artefact to index."""
+    """The Embeddings artefact to index, or several read as one: A,B; what a later one says of a face stands."""
     out: str
     """The Index: a folder or object-store address; a new version is added to what is there."""
+    tombstones: str | None = None
+    """Folder of erased faces, which are left out; default: the folder tombstones beside the Faces of the embeddings."""
     shards: int | None = None
     """Files the vectors are spread over; default: as many as keep each near 1 GiB."""
     target_recall: float = 0.99
@@ -70,10 +73,12 @@ def run(config: IndexConfig) -> dict[str, Any]:
         {index, version, rows, shards, bytes, recall, seconds}
 
     Raises:
-        ConfigError: nothing to index, or a memory budget that cannot hold it.
+        FingerprintMismatch: the embeddings are of different models.
+        ConfigError: nothing to index, embeddings that cannot be read as one, or a memory budget that cannot hold it.
         IndexBuildError: a shard failed its checks; nothing was published.
     """
-    out, source = storage.absolute(config.out), Embeddings.open(config.embeddings)
+    out = storage.absolute(config.out)
+    source = Collection.open(config.embeddings).require_whole().without_erased(config.tombstones)
     chosen = spec.choose(
         source.rows,
         source.dim,
@@ -82,7 +87,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
         memory_budget=config.memory_bytes,
     )
     plan = {
-        "embeddings": source.manifest.digest,
+        "embeddings": source.digest,
         "spec": asdict(chosen),
         "target_recall": config.target_recall,
         "seed": config.seed,
@@ -94,7 +99,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
         content = done.content
     else:
         with runtime.cluster(config), lease.held(out):
-            runtime.require_shared([out, source.manifest.uri])
+            runtime.require_shared([out, *(one.manifest.uri for one in source.sources)])
             content = _build(config, out, version, source, chosen)
     store.publish(out, version)
     say(f"version {version} of {out} is live")
@@ -109,7 +114,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     }
 
 
-def _build(config: IndexConfig, out: str, version: str, source: Embeddings, chosen: IndexSpec) -> dict[str, Any]:
+def _build(config: IndexConfig, out: str, version: str, source: Collection, chosen: IndexSpec) -> dict[str, Any]:
     with console.bar("index", chosen.shards + 2) as bar:
         template = _template(config, out, version, source, chosen)
         bar.update(1, f"{chosen.factory} trained")
@@ -126,16 +131,16 @@ def _build(config: IndexConfig, out: str, version: str, source: Embeddings, chos
             rows=source.rows,
             nprobe=chosen.nprobe,
             recall={},
-            inputs={"embeddings": source.manifest.digest},
+            inputs={"embeddings": source.digest},
         )
         tuned = _tune(config, out, version, source, content)
         content = replace(content, nprobe=tuned.nprobe, recall=asdict(tuned))
         bar.update(2 + len(shards), f"recall@{tuned.k} {tuned.recall:.4f}")
-    where = {"embeddings": source.manifest.uri, "faces": source.manifest.provenance.get("faces")}
+    where = {"embeddings": source.uri, "faces": source.sources[-1].manifest.provenance.get("faces")}
     return store.finish(out, version, content, provenance.record(**where)).content
 
 
-def _template(config: IndexConfig, out: str, version: str, source: Embeddings, chosen: IndexSpec) -> bytes:
+def _template(config: IndexConfig, out: str, version: str, source: Collection, chosen: IndexSpec) -> bytes:
     """Trained once; every shard starts as a copy of it, since FAISS merges shards of different training silently."""
     found = store.template(out, version)
     if found is not None:
@@ -146,17 +151,17 @@ def _template(config: IndexConfig, out: str, version: str, source: Embeddings, c
     return store.put_template(out, version, build.train_template(sample_ND, chosen, config.seed))
 
 
-def _shards(out: str, version: str, source: Embeddings, chosen: IndexSpec, template: bytes) -> Iterable[Shard]:
+def _shards(out: str, version: str, source: Collection, chosen: IndexSpec, template: bytes) -> Iterable[Shard]:
     """Receipts of all shards as they get done: a Ray task builds and checks each that is not there yet."""
     expected = np.zeros(chosen.shards, np.int64)
     for block in source.iter_vectors():
         expected += np.bincount(build.shard_of(block.face_id_N, chosen.shards), minlength=chosen.shards)
-    shared, running = ray.put(template), []
+    vectors, start, running = ray.put(source), ray.put(template), []
     for number in range(chosen.shards):
         if (done := store.receipt(out, version, number)) is not None:
             yield done
         else:
-            running.append(_build_shard.remote(out, version, number, source, chosen, shared, int(expected[number])))
+            running.append(_build_shard.remote(out, version, number, chosen, int(expected[number]), vectors, start))
     try:
         while running:
             ready, running = ray.wait(running)
@@ -167,14 +172,14 @@ def _shards(out: str, version: str, source: Embeddings, chosen: IndexSpec, templ
 
 @ray.remote(num_cpus=1, max_retries=3)
 def _build_shard(
-    out: str, version: str, number: int, source: Embeddings, chosen: IndexSpec, template: bytes, rows: int
+    out: str, version: str, number: int, chosen: IndexSpec, rows: int, source: Collection, template: bytes
 ) -> Shard:
     built = build.build_shard(template, build.of_shard(source.iter_vectors(), number, chosen.shards))
     build.check_shard(built, number, chosen.shards, rows=rows, template=template)
     return store.put_shard(out, version, number, built)
 
 
-def _tune(config: IndexConfig, out: str, version: str, source: Embeddings, content: Content) -> Tuned:
+def _tune(config: IndexConfig, out: str, version: str, source: Collection, content: Content) -> Tuned:
     """The fewest lists that reach the target on held-out queries, and the recall they reach."""
     queries: Vectors = build.sample(source.iter_vectors(), QUERIES, config.seed, "index-recall")
     if len(queries) < 2:

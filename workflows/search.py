@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import manifest, storage
+from metric_core.collection import Collection
 from metric_core.data.faces import Faces
 from metric_core.data.readers import fetch
-from metric_core.embeddings import Embeddings
 from metric_core.errors import ConfigError
 from metric_core.index import store
 from metric_core.index.search import OpenIndex, check_fingerprint
@@ -32,7 +32,8 @@ class SearchConfig:
     image: list[str] = field(default_factory=list)
     """Pictures, or folders of pictures, to look for."""
     embeddings: str | None = None
-    """Embeddings to look for instead of pictures; faces that are in the index do not find themselves."""
+    """Embeddings to look for instead of pictures, A or A,B read as one; faces that are in the index do not find
+    themselves."""
     top: int = 5
     """People to list for each probe."""
     out: str | None = None
@@ -91,8 +92,8 @@ def show(result: dict[str, Any]) -> str:
 
 
 def _search_embeddings(config: SearchConfig, index: OpenIndex, uri: str) -> pa.Table:
-    source = Embeddings.open(uri)
-    check_fingerprint(index.fingerprint, source.fingerprint, source.manifest.uri)
+    source = Collection.open(uri).without_erased()
+    check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
     parts = [
         index.identify(
             block.embedding_ND,

@@ -169,7 +169,7 @@ def _fit(
             storage_path=storage.join(out, WORK),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env=runtime.KEEP_MEMORY,
+            worker_runtime_env=runtime.KEEP_MEMORY,  # type: ignore[call-arg]  # known to V2, not to the old stub
         ),
     )
     stop, over = threading.Event(), threading.Event()

@@ -9,7 +9,7 @@ from workflows.parts.units import Record
 
 
 def record(rows: int, rejected: int = 0, **seconds: float) -> Record:
-    return Record(rows, "x", {"empty": rejected} if rejected else {}, None, dict.fromkeys(STAGES, 0.0) | seconds)
+    return Record(rows, "x", {"empty": rejected} if rejected else {}, None, "x", dict.fromkeys(STAGES, 0.0) | seconds)
 
 
 @pytest.mark.parametrize(

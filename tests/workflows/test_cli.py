@@ -134,7 +134,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 @pytest.mark.parametrize("job", [job for job in cli.JOBS if job != "demo"])
 def test_every_option_has_help(job: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([job, "--help"]) == 0
+    assert cli.main([*job.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     module, name, _ = cli.JOBS[job]
     for option in cli.options_of(getattr(__import__(module, fromlist=["x"]), name)):
@@ -146,6 +146,10 @@ def test_exit_codes_and_where_words_go(capsys: pytest.CaptureFixture[str], tmp_p
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
+    assert cli.main(["embeddings", "chekc"]) == 2
+    assert "there is no job 'embeddings chekc'; did you mean embeddings check?" in capsys.readouterr().err
+    assert cli.main(["embeddings"]) == 2
+    assert "did you mean embeddings check or embeddings stats or" in capsys.readouterr().err
     (tmp_path / "faces").mkdir()
     assert cli.main(["evaluate", "--embeddings", str(tmp_path / "faces"), "--identification"]) == 2
     out, err = capsys.readouterr()
@@ -166,20 +170,24 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
-    "catalogue": "address verbose source out namespace splits valid-fraction seed",
+    "catalogue": "address verbose source out tombstones namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
     "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "
     "tracking-uri experiment run-name register",
-    "embed": "address verbose faces model out split dtype precision unit-size batch actors decoders gpu gpu-per-actor "
-    "max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out shards target-recall memory-budget seed",
+    "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
+    "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
+    "index": "address verbose embeddings out tombstones shards target-recall memory-budget seed",
     "search": "index model image embeddings top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
     "neighbours",
+    "embeddings check": "embeddings faces tombstones",
+    "embeddings stats": "embeddings",
+    "embeddings export": "embeddings out",
+    "embeddings compare": "old new faces threshold picture seed",
     "demo": "address verbose out source people pictures steps workers seed",
 }
 

@@ -57,6 +57,8 @@ class Books:
     total: int
     """Faces that go in."""
     pools: Pools
+    unchanged: int = 0
+    """Faces that the earlier embeddings of a delta have: a share of bad ones is one of the whole catalogue."""
     embedded: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     """Rejects by reason."""
@@ -87,10 +89,11 @@ class Books:
 
     def refuse_bad(self, limit: float, out: str) -> None:
         """Raises TooManyBadImages when more than the share ``limit`` of all faces is in the quarantine."""
-        if self.rejected > limit * self.total:
+        faces = self.total + self.unchanged
+        if self.rejected > limit * faces:
             shown = ", ".join(f"{name} {count}" for name, count in self.reasons.most_common())
             raise TooManyBadImages(
-                f"{self.rejected} of {self.total} faces cannot be embedded ({shown}), more than --max-bad-fraction "
+                f"{self.rejected} of {faces} faces cannot be embedded ({shown}), more than --max-bad-fraction "
                 f"{limit:.2%}; see {out}/quarantine; what is done stays; mend the source and start again with "
                 f"--retry-quarantined, or raise the limit"
             )

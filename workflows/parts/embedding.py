@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from metric_core import embeddings, schema
-from metric_core.data import loader, rows
+from metric_core import embeddings, ids, schema
+from metric_core.data import changes, loader, rows
+from metric_core.data.changes import Selection
 from metric_core.data.faces import Faces
 from metric_core.data.loader import LOCATOR, Bad
 from metric_core.model.embedder import Embedder
@@ -29,6 +30,7 @@ STAGES = ("read", "decode", "forward", "write")
 Precision = Literal["float32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NO_VECTOR = ("no-vector", "the model's answer is not finite")
+COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *changes.MADE_OF, *LOCATOR]))
 EMPTY = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
 
 
@@ -40,6 +42,7 @@ class Setup:
     embedder: Embedder
     out: str
     split: str | None
+    selection: Selection
     dtype: str
     precision: Precision
     batch: int
@@ -50,6 +53,8 @@ class Setup:
 class Batch:
     """Some faces of a unit, decoded."""
 
+    tags: pa.Table
+    """``schema.TAGS`` of all of them."""
     table: pa.Table
     """face_id, identity, view and uri of those that are readable."""
     pixels_BCSS: np.ndarray
@@ -77,7 +82,9 @@ def batches(setup: Setup, unit: Unit) -> Iterator[Batch]:
         good = np.array([not isinstance(item, Bad) for item in pixels])
         shape = (0, how.channels, how.size, how.size)
         stacked = np.stack([p for p in pixels if not isinstance(p, Bad)]) if good.any() else np.empty(shape, np.uint8)
-        yield Batch(some.select(EMPTY.column_names).filter(good), stacked, _rejects(some, bad), spent)
+        yield Batch(
+            changes.tags(some), some.select(EMPTY.column_names).filter(good), stacked, _rejects(some, bad), spent
+        )
         spent = dict.fromkeys(STAGES, 0.0)
 
 
@@ -114,14 +121,14 @@ class Embedding:
         done = units.settled(setup.out, unit)
         if done:
             return done
-        table, rejects, seconds = self._embed(batches(setup, unit) if decoded is None else decoded)
-        return units.commit(setup.out, unit, table, rejects, seconds)
+        tags, table, rejects, seconds = self._embed(batches(setup, unit) if decoded is None else decoded)
+        return units.commit(setup.out, unit, tags, table, rejects, seconds)
 
     def sample(self, some: list[Unit]) -> Sample:
         """The first batch of each unit, embedded, timed and compared with float32; nothing is written."""
         setup = self._setup
         taken = [batch for unit in some for batch in islice(batches(setup, unit), 1)]
-        table, rejects, seconds = self._embed(taken)
+        _, table, rejects, seconds = self._embed(taken)
         start = time.monotonic()
         size = len(units.to_parquet(table))
         seconds["write"] = time.monotonic() - start
@@ -133,17 +140,19 @@ class Embedding:
                     cosine = min(cosine, float(np.nan_to_num(np.einsum("bd,bd->b", one, other), nan=-1).min()))
         return Sample(table.num_rows, len(rejects), size, cosine, seconds)
 
-    def _embed(self, decoded: Iterable[Batch]) -> tuple[pa.Table, list[Reject], dict[str, float]]:
-        """The part, the rejects, and the seconds spent."""
+    def _embed(self, decoded: Iterable[Batch]) -> tuple[pa.Table, pa.Table, list[Reject], dict[str, float]]:
+        """The tags, the part, the rejects, and the seconds spent."""
         dim = self._setup.embedder.spec.backbone.dim
         rejects: list[Reject] = []
         seconds = dict.fromkeys(STAGES, 0.0)
+        tags = [schema.TAGS.empty_table()]
         kept: list[pa.Table] = []
         vectors = [np.empty((0, dim), np.float32)]
         norms = [np.empty(0, np.float32)]
         for batch in decoded:
             seconds = {stage: seconds[stage] + batch.seconds[stage] for stage in STAGES}
             rejects += batch.rejects
+            tags.append(batch.tags)
             kept.append(batch.table)
             if not batch.table.num_rows:
                 continue
@@ -157,6 +166,7 @@ class Embedding:
             norms.append(norm_B[finite_B])
         table = pa.concat_tables([EMPTY, *kept])
         return (
+            pa.concat_tables(tags).sort_by("face_id"),
             embeddings.to_table(
                 table["face_id"].to_numpy(),
                 table["identity"].to_pylist(),
@@ -176,10 +186,13 @@ class Embedding:
 
 def _rows(setup: Setup, unit: Unit) -> pa.Table:
     """The unit's rows that are to be embedded, in source order, with the columns that are needed for it."""
-    columns = dict.fromkeys(["face_id", "identity", "view", "split", *LOCATOR])
-    table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, list(columns))
-    if setup.split is not None:
+    selection = setup.selection
+    table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, COLUMNS)
+    if selection.wanted is not None:
+        table = table.filter(selection.wanted[unit.part.name][unit.first : unit.last])
+    elif setup.split is not None:
         table = table.filter(pc.equal(table["split"], setup.split))
+    table = table.filter(~ids.within(table["face_id"].to_numpy(), selection.erased_M))
     if unit.retry:
         before = units.rejects_of(setup.out, replace(unit, retry=unit.retry - 1))
         table = table.filter(np.isin(table["face_id"].to_numpy(), before))
@@ -187,8 +200,8 @@ def _rows(setup: Setup, unit: Unit) -> pa.Table:
 
 
 def _rejects(table: pa.Table, bad: list[Bad]) -> list[Reject]:
-    ids, uris = table["face_id"], table["uri"]
-    return [Reject(ids[b.row].as_py(), uris[b.row].as_py(), b.reason, b.detail) for b in bad]
+    face_ids, uris = table["face_id"], table["uri"]
+    return [Reject(face_ids[b.row].as_py(), uris[b.row].as_py(), b.reason, b.detail) for b in bad]
 
 
 @contextmanager

@@ -52,18 +52,20 @@ class Ledger:
                 yield replace(unit, retry=n), record, n == len(history) - 1
 
     def content(self) -> dict[str, Any]:
-        """{parts, quarantine}: the files that make up the artefact, each {name, rows, sha256}."""
+        """{parts, tags, quarantine}: the files that make up the artefact, each {name, rows, sha256}."""
         parts = [_file(u.name, r.rows, r.sha256) for u, r, _ in self.runs if r.sha256]
         rejects = [_file(u.name, r.rejected, r.quarantine_sha256) for u, r, last in self.runs if last and r.rejected]
-        return {"parts": parts, "quarantine": rejects}
+        tags = [_file(u.name, r.rows + r.rejected, r.tags_sha256) for u, r, _ in self.runs if r.tags_sha256]
+        return {"parts": parts, "tags": tags, "quarantine": rejects}
 
     def sweep(self) -> None:
         """Remove what is not part of the artefact: quarantine files that a retry superseded, and unfinished files."""
         for unit, record, last in self.runs:
             if record.rejected and not last:
                 storage.remove(storage.join(self._out, "quarantine", unit.name))
-        for folder in (self._out, storage.join(self._out, "done"), storage.join(self._out, "quarantine")):
-            storage.remove_unfinished(folder)
+        for folder in ("done", "tags", "quarantine"):
+            storage.remove_unfinished(storage.join(self._out, folder))
+        storage.remove_unfinished(self._out)
 
 
 def _file(name: str, rows: int, sha256: str | None) -> dict[str, Any]:

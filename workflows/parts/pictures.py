@@ -1,13 +1,14 @@
-"""Pictures for people: a sheet with probes on the left and whom they match on the right."""
+"""Pictures for people: a sheet with probes and whom they match, and the scores of two models."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from metric_core import image, storage
 from metric_core.errors import ImageUnreadable, Missing
+from metric_core.evaluate.pairs import PairScores
 
 TILE, TEXT, GAP = 96, 30, 6
 ROWS = 12
@@ -46,6 +47,23 @@ def gallery(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], b
             draw.text((left, top + TILE + 14), note, fill="dimgrey", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
+    storage.write_bytes(out, buffer.getvalue())
+
+
+def score_distributions(models: Mapping[str, PairScores], out: str) -> None:
+    """Write a PNG with a panel a model: how often genuine and impostor pairs have which cosine similarity."""
+    from matplotlib.figure import Figure  # takes a second to import, and few ask for it
+
+    figure = Figure(figsize=(7, 2.4 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (name, scores) in zip(panels, models.items()):
+        for kind, of_kind_N in (("impostor", ~scores.same_N), ("genuine", scores.same_N)):
+            panel.hist(scores.score_N[of_kind_N], bins=100, range=(-1, 1), density=True, alpha=0.6, label=kind)
+        panel.set(ylabel="density", title=name)
+        panel.legend()
+    panels[-1].set_xlabel("cosine similarity")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
     storage.write_bytes(out, buffer.getvalue())
 
 

@@ -1,0 +1,20 @@
+"""Sorted arrays of face_ids as sets: eight bytes a face, so that a hundred million fit in memory."""
+
+import hashlib
+
+import numpy as np
+
+NONE = np.empty(0, np.int64)
+
+
+def within(id_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
+    """bool (N,): which ids are in a sorted set. ``np.isin`` would sort the set again with every call."""
+    if not len(sorted_M):
+        return np.zeros(len(id_N), bool)
+    at_N = np.minimum(np.searchsorted(sorted_M, id_N), len(sorted_M) - 1)
+    return sorted_M[at_N] == id_N
+
+
+def digest(sorted_M: np.ndarray) -> str:
+    """sha256 hex of a sorted set: equal for equal sets."""
+    return hashlib.sha256(sorted_M.astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""``likeness embeddings ...``: looking into finished embeddings, and taking them elsewhere; one job a file."""

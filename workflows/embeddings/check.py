@@ -1,0 +1,71 @@
+"""``likeness embeddings check``: every byte, vector and count of embeddings, and whether they cover a catalogue."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from metric_core import audit, storage, tombstones
+from metric_core.collection import Collection
+from metric_core.data import changes
+from metric_core.data.faces import Faces
+from metric_core.errors import ConfigError, Corrupt, DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify embeddings."""
+
+    embeddings: str
+    """The Embeddings artefact to check, or several read as one: A,B."""
+    faces: str | None = None
+    """The Faces that they should cover: each face embedded from what its picture is now, quarantined or erased."""
+    tombstones: str | None = None
+    """Folder of erased faces, with --faces; default: the folder tombstones beside the Faces."""
+
+    def __post_init__(self) -> None:
+        if self.tombstones and not self.faces:
+            raise ConfigError("tombstones is given, but nothing is compared with a catalogue; give --faces, too")
+
+
+def run(config: CheckConfig) -> dict[str, Any]:
+    """Check.
+
+    Returns:
+        {rows, parts, inputs, embedded, quarantined, erased} and, with ``faces``, coverage: {faces, embedded,
+        quarantined, erased, missing, surplus}
+
+    Raises:
+        Corrupt: with everything that is wrong, a line each.
+        DataError: all is well, but the catalogue has other faces.
+    """
+    collection = Collection.open(config.embeddings)
+    problems = [f"{one.manifest.uri}: {text}" for one in collection.sources for text in audit.problems(one)]
+    if problems:
+        raise Corrupt("\n".join(problems))
+    contents = [source.manifest.content for source in collection.sources]
+    books = {
+        name: sum(content[name] for content in contents) for name in ("inputs", "embedded", "quarantined", "erased")
+    }
+    answer = {"rows": collection.rows, "parts": sum(len(content["parts"]) for content in contents), **books}
+    return answer | {"coverage": _coverage(config, config.faces, collection)} if config.faces else answer
+
+
+def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict[str, int]:
+    faces, split = Faces.open(address), collection.sources[-1].manifest.content["split"]
+    erased = tombstones.read(storage.absolute(config.tombstones or tombstones.beside(address)))
+    selection = changes.select(faces, split, collection.require_whole(), erased)
+    quarantined = len(set(collection.quarantined().tolist()) - set(selection.gone_M.tolist()))
+    whole = faces.count(split)
+    found = {
+        "faces": whole,
+        "embedded": selection.unchanged,
+        "quarantined": quarantined,
+        "erased": len(selection.erased_M),
+        "missing": selection.count(whole) - len(selection.erased_M) - quarantined,
+        "surplus": len(selection.gone_M),
+    }
+    if found["missing"] or found["surplus"]:
+        raise DataError(
+            f"{collection.uri} does not cover {address}: {found['missing']} of {whole} faces are new or changed, "
+            f"{found['surplus']} are gone or erased; embed the difference with --since {collection.uri}"
+        )
+    return found

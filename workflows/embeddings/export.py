@@ -1,0 +1,77 @@
+"""``likeness embeddings export``: vectors as one .npy or .fvecs file, and beside it their face_ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metric_core import storage
+from metric_core.collection import Collection
+from metric_core.errors import ConfigError, DataError
+
+ENDINGS = (".npy", ".fvecs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write vectors for other programs."""
+
+    embeddings: str
+    """The Embeddings artefact to export, or several read as one: A,B; without what was erased."""
+    out: str
+    """File to write: NAME.npy (a float array as stored, faces x components) or NAME.fvecs (float32); the face_ids go
+    to NAME.ids.npy (int64), in the same order."""
+
+    def __post_init__(self) -> None:
+        if not self.out.endswith(ENDINGS):
+            raise ConfigError(f"out is {self.out}; it must end in {' or '.join(ENDINGS)}, which says the format")
+
+
+def run(config: ExportConfig) -> dict[str, Any]:
+    """Export, a part at a time. The vectors come last, so that where they are the ids are, too.
+
+    Returns:
+        {vectors, ids, rows, dim, dtype}
+
+    Raises:
+        DataError: there is not one vector.
+    """
+    collection = Collection.open(config.embeddings).without_erased()
+    if not collection.rows:
+        raise DataError(f"{collection.uri} holds no vectors to export")
+    vectors = storage.absolute(config.out)
+    stem, ending = vectors.rsplit(".", 1)
+    ids = f"{stem}.ids.npy"
+    dtype = np.dtype("float32" if ending == "fvecs" else collection.first.manifest.content["dtype"])
+    with storage.new_file(vectors) as temp:
+        write = _write_fvecs if ending == "fvecs" else _write_npy
+        id_N = write(temp, collection, dtype)
+        with storage.new_file(ids) as beside, open(beside, "wb") as f:
+            np.save(f, id_N)
+    return {"vectors": vectors, "ids": ids, "rows": len(id_N), "dim": collection.dim, "dtype": dtype.name}
+
+
+def _write_npy(path: Path, collection: Collection, dtype: np.dtype) -> np.ndarray:
+    shape = (collection.rows, collection.dim)
+    out_ND = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    id_N = np.empty(collection.rows, np.int64)
+    at = 0
+    for block in collection.iter_vectors():
+        out_ND[at : at + len(block)], id_N[at : at + len(block)] = block.embedding_ND, block.face_id_N
+        at += len(block)
+    out_ND.flush()
+    return id_N
+
+
+def _write_fvecs(path: Path, collection: Collection, dtype: np.dtype) -> np.ndarray:
+    """Each vector behind its number of components, as in http://corpus-texmex.irisa.fr."""
+    row = np.dtype([("dim", "<i4"), ("vector", "<f4", (collection.dim,))])
+    ids = []
+    with open(path, "wb") as f:
+        for block in collection.iter_vectors():
+            rows = np.empty(len(block), row)
+            rows["dim"], rows["vector"] = collection.dim, block.embedding_ND
+            rows.tofile(f)
+            ids.append(block.face_id_N)
+    return np.concatenate(ids)

@@ -1,0 +1,71 @@
+"""``likeness embeddings stats``: what embeddings hold, read from their small columns."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core import storage
+from metric_core.collection import Collection
+
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig:
+    """Say what embeddings hold."""
+
+    embeddings: str
+    """The Embeddings artefact, or several read as one: A,B."""
+
+
+def run(config: StatsConfig) -> dict[str, Any]:
+    """Count.
+
+    Returns:
+        {rows, people, dim, dtype, model, namespace, parts, bytes, bytes_a_face, norm: {quantile: value},
+        pictures_a_person: {quantile: count}, quarantined: {reason: count}}; bytes and reasons are those of all the
+        files, also where a later artefact supersedes a face.
+    """
+    collection = Collection.open(config.embeddings)
+    norms, people = [np.empty(0, np.float32)], [_counts(pa.table({"identity": pa.array([], pa.string())}))]
+    for table in collection.iter_columns(["face_id", "identity", "norm"]):
+        norms.append(table["norm"].to_numpy())
+        people.append(_counts(table))
+    pictures_P = (
+        pa.concat_tables(people, promote_options="default")
+        .group_by("identity")
+        .aggregate([("rows", "sum")])["rows_sum"]
+        .to_numpy()
+    )
+    reasons: Counter[str] = Counter()
+    for source in collection.sources:
+        reasons.update(source.manifest.content["reasons"])
+    addresses = [storage.join(one.manifest.uri, part["name"]) for one in collection.sources for part in one.parts]
+    size = sum(storage.size(address) for address in addresses)
+    return {
+        "rows": collection.rows,
+        "people": len(pictures_P),
+        "dim": collection.dim,
+        "dtype": collection.first.manifest.content["dtype"],
+        "model": collection.fingerprint,
+        "namespace": collection.namespace,
+        "parts": len(addresses),
+        "bytes": size,
+        "bytes_a_face": round(size / max(1, collection.rows), 1),
+        "norm": _quantiles(np.concatenate(norms)),
+        "pictures_a_person": _quantiles(pictures_P),
+        "quarantined": dict(sorted(reasons.items())),
+    }
+
+
+def _counts(table: pa.Table) -> pa.Table:
+    return table.group_by("identity").aggregate([([], "count_all")]).rename_columns(["identity", "rows"])
+
+
+def _quantiles(value_N: np.ndarray) -> dict[str, float]:
+    if not len(value_N):
+        return {}
+    return {f"{q:g}": round(float(v), 4) for q, v in zip(QUANTILES, np.quantile(value_N, QUANTILES))}
