@@ -3,14 +3,10 @@
 import io
 from pathlib import Path
 
-import torch
 from PIL import Image
 from places import DATA
 
 from metric_core.data import synthetic
-from metric_core.image import Preprocessing
-from metric_core.model import backbones, bundle
-from metric_core.model.embedder import Embedder, ModelSpec
 from workflows import catalogue
 from workflows.catalogue import CatalogueConfig
 
@@ -51,12 +47,3 @@ def listed(folder: Path, rows: int) -> str:
     (folder / "list.csv").write_text("\n".join(lines) + "\n")
     catalogue.run(CatalogueConfig(source=str(folder / "list.csv"), out=str(folder / "faces")))
     return str(folder / "faces")
-
-
-def untrained(uri: str) -> str:
-    """A model that has learnt nothing and answers quickly."""
-    torch.manual_seed(0)
-    network = backbones.spec("iresnet-micro", norm="group", dim=16)
-    spec = ModelSpec(network, Preprocessing(size=16, colour="grey"), flip_average=False, distance="cosine")
-    bundle.save(Embedder(spec), uri, operating_points=[], provenance={})
-    return uri

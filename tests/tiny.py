@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from metric_core.image import Preprocessing
+from metric_core.model import backbones, bundle
+from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.train_config import TrainConfig
 
 
@@ -24,3 +29,17 @@ def small(faces: str, out: str, tracking_uri: str, **more: object) -> TrainConfi
     how = {"steps": 12, "identities": 6, "images": 3, "image_size": 32, "embedding_size": 32, "warmup": 4}
     how |= {"evaluate_every": 6, "checkpoint_every": 6, "report_every": 3}
     return TrainConfig(faces=faces, out=out, tracking_uri=tracking_uri, **(how | more))  # type: ignore[arg-type]
+
+
+def untrained(uri: str, size: int = 16) -> str:
+    """A model that has learnt nothing and answers quickly, written to ``uri``."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        backbone=backbones.spec("plain", norm="group", dim=16),
+        preprocessing=Preprocessing(size=size, colour="grey"),
+        standardise=False,
+        flip_average=False,
+        distance="cosine",
+    )
+    bundle.save(Embedder(spec), uri, operating_points=[], provenance={})
+    return uri

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import victims
 import witness
-from crowd import listed, untrained
+from crowd import listed
 from drivers import UNIT, Run, until
+from tiny import untrained
 from victims import Nodes
 
 from metric_core import embeddings, manifest

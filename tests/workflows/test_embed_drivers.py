@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import victims
-from crowd import listed, untrained
+from crowd import listed
 from drivers import Run
+from tiny import untrained
 
 from metric_core import manifest
 from metric_core.embeddings import Embeddings

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from crowd import listed, untrained
+from crowd import listed
 from drivers import PATIENCE, ROOT
+from tiny import untrained
 
 from metric_core import manifest
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import flaky
 import pytest
-from crowd import odd_pictures, pictures, untrained
+from crowd import odd_pictures, pictures
 from drivers import ROOT, Run
 from flaky import Flaky
+from tiny import untrained
 
 from metric_core import manifest
 

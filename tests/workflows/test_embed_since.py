@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import untrained
 
 from metric_core import manifest, tombstones
 from metric_core.collection import Collection
 from metric_core.data.faces import Faces
 from metric_core.errors import ConfigError, FingerprintMismatch, Occupied, TooManyBadImages
-from metric_core.image import Preprocessing
 from metric_core.index import build, store
-from metric_core.model import backbones, bundle
-from metric_core.model.embedder import Embedder, ModelSpec
+from metric_core.model import bundle
 from workflows import catalogue, embed, evaluate, index, search
 from workflows.catalogue import CatalogueConfig
 from workflows.embed_config import EmbedConfig
@@ -64,16 +63,7 @@ def same(one: dict, other: dict) -> bool:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Untrained: what is embedded, and how often, does not depend on how well."""
-    spec = ModelSpec(
-        backbone=backbones.spec("iresnet-micro", norm="group", dim=16),
-        preprocessing=Preprocessing(size=32, colour="grey"),
-        flip_average=False,
-        distance="cosine",
-    )
-    torch.manual_seed(0)
-    uri = str(tmp_path_factory.mktemp("models") / "model")
-    bundle.save(Embedder(spec), uri, operating_points=[], provenance={})
-    return uri
+    return untrained(str(tmp_path_factory.mktemp("models") / "model"), size=32)
 
 
 @pytest.fixture
