@@ -44,9 +44,10 @@ class Collection:
         sources = [Embeddings.open(address.strip()) for address in addresses.split(",")]
         for source in sources[1:]:
             _require_alike(sources[0], source)
-        for n, source in enumerate(sources[1:], start=1):
-            before = {other.manifest.content["plan_id"] for other in sources[:n]}
-            if not before.issuperset(source.since):
+        plans = [source.manifest.content["plan_id"] for source in sources]
+        for n, source in enumerate(sources):
+            alone = n == 0 and not set(plans).intersection(source.since)  # a delta may be looked into by itself
+            if not alone and not set(plans[:n]).issuperset(source.since):
                 raise ConfigError(f"{source.manifest.uri} is a delta of {_bases(source)}; give those before it")
         layers: list[Layer] = []
         superseded_M = ids.NONE
