@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -154,7 +155,12 @@ def main() -> None:
         spec = configs[0].model_spec(mean_face(opened.select("train"), opened.root, seed=0))
         pair_list = str(options.data / "pairs_valid.txt")
         tasks = [(name, config, spec, pair_list) for config in configs for name in options.only]
-        done = list(pool.imap(_trained, tasks))
+        done = []
+        for result in pool.imap(_trained, tasks):
+            done.append(result)
+            name, seed, accuracy, auc, seconds = result
+            said = f"{len(done)}/{len(tasks)} {name}, seed {seed}: {accuracy:.4f}, AUC {auc:.4f}, {seconds:.0f} s"
+            print(said, file=sys.stderr, flush=True)
     if options.json:
         table.show(_cases(done, options.only), as_json=True)
         return
