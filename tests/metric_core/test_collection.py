@@ -61,8 +61,9 @@ def test_a_delta_needs_what_it_is_a_delta_of(stacked: str) -> None:
         Collection.open(b).require_whole()
     with pytest.raises(ConfigError, match=r"/c is a delta of .*plan a.*plan b"):
         Collection.open(f"{a},{c}")
-    with pytest.raises(ConfigError, match="is a delta of"):
-        Collection.open(f"{a},{c},{b}")
+    for order in (f"{a},{c},{b}", f"{b},{a},{c}", f"{b},{c}"):
+        with pytest.raises(ConfigError, match="is a delta of"):
+            Collection.open(order)
     assert Collection.open(stacked).require_whole().rows == 9
 
 
