@@ -38,16 +38,15 @@ class Collection:
 
         Raises:
             FingerprintMismatch: they are of different models.
-            ConfigError: they do not fit together otherwise, or a delta stands before what it is a delta of.
+            ConfigError: they do not fit together otherwise, or a delta is not behind what it is a delta of.
             ArtefactError: one of them is not whole, as ``Embeddings.open``.
         """
         sources = [Embeddings.open(address.strip()) for address in addresses.split(",")]
         for source in sources[1:]:
             _require_alike(sources[0], source)
-        plans = [source.manifest.content["plan_id"] for source in sources]
-        for n, source in enumerate(sources):
-            alone = n == 0 and not set(plans).intersection(source.since)  # a delta may be looked into by itself
-            if not alone and not set(plans[:n]).issuperset(source.since):
+        for n, source in enumerate(sources if len(sources) > 1 else []):  # a delta may be looked into by itself
+            before = {other.manifest.content["plan_id"] for other in sources[:n]}
+            if not before.issuperset(source.since):
                 raise ConfigError(f"{source.manifest.uri} is a delta of {_bases(source)}; give those before it")
         layers: list[Layer] = []
         superseded_M = ids.NONE

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metric_core import manifest, schema, storage
+from metric_core import ids, manifest, schema, storage
 from metric_core.errors import Corrupt, SchemaMismatch
 from metric_core.manifest import Manifest
 
@@ -180,7 +180,7 @@ class Embeddings:
     def gone(self) -> np.ndarray:
         """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
         file = self.manifest.content.get("gone")
-        return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else np.empty(0, np.int64)
+        return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else ids.NONE
 
     def load(self) -> Vectors:
         """All rows at once: for galleries that fit in memory."""
@@ -200,7 +200,7 @@ class Embeddings:
 def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:
     """The rows of all blocks, of which there may be none, in one."""
     return Vectors(
-        np.concatenate([np.empty(0, np.int64), *(b.face_id_N for b in blocks)]),
+        np.concatenate([ids.NONE, *(b.face_id_N for b in blocks)]),
         np.concatenate([np.empty(0, object), *(b.identity_N for b in blocks)]),
         np.concatenate([np.empty((0, dim), np.float32), *(b.embedding_ND for b in blocks)]),
     )

@@ -142,12 +142,8 @@ def _by_mean_face(picture: Image.Image, how: Preprocessing) -> Image.Image:
     """The central square in the pose in which it looks most like the mean face."""
     (pose,) = align.find(small(picture)[None], align.from_text(how.mean_face))
     half = min(picture.size) / 2
-    # A face near an edge goes on as its own mirror image there, as it does in augmentation.
-    rim = int(half / 2)
-    pixels = np.asarray(picture)
-    picture = Image.fromarray(np.pad(pixels, [(rim, rim), (rim, rim), (0, 0)][: pixels.ndim], mode="reflect"))
     centre = complex(picture.width, picture.height) / 2 + pose.shift * half
-    return _transformed(picture, pose.turn * (how.crop * 2 * half / how.size), centre, how)
+    return _transformed(picture, pose.turn * (how.crop * 2 * half / how.size), centre, how, mirrored=True)
 
 
 def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
@@ -166,13 +162,20 @@ def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preproc
     return _transformed(picture, 1 / turn, from_5.mean() + (middle - to_5.mean()) / turn, how)
 
 
-def _transformed(picture: Image.Image, turn: complex, centre: complex, how: Preprocessing) -> Image.Image:
+def _transformed(
+    picture: Image.Image, turn: complex, centre: complex, how: Preprocessing, *, mirrored: bool = False
+) -> Image.Image:
     """A square of which a step of one pixel is a step of ``turn`` in the picture, and whose middle is at ``centre``
-    there; black where there is no picture."""
+    there. Beyond the picture it is black or, for a quarter of the shorter side, its own mirror image."""
     # An affine transform looks at 2x2 or 4x4 pixels whatever it shrinks by, so what shrinks more is shrunk before.
     factor = max(1, int(abs(turn)))
     if factor > 1:
         picture, turn, centre = picture.reduce(factor), turn / factor, centre / factor
+    if mirrored:
+        rim = min(picture.size) // 4
+        pixels = np.asarray(picture)
+        picture = Image.fromarray(np.pad(pixels, [(rim, rim), (rim, rim), (0, 0)][: pixels.ndim], mode="reflect"))
+        centre += rim * (1 + 1j)
     shift = centre - turn * (1 + 1j) * how.size / 2
     affine = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
     smooth = how.resize in ("bicubic", "lanczos")

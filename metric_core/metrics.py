@@ -4,6 +4,7 @@ Scores are similarities (higher is more alike) and a pair is accepted when score
 scored, and what is done with the numbers, is left to ``evaluate`` and to training.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,13 @@ def fold_accuracies(score_N: np.ndarray, same_N: np.ndarray, fold_N: np.ndarray)
         threshold = best_threshold(score_N[~held], same_N[~held])
         out.append(np.mean((score_N[held] >= threshold) == same_N[held]))
     return np.array(out)
+
+
+def quantiles(value_N: np.ndarray, share_Q: Sequence[float]) -> dict[str, float]:
+    """The quantiles by their shares, to four decimals, as reports show them; none of no values."""
+    if not len(value_N):
+        return {}
+    return {f"{q:g}": round(float(v), 4) for q, v in zip(share_Q, np.quantile(value_N, share_Q), strict=True)}
 
 
 def _checked(score_N: np.ndarray, same_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,11 +28,7 @@ JOBS = {
     "search": ("workflows.search", "SearchConfig", "find whom pictures show"),
     "verify": ("workflows.verify", "VerifyConfig", "decide whether two pictures show one person"),
     "evaluate": ("workflows.evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
-    "embeddings check": (
-        "workflows.embeddings.check",
-        "CheckConfig",
-        "verify embeddings, also against their catalogue",
-    ),
+    "embeddings check": ("workflows.embeddings.check", "CheckConfig", "verify embeddings, also against a catalogue"),
     "embeddings stats": ("workflows.embeddings.stats", "StatsConfig", "say what embeddings hold"),
     "embeddings export": ("workflows.embeddings.export", "ExportConfig", "write vectors as .npy or .fvecs"),
     "embeddings compare": ("workflows.embeddings.compare", "CompareConfig", "show how scores move with a new model"),

@@ -124,10 +124,9 @@ class TrainConfig(RunOptions):
     """Name under which the model is registered with MLflow."""
 
     def __post_init__(self) -> None:
-        problems = too_low(self, loader_workers=0, cache_mib=0, warmup=0, max_failures=0, checkpoint_every=1)
-        problems += too_low(
-            self, workers=1, cpus_per_worker=1, steps=1, report_every=1, evaluate_every=1, checkpoint_every=1
-        )
+        problems = too_low(self, loader_workers=0, cache_mib=0, warmup=0, max_failures=0)
+        problems += too_low(self, workers=1, cpus_per_worker=1, steps=1)
+        problems += too_low(self, report_every=1, evaluate_every=1, checkpoint_every=1)
         problems += [
             f"{name} is {value}; it must be {rule}"
             for name, value, fits, rule in (
@@ -182,17 +181,9 @@ class TrainConfig(RunOptions):
 
     def plan(self, faces_digest: str) -> dict[str, Any]:
         """What the result is a function of: an interrupted run continues only under the same plan."""
-        elsewhere = {
-            "address",
-            "verbose",
-            "faces",
-            "out",
-            "cpus_per_worker",
-            "loader_workers",
-            "cache_mib",
-            "max_failures",
-        }
-        elsewhere |= {"tracking_uri", "experiment", "run_name", "register", "report_every", "max_bad_fraction"}
+        elsewhere = {"address", "verbose", "faces", "out", "cpus_per_worker", "loader_workers", "cache_mib"}
+        elsewhere |= {"max_failures", "max_bad_fraction", "report_every"}
+        elsewhere |= {"tracking_uri", "experiment", "run_name", "register"}
         if self.invariance_breaker is None:
             elsewhere.add("workers")  # a run may continue at another size
         return {k: v for k, v in asdict(self).items() if k not in elsewhere} | {"faces_digest": faces_digest}

@@ -79,10 +79,7 @@ def compare(old: Vectors, new: Vectors, threshold: float | None, seed: int) -> U
 
 def _distribution(scores: PairScores) -> dict[str, Any]:
     kinds = {"genuine": scores.score_N[scores.same_N], "impostor": scores.score_N[~scores.same_N]}
-    found = {
-        kind: {f"{q:g}": round(float(v), 4) for q, v in zip(QUANTILES, np.quantile(score_N, QUANTILES))}
-        for kind, score_N in kinds.items()
-    }
+    found = {kind: metrics.quantiles(score_N, QUANTILES) for kind, score_N in kinds.items()}
     return found | {"auc": metrics.auc(scores.score_N, scores.same_N)}
 
 

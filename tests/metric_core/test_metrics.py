@@ -129,3 +129,8 @@ def test_bad_far_and_single_fold_are_refused():
             metrics.operating_point(score_N, same_N, far)
     with pytest.raises(ValueError, match="2 folds"):
         metrics.fold_accuracies(score_N, same_N, np.zeros(2))
+
+
+def test_quantiles_are_named_by_their_shares():
+    assert metrics.quantiles(np.arange(101) / 3, [0.01, 0.5]) == {"0.01": 0.3333, "0.5": 16.6667}
+    assert metrics.quantiles(np.empty(0), [0.5]) == {}

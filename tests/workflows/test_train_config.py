@@ -38,6 +38,13 @@ def test_what_is_kept_of_a_picture_follows_from_how_it_is_aligned(align: str, cr
     assert replace(CONFIG, align="none", crop=0.5).model_spec(BLANK).preprocessing.crop == 0.5
 
 
+@pytest.mark.parametrize("name", ["workers", "cpus_per_worker", "steps", "checkpoint_every"])
+def test_a_problem_is_told_once(name: str) -> None:
+    with pytest.raises(ValueError, match=name) as told:
+        replace(CONFIG, **{name: 0})
+    assert str(told.value).count(f"{name} is 0") == 1
+
+
 @pytest.mark.parametrize(("how", "problem"), [({"crop": 0.0}, "crop"), ({"align": "arcface", "crop": 0.9}, "arcface")])
 def test_crops_that_do_not_fit(how: dict, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):

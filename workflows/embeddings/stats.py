@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metric_core import storage
+from metric_core import metrics, storage
 from metric_core.collection import Collection
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -55,17 +55,11 @@ def run(config: StatsConfig) -> dict[str, Any]:
         "parts": len(addresses),
         "bytes": size,
         "bytes_a_face": round(size / max(1, collection.rows), 1),
-        "norm": _quantiles(np.concatenate(norms)),
-        "pictures_a_person": _quantiles(pictures_P),
+        "norm": metrics.quantiles(np.concatenate(norms), QUANTILES),
+        "pictures_a_person": metrics.quantiles(pictures_P, QUANTILES),
         "quarantined": dict(sorted(reasons.items())),
     }
 
 
 def _counts(table: pa.Table) -> pa.Table:
     return table.group_by("identity").aggregate([([], "count_all")]).rename_columns(["identity", "rows"])
-
-
-def _quantiles(value_N: np.ndarray) -> dict[str, float]:
-    if not len(value_N):
-        return {}
-    return {f"{q:g}": round(float(v), 4) for q, v in zip(QUANTILES, np.quantile(value_N, QUANTILES))}

@@ -26,8 +26,8 @@ def test_all_pairs_when_few_enough(people):
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=12), st.integers(2, 200), st.integers(0, 5))
 def test_a_sample_of_pairs_is_distinct_seeded_and_of_the_size_asked_for(sizes, wanted, seed):
     n = sum(sizes)
-    # Scores that name their pair: vectors are not looked at by the sampling.
-    emb = np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32)
+    # Vectors are not looked at by the sampling, so the products of two primes can name their pairs.
+    emb = np.array([p for p in range(2, 400) if all(p % q for q in range(2, p))][:n], np.float32)[:, None]
     v = Vectors(np.arange(n) * 5, np.repeat([f"p{i}" for i in range(len(sizes))], sizes).astype(object), emb)
     scores = all_pairs.all_pairs_scores(v, wanted, seed)
     score_N, same_N = _brute(v)
@@ -40,8 +40,8 @@ def test_a_sample_of_pairs_is_distinct_seeded_and_of_the_size_asked_for(sizes, w
         assert (~scores.same_N).sum() == min(wanted - genuine, (~same_N).sum())
     for kind in (True, False):
         got = scores.score_N[scores.same_N == kind]
-        assert len(np.unique(np.round(got, 5))) == len(got)
-        assert all(np.abs(score_N[same_N == kind] - s).min() < 1e-5 for s in got)
+        assert len(np.unique(got)) == len(got)
+        assert set(got) <= set(score_N[same_N == kind])
     order = np.random.default_rng(1).permutation(n)
     mixed = Vectors(v.face_id_N[order], v.identity_N[order], v.embedding_ND[order])
     np.testing.assert_array_equal(all_pairs.all_pairs_scores(mixed, wanted, seed).score_N, scores.score_N)
