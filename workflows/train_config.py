@@ -69,7 +69,7 @@ class TrainConfig(RunOptions):
     seed: int = 0
     """Of the initial weights, the batches and the augmentation."""
     objective: Objective = field(
-        default_factory=lambda: Objective(loss="softall", distance="cosine", temperature=1 / 16)
+        default_factory=lambda: Objective(loss="softall", distance="cosine", temperature=1 / 48)
     )
     """Loss, distance, miner and margin. Unless told otherwise every pair of the batch counts, the harder the more: in
     tests/bench/study.py no single triplet an anchor learns as much from few pictures."""

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -45,14 +46,15 @@ Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
 DEFAULT = "softall"
 """What ``likeness train`` minimises unless told otherwise."""
+RECIPE = TrainConfig(faces="", out="")
 PEER = "pml multi-similarity"
 SEMI_HARD = Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
 OBJECTIVES = {
-    DEFAULT: TrainConfig(faces="", out="").objective,
+    DEFAULT: RECIPE.objective,
     "semi-hard": SEMI_HARD,
     "batch-hard": Objective(miner="batch-hard", form="soft"),
     "multi-similarity": Objective(loss="multi-similarity", distance="cosine"),
-    "softall, memory": Objective(loss="softall", distance="cosine", temperature=1 / 16, memory_rows=1024),
+    "softall, memory": replace(RECIPE.objective, memory_rows=1024),
 }
 LOCAL = {"semi-hard, local": "semi-hard", "softall, local": DEFAULT}
 WORKERS = 4
@@ -139,7 +141,7 @@ def main() -> None:
     parser = table.parser(__doc__, "25 steps, one seed")
     data = Path(os.environ.get("LIKENESS_DATA", "../shared/data")) / "lfw_dev"
     parser.add_argument("--data", type=Path, default=data, help="folder with images/, splits.csv and pairs_valid.txt")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=RECIPE.steps)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at once")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
