@@ -51,7 +51,7 @@ class DemoConfig(RunOptions):
     """People to draw."""
     pictures: int = 8
     """Pictures of each."""
-    steps: int = 1000
+    steps: int = 700
     """Training steps."""
     workers: int | None = None
     """Training workers; default: 2 where there are 2 CPUs."""
