@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 .PHONY: demo test check lint chaos bench clean
 
-demo: $(READY)            ## the whole chain on drawn faces: three to five minutes on two cores
+demo: $(READY)            ## the whole chain on drawn faces: four minutes on two cores
 	$(BIN)/likeness demo --out demo-out
 
 test: lint                ## everything that must pass, slow tests included
