@@ -6,26 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from packed import PICTURES, contents, scan, written
 from shard_writers import Picture, write_parquet
 
 from metric_core import storage
 from metric_core.data import catalogue
-from metric_core.data.readers import Found, Source, fetch, parquet
+from metric_core.data.readers import fetch, parquet
 from metric_core.errors import DataError, ImageUnreadable, Missing
-
-PICTURES = [Picture(f"person {n // 3}", f"{n:04d}", bytes([n]) * (700 * n)) for n in range(12)]
-
-
-def scan(address: object) -> list[Found]:
-    return list(catalogue.scan(str(address)).faces)
-
-
-def contents(source: Source) -> list[tuple[str, str, bytes]]:
-    return [(f.identity, f.key, fetch(source.root, dataclasses.asdict(f))) for f in source.faces]
-
-
-def written(pictures: list[Picture]) -> list[tuple[str, str, bytes]]:
-    return [(p.identity, p.key, p.data) for p in pictures]
 
 
 @pytest.mark.parametrize("names", [None, [f"person {n}" for n in range(4)]], ids=["texts", "class labels"])

@@ -8,26 +8,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from packed import PICTURES, contents, scan, written
 from shard_writers import Picture, webdataset, write_tar
 
 from metric_core import storage
 from metric_core.data import catalogue
-from metric_core.data.readers import Found, Source, fetch
+from metric_core.data.readers import fetch
 from metric_core.errors import DataError, Missing
-
-PICTURES = [Picture(f"person {n // 3}", f"{n:04d}", bytes([n]) * (700 * n)) for n in range(12)]
-
-
-def scan(address: object) -> list[Found]:
-    return list(catalogue.scan(str(address)).faces)
-
-
-def contents(source: Source) -> list[tuple[str, str, bytes]]:
-    return [(f.identity, f.key, fetch(source.root, dataclasses.asdict(f))) for f in source.faces]
-
-
-def written(pictures: list[Picture]) -> list[tuple[str, str, bytes]]:
-    return [(p.identity, p.key, p.data) for p in pictures]
 
 
 def test_a_folder_a_tar_and_patterns(tmp_path: Path) -> None:

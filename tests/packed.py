@@ -1,0 +1,25 @@
+"""What the tests of packed corpus formats read back, and what was packed."""
+
+from dataclasses import asdict
+
+from shard_writers import Picture
+
+from metric_core.data import catalogue
+from metric_core.data.readers import Found, Source, fetch
+
+PICTURES = [Picture(f"person {n // 3}", f"{n:04d}", bytes([n]) * (700 * n)) for n in range(12)]
+
+
+def scan(address: object) -> list[Found]:
+    """The faces that are found there."""
+    return list(catalogue.scan(str(address)).faces)
+
+
+def contents(source: Source) -> list[tuple[str, str, bytes]]:
+    """Identity, key and bytes of everything that is read back."""
+    return [(f.identity, f.key, fetch(source.root, asdict(f))) for f in source.faces]
+
+
+def written(pictures: list[Picture]) -> list[tuple[str, str, bytes]]:
+    """The same of what was written."""
+    return [(p.identity, p.key, p.data) for p in pictures]
