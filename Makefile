@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# The library's tests run side by side; those of the jobs start Ray, which takes all CPUs for itself.
+PYTEST_LIBRARY := $(BIN)/python -m pytest --ignore tests/workflows --numprocesses 2
+PYTEST_JOBS    := $(BIN)/python -m pytest tests/workflows
 
 .PHONY: demo test check lint chaos bench clean
 
@@ -10,10 +13,12 @@ demo: $(READY)            ## the whole chain on drawn faces: four minutes on two
 	$(BIN)/likeness demo --out demo-out
 
 test: lint                ## everything that must pass, slow tests included
-	$(BIN)/python -m pytest
+	$(PYTEST_LIBRARY)
+	$(PYTEST_JOBS)
 
 check: lint               ## the inner loop: lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST_LIBRARY) -m "not slow"
+	$(PYTEST_JOBS) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
