@@ -44,14 +44,14 @@ from workflows.train_config import TrainConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
-DEFAULT = "softall"
-"""What ``likeness train`` minimises unless told otherwise."""
 RECIPE = TrainConfig(faces="", out="")
+"""What ``likeness train`` does unless told otherwise."""
+DEFAULT = "softall"
+"""What it minimises."""
 PEER = "pml multi-similarity"
-SEMI_HARD = Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2)
 OBJECTIVES = {
     DEFAULT: RECIPE.objective,
-    "semi-hard": SEMI_HARD,
+    "semi-hard": Objective(miner="semi-hard", distance="squared-euclidean", margin=0.2),
     "batch-hard": Objective(miner="batch-hard", form="soft"),
     "multi-similarity": Objective(loss="multi-similarity", distance="cosine"),
     "softall, memory": replace(RECIPE.objective, memory_rows=1024),

@@ -20,7 +20,7 @@ from metric_core import manifest
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 BUCKET = "faces"
-COPIES = 4
+COPIES = 6
 """Of each picture."""
 OPTIONS = ("--actors", "2", "--unit-size", "20", "--max-bad-fraction", "0.05")
 

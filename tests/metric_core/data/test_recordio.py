@@ -3,26 +3,18 @@ import struct
 from pathlib import Path
 
 import pytest
+from packed import contents, scan, written
 from shard_writers import MAGIC, Picture, image_record, write_recordio
 
 from metric_core.data import catalogue
-from metric_core.data.readers import Found, fetch, folder
+from metric_core.data.readers import fetch, folder
 from metric_core.errors import DataError, Missing
 
 # Identity and bytes by key; four people, lengths with every remainder by 4.
 PICTURES = [Picture(str(n // 3), str(n + 1), bytes([n]) * (n + 1)) for n in range(12)]
 
 
-def scan(address: Path) -> list[Found]:
-    return list(catalogue.scan(str(address)).faces)
-
-
-def contents(address: Path) -> list[tuple[str, str, bytes]]:
-    source = catalogue.scan(str(address))
-    return [(f.identity, f.key, fetch(source.root, dataclasses.asdict(f))) for f in source.faces]
-
-
-WRITTEN = [(p.identity, p.key, p.data) for p in PICTURES]
+WRITTEN = written(PICTURES)
 
 
 @pytest.mark.parametrize("header", [False, True])
@@ -30,9 +22,10 @@ WRITTEN = [(p.identity, p.key, p.data) for p in PICTURES]
 def test_header_or_not_index_or_not(tmp_path: Path, header: bool, index: bool) -> None:
     write_recordio(tmp_path / "train.rec", PICTURES, header=header, index=index)
     (tmp_path / "property").write_text("4,112,112")
-    assert contents(tmp_path / "train.rec") == WRITTEN == contents(tmp_path), "the file, and the folder it lies in"
-    assert catalogue.scan(str(tmp_path / "train.rec")).name == tmp_path.name
-    assert catalogue.scan(str(tmp_path)).name == tmp_path.name
+    for address in (tmp_path / "train.rec", tmp_path):  # the file, and the folder it lies in
+        source = catalogue.scan(str(address))
+        assert contents(source) == WRITTEN
+        assert source.name == tmp_path.name
 
 
 def test_the_index_says_what_a_record_is_called_and_which_count(tmp_path: Path) -> None:
@@ -41,7 +34,7 @@ def test_the_index_says_what_a_record_is_called_and_which_count(tmp_path: Path) 
     named = [f"{100 + n}\t{line.split()[1]}\n" for n, line in enumerate(lines)]
     (tmp_path / "train.idx").write_text("".join(reversed(named[:5])))
     expected = [(p.identity, str(100 + n), p.data) for n, p in enumerate(PICTURES[:5])]
-    assert contents(tmp_path) == expected, "in the order of the bytes, whatever the index's own"
+    assert contents(catalogue.scan(str(tmp_path))) == expected, "in the order of the bytes, whatever the index's own"
 
 
 def test_a_payload_that_holds_the_magic_number(tmp_path: Path) -> None:
@@ -55,7 +48,7 @@ def test_a_payload_that_holds_the_magic_number(tmp_path: Path) -> None:
         b"abcd" + MAGIC,
     ]
     write_recordio(tmp_path / "train.rec", [Picture("7", str(n), data) for n, data in enumerate(datas)])
-    assert contents(tmp_path) == [("7", str(n), data) for n, data in enumerate(datas)]
+    assert contents(catalogue.scan(str(tmp_path))) == [("7", str(n), data) for n, data in enumerate(datas)]
     kinds = [f.kind for f in scan(tmp_path)]
     assert kinds == ["recordio-parts"] * 3 + ["recordio"] * 2 + ["recordio-parts"]
 
@@ -72,7 +65,7 @@ def test_a_single_part_needs_no_parser_to_be_read(tmp_path: Path) -> None:
 def test_labels_may_be_many_and_the_first_is_the_person(tmp_path: Path) -> None:
     boxes = [image_record(n, [3.0, 0.5, 0.25], b"image") for n in range(2)]
     (tmp_path / "train.rec").write_bytes(b"".join(boxes))
-    assert contents(tmp_path) == [("3", "0", b"image"), ("3", "1", b"image")]
+    assert contents(catalogue.scan(str(tmp_path))) == [("3", "0", b"image"), ("3", "1", b"image")]
 
 
 def test_several_files_have_keys_of_their_own(tmp_path: Path) -> None:
@@ -91,7 +84,8 @@ def test_a_real_file_holds_the_pictures_beside_it(data_root: Path) -> None:
     where = data_root / "recordio_sample"
     listed = [line.split("\t") for line in (where / "train.lst").read_text().splitlines()]
     expected = {number: (label, (where / path).read_bytes()) for number, label, path in listed}
-    assert {key: (identity, data) for identity, key, data in contents(where / "train.rec")} == expected
+    found = contents(catalogue.scan(str(where / "train.rec")))
+    assert {key: (identity, data) for identity, key, data in found} == expected
     with pytest.raises(DataError, match=r"holds train\.rec and the folder man: which is the source"):
         catalogue.scan(str(where))
     assert len(list(folder.scan(str(where)).faces)) == 8
