@@ -200,7 +200,10 @@ def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
     child.start()
     sender.close()
     try:
-        return receiver.recv()  # type: ignore[no-any-return]
+        answer: dict[str, float] = receiver.recv()
+        told = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+        print(f"{run.__name__}: {told}", file=sys.stderr, flush=True)
+        return answer
     except EOFError:
         raise RuntimeError(f"{run.__name__} failed: {Path(log).read_text()[-4000:]}") from None
     finally:

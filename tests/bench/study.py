@@ -1,6 +1,7 @@
 """Which objective learns best from few pictures: LFW people, several seeds, beside pytorch-metric-learning.
 
-    python tests/bench/study.py [--data FOLDER] [--steps N] [--seeds N] [--jobs N] [--only NAME ...] [--quick] [--json]
+    python tests/bench/study.py [--data FOLDER] [--steps N] [--seeds N ...] [--jobs N] [--only NAME ...] [--quick]
+                                [--json]
 
 Every line trains the same network on the same pictures in the same batches for the same number of steps; only what is
 minimised differs. Judged on the pair list of people that no line has seen. Each training has one thread.
@@ -142,17 +143,24 @@ def main() -> None:
     data = Path(os.environ.get("LIKENESS_DATA", "../shared/data")) / "lfw_dev"
     parser.add_argument("--data", type=Path, default=data, help="folder with images/, splits.csv and pairs_valid.txt")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        metavar="N",
+        help="results of one do not depend on the others",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at once")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     options = parser.parse_args()
-    steps, seeds = (25, 1) if options.quick else (options.steps, options.seeds)
+    steps, seeds = (25, [0]) if options.quick else (options.steps, options.seeds)
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         faces = str(Path(scratch) / "faces")
         catalogue.run(
             CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
         )
-        configs = [TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled() for seed in range(seeds)]
+        configs = [TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled() for seed in seeds]
         opened = Faces.open(faces)
         spec = configs[0].model_spec(mean_face(opened.select("train"), opened.root, seed=0))
         pair_list = str(options.data / "pairs_valid.txt")
@@ -166,11 +174,11 @@ def main() -> None:
     if options.json:
         table.show(_cases(done, options.only), as_json=True)
         return
-    print(f"{steps} steps, seeds 0 to {seeds - 1}, {options.data.name}")
+    print(f"{steps} steps, seeds {seeds}, {options.data.name}")
     print(f"{'objective':<24}{'accuracy':>10}{'±':>8}{'AUC':>8}{'±':>8}{'s a step':>10}")
     for name in options.only:
         accuracy, auc, seconds = (np.array(x) for x in zip(*(r[2:] for r in done if r[0] == name)))
-        spread = [statistics.stdev(x) if seeds > 1 else float("nan") for x in (accuracy.tolist(), auc.tolist())]
+        spread = [statistics.stdev(x) if len(seeds) > 1 else float("nan") for x in (accuracy.tolist(), auc.tolist())]
         print(
             f"{name:<24}{accuracy.mean():>10.4f}{spread[0]:>8.4f}{auc.mean():>8.4f}{spread[1]:>8.4f}"
             f"{seconds.mean() / steps:>10.3f}"

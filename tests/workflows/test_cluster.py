@@ -77,7 +77,7 @@ def test_on_a_cluster_by_address_and_by_job_submission(
     assert ready.returncode == 0, ready.stderr
     likeness = str(BIN / "likeness")
 
-    by_address = [likeness, "embed", "--faces", chain.faces, "--model", chain.model, "--json"]
+    by_address = [likeness, "embed", "--faces", chain.faces, "--model", chain.model, "--actors", "1", "--json"]
     done = subprocess.run(
         [*by_address, "--out", str(tmp_path / "one"), "--address", address],
         env=environment,

@@ -1,6 +1,7 @@
 """Bad pictures end in the quarantine, are counted and capped; a network's NaN never enters an artefact."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,11 @@ def test_odd_images_are_quarantined_with_reasons(chain: Chain, data_root: Path, 
     faces, out = str(tmp_path / "faces"), str(tmp_path / "out")
     rows = catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=faces))["rows"]
     assert rows == 44 + 6, "the table of expectations is no picture; all pictures are listed"
-    config = EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=20, max_bad_fraction=0.1)
+    config = EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=20, actors=1, max_bad_fraction=0.1)
     with pytest.raises(TooManyBadImages, match=r"\d+ of 50 faces cannot be embedded .*not-an-image"):
         embed.run(config)
     assert not (tmp_path / "out" / "manifest.json").exists()
-    answer = embed.run(EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=20, max_bad_fraction=0.5))
+    answer = embed.run(replace(config, max_bad_fraction=0.5))
     assert answer["embedded"] + answer["quarantined"] == 50
     table = pa.concat_tables([pq.read_table(p) for p in sorted((tmp_path / "out" / "quarantine").iterdir())])
     schema.check(table, schema.QUARANTINE, "quarantine")

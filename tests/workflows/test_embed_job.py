@@ -20,11 +20,11 @@ from workflows.embed_config import EmbedConfig
 
 @pytest.fixture
 def config(chain: Chain, tmp_path: Path) -> EmbedConfig:
-    return EmbedConfig(faces=chain.faces, model=chain.model, out=str(tmp_path / "out"), unit_size=40)
+    return EmbedConfig(faces=chain.faces, model=chain.model, out=str(tmp_path / "out"), unit_size=40, actors=1)
 
 
 def test_decoders_make_the_same_artefact(config: EmbedConfig, chain: Chain) -> None:
-    embed.run(replace(config, actors=1, decoders=2))
+    embed.run(replace(config, decoders=2))
     assert manifest.read(config.out, "embeddings").digest == manifest.read(chain.embeddings, "embeddings").digest
 
 
@@ -80,7 +80,7 @@ def test_pools_that_do_not_fit_are_refused(config: EmbedConfig) -> None:
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config: EmbedConfig) -> None:
-    answer = embed.run(replace(config, dry_run=True, price_per_hour=3600.0))
+    answer = embed.run(replace(config, actors=None, dry_run=True, price_per_hour=3600.0))
     assert (answer["units"], answer["images"], answer["actors"], answer["decoders"]) == (4, 144, 4, 0)
     assert answer["seconds"] > 0
     assert answer["cost"] == pytest.approx(answer["seconds"], rel=0.02)
@@ -100,7 +100,7 @@ def spoilt(chain: Chain, people: Path, tmp_path: Path) -> tuple[Path, EmbedConfi
     (corpus / "person-0001" / "02.jpg").unlink()
     (corpus / "person-0003" / "00.jpg").write_bytes(b"broken")
     out = str(tmp_path / "out")
-    return corpus, EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=5, max_bad_fraction=0.5)
+    return corpus, EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=5, actors=1, max_bad_fraction=0.5)
 
 
 def mend(corpus: Path, people: Path, *paths: str) -> None:

@@ -40,7 +40,7 @@ class Corpus:
         return out
 
     def embed(self, faces: str, name: str, **more: object) -> dict:
-        how = {"model": self.model, "unit_size": 5, "max_bad_fraction": 0.5} | more
+        how = {"model": self.model, "unit_size": 5, "max_bad_fraction": 0.5, "actors": 1} | more
         return embed.run(EmbedConfig(faces=faces, out=str(self.root / name), **how))  # type: ignore[arg-type]
 
     def at(self, *names: str) -> str:
