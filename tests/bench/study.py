@@ -41,6 +41,7 @@ from metric_core.learn.step import global_loss, new_memory
 from metric_core.model.embedder import Embedder, ModelSpec
 from workflows import catalogue, train_loop
 from workflows.catalogue import CatalogueConfig
+from workflows.parts import runtime
 from workflows.train_config import TrainConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     options = parser.parse_args()
     steps, seeds = (25, [0]) if options.quick else (options.steps, options.seeds)
+    os.environ.update(runtime.KEEP_MEMORY["env_vars"])  # as the jobs do; read when a process starts
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         faces = str(Path(scratch) / "faces")
         catalogue.run(

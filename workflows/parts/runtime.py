@@ -29,9 +29,10 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the new behaviour; unset, Ray warns about the old one
 }
 
-KEEP_MEMORY = {"env_vars": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}}
+KEEP_MEMORY = {"env_vars": {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}}
 """Runtime environment of processes that run a network on CPUs. glibc would give every large tensor back to the system
-and be given it again, zeroed page by page: a third of a training step (mallopt(3))."""
+and be given it again, zeroed page by page: half of the time that embedding takes (mallopt(3)). One arena, because the
+work is done in threads, and a thread's own arena holds nothing above 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
