@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from metric_core import align
 from metric_core.errors import ImageUnreadable
@@ -27,6 +27,17 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned by its EXIF orientation (EXIF 2.32, sec. 4.6.4); 1 is upright."""
 
 ARCFACE = (38.2946, 51.6963, 73.5318, 51.5014, 56.0252, 71.7366, 41.5493, 92.3655, 70.7299, 92.2041)
 """Where the eyes, the nose and the corners of the mouth lie in an aligned picture of 112x112: x1, y1 … x5, y5, left to
@@ -87,6 +98,8 @@ def decode(data: bytes) -> Image.Image:
                 raise ImageUnreadable(f"too-large: {picture.width}x{picture.height} pixels, at most {MAX_PIXELS}")
             picture.load()
             return _eight_bit(_upright(picture))
+        except (ImageUnreadable, MemoryError):
+            raise
         except Image.DecompressionBombError as error:
             raise ImageUnreadable(f"too-large: {error}") from error
         except UnidentifiedImageError as error:
@@ -94,8 +107,8 @@ def decode(data: bytes) -> Image.Image:
         except OSError as error:
             code = "truncated" if "truncated" in str(error) else "corrupt"
             raise ImageUnreadable(f"{code}: {error}") from error
-        except (ValueError, SyntaxError, IndexError, EOFError) as error:  # what Pillow's parsers let escape
-            raise ImageUnreadable(f"corrupt: {error}") from error
+        except Exception as error:  # Pillow's parsers let anything escape, struct.error for one
+            raise ImageUnreadable(f"corrupt: {type(error).__name__}: {error}") from error
 
 
 def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | None = None) -> np.ndarray:
@@ -184,10 +197,12 @@ def _transformed(
 
 
 def _upright(picture: Image.Image) -> Image.Image:
+    # Not Pillow's exif_transpose, which also writes the EXIF anew, and fails where that cannot be done.
     try:
-        return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError):
-        return picture  # unreadable EXIF says nothing about orientation; the pixels are fine
+        turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  # unreadable EXIF says nothing about orientation; the pixels are fine
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

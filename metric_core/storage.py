@@ -4,6 +4,7 @@ Writes are atomic (a reader sees the old object, the new one, or none) and two o
 what leases and publishing are built on. What the bytes mean is left to the callers.
 """
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -22,6 +23,9 @@ from metric_core.errors import ConfigError, Missing
 
 Range = tuple[str, int, int | None]
 """Address, offset and length; None is to the end."""
+Answer = bytes | Missing | OSError
+OF_ONE_FILE = (PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors that say something of one file; others are the storage's, and may be over when it is asked again."""
 PROBE, SLOW, READERS = 8, 0.001, 16
 """Reads after which a local path that took longer than so many seconds each, a network mount's, is read by threads."""
 
@@ -107,7 +111,7 @@ def content_tag(uri: str) -> str:
     try:
         return _info_tag(fs.info(path))
     except FileNotFoundError:
-        raise Missing(f"{uri}: there is no such object") from None
+        raise Missing(f"{uri}: there is no such file") from None
 
 
 def walk(uri: str) -> Iterator[tuple[str, str]]:
@@ -155,9 +159,16 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
         raise
 
 
-def read_many(wanted: Sequence[Range]) -> list[bytes | Missing]:
-    """What ``read_bytes`` gives for each (uri, offset, length), many at a time; in place of bytes the error."""
-    out: list[bytes | Missing] = [b""] * len(wanted)
+def is_trouble(error: Exception) -> bool:
+    """Whether an error that came up while a file was parsed is the storage's and not of the bytes. What Arrow says of
+    bytes it cannot parse is a plain OSError without a number, or a ValueError."""
+    return isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None)
+
+
+def read_many(wanted: Sequence[Range]) -> list[Answer]:
+    """What ``read_bytes`` gives for each (uri, offset, length), many at a time; in place of bytes the error, if it says
+    something of one file only."""
+    out: list[Answer] = [b""] * len(wanted)
     kinds: dict[str, list[int]] = {}
     for at, (uri, _, _) in enumerate(wanted):
         kinds.setdefault("file" if is_local(uri) else uri.partition("://")[0], []).append(at)
@@ -282,14 +293,18 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield target
 
 
-def _read_one(wanted: Range) -> bytes | Missing:
+def _read_one(wanted: Range) -> Answer:
     try:
         return read_bytes(*wanted)
-    except Missing as error:
+    except (Missing, *OF_ONE_FILE) as error:
         return error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return error
+        raise
 
 
-def _read_local(wanted: list[Range]) -> list[bytes | Missing]:
+def _read_local(wanted: list[Range]) -> list[Answer]:
     start = time.monotonic()
     first = [_read_one(w) for w in wanted[:PROBE]]
     rest = wanted[PROBE:]
@@ -299,7 +314,7 @@ def _read_local(wanted: list[Range]) -> list[bytes | Missing]:
         return first + list(pool.map(_read_one, rest))
 
 
-def _read_remote(wanted: list[Range]) -> list[bytes | Missing]:
+def _read_remote(wanted: list[Range]) -> list[Answer]:
     fs, _ = _fs(wanted[0][0])
     starts = [offset or None for _, offset, _ in wanted]
     ends = [None if length is None else offset + length for _, offset, length in wanted]

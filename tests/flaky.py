@@ -28,20 +28,24 @@ class Flaky:
         self.units = 0
         self.lose_next: str | None = None
         """Method of the next request to be done without an answer."""
+        self.forbid: str | None = None
+        """Code of the error with which every request is forbidden."""
         self.befell: Counter[str] = Counter()
         self.close: Callable[[], None] = lambda: None
         """Be gone, ahead of time."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if self.forbid:
+            return _refused(environ, start_response, "403 Forbidden", self.forbid)
         with self._lock:
             what = self._what(environ)
             self.befell[what] += 1
         if what == "refused":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            return _internal_error(start_response)
+            return _refused(environ, start_response, "500 Internal Server Error", "InternalError")
         if what == "answer lost":  # the store has done what was asked, and nobody is told
             list(self._store(environ, lambda *_: None))
-            return _internal_error(start_response)
+            return _refused(environ, start_response, "500 Internal Server Error", "InternalError")
         if what == "late":
             time.sleep(LATE_S)
         return self._store(environ, start_response)
@@ -97,7 +101,7 @@ def server(seed: int) -> Iterator[Flaky]:
         close()
 
 
-def _internal_error(start_response: Callable[..., Any]) -> list[bytes]:
-    body = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
-    start_response("500 Internal Server Error", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
-    return [body]
+def _refused(environ: dict[str, Any], start_response: Callable[..., Any], status: str, code: str) -> list[bytes]:
+    body = f"<Error><Code>{code}</Code><Message>We encountered an internal error.</Message></Error>".encode()
+    start_response(status, [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]

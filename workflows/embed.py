@@ -35,7 +35,7 @@ from workflows.parts.units import Unit
 MIN_COSINE = 0.9999
 """To float32, that every sampled face's vector keeps in a faster precision."""
 SAMPLES = 4
-"""Units of which a batch is sampled, spread over the catalogue."""
+"""Batches that are sampled, of units spread over the catalogue."""
 LOG_EVERY_S = 10.0
 """Between two points of the curves in MLflow."""
 
@@ -156,7 +156,9 @@ def _sampled(config: EmbedConfig, shared: Any, todo: list[Unit]) -> Sample:
     actor = _actor(config, shared)
     try:
         ray.get(actor.ready.remote())
-        return ray.get(actor.sample.remote(todo[:: max(1, len(todo) // SAMPLES)][:SAMPLES]))
+        step = max(1, len(todo) // SAMPLES)
+        spread = [unit for first in range(step) for unit in todo[first::step]]
+        return ray.get(actor.sample.remote(spread, SAMPLES))
     except RayError as error:
         raise runtime.cause(error) from error
     finally:

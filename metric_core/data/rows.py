@@ -92,7 +92,7 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
         Corrupt: a page's checksum does not fit, or the part is shorter than the manifest says.
     """
     address = storage.join(uri, part.name)
-    with storage.open_read(address) as f:
+    with storage.open_read(address, ahead=False) as f:
         try:
             file = pq.ParquetFile(f, page_checksum_verification=True, pre_buffer=True)
             sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -102,7 +102,7 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
             start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
             table = file.read_row_groups(list(range(start, stop)), columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
-            if getattr(error, "errno", None):  # the storage's trouble, not the file's
+            if storage.is_trouble(error):
                 raise
             raise Corrupt(f"{address}: {error}; write the catalogue again") from error
     return table.slice(first - edges[start], last - first)

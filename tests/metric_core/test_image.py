@@ -1,10 +1,12 @@
 import csv
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from metric_core import image
 from metric_core.errors import ImageUnreadable
@@ -51,6 +53,36 @@ def test_exif_orientation_is_applied(picture: Image.Image, orientation: int) -> 
     np.testing.assert_array_equal(
         image.preprocess(encode(stored, exif=exif), HOW), image.preprocess(encode(picture), HOW)
     )
+
+
+def test_exif_that_cannot_be_read_or_written_is_no_reason_to_fail(picture: Image.Image) -> None:
+    for exif in (b"Exif\0\0II\x2b\x00\x08\x00\x00\x00", b"Exif\0\0II*\x00\x08\x00", b"no exif at all"):
+        np.testing.assert_array_equal(
+            image.preprocess(encode(picture, exif=exif), HOW), image.preprocess(encode(picture), HOW)
+        )
+    # An orientation, and a tag whose number of values does not fit into its type when it is written.
+    tags = [struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0), struct.pack("<HHIi", 0x9204, 10, 1, 8)]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + struct.pack("<I", 0)
+    turned = encode(picture.transpose(Image.Transpose.ROTATE_180), exif=exif)
+    np.testing.assert_array_equal(image.preprocess(turned, HOW), image.preprocess(encode(picture), HOW))
+
+
+def test_whatever_the_decoder_raises_is_told_of_the_picture(
+    picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> None:
+        def load(_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+
+    for error in (struct.error("8 bytes"), AttributeError("x"), OverflowError("x"), zlib.error("x")):
+        fails(error)
+        with pytest.raises(ImageUnreadable, match=rf"^corrupt: {type(error).__name__}: "):
+            image.decode(encode(picture))
+    fails(MemoryError())
+    with pytest.raises(MemoryError):  # says something of the machine
+        image.decode(encode(picture))
 
 
 def test_modes_are_handled_on_purpose() -> None:

@@ -148,6 +148,17 @@ def test_a_store_that_is_gone_says_so(troubled: Flaky) -> None:
         storage.read_bytes("s3://faces/x")
 
 
+def test_credentials_that_are_refused_say_nothing_of_an_object(troubled: Flaky) -> None:
+    storage.write_bytes("s3://faces/x", b"x")
+
+    troubled.forbid = "ExpiredToken"
+    with pytest.raises(ConnectionError, match=r"refuses the credentials .* renew them and start again"):
+        storage.read_many([("s3://faces/x", 0, None)])
+    troubled.forbid = "InvalidObjectState"
+    (answer,) = storage.read_many([("s3://faces/x", 0, None)])
+    assert isinstance(answer, PermissionError)
+
+
 def test_other_stores_have_no_conditional_replace() -> None:
     storage.write_bytes("memory://m/CURRENT", b"v1")
     with pytest.raises(ConfigError, match="local path or s3"):

@@ -70,6 +70,19 @@ def test_a_precision_is_admitted_by_its_cosine(
     assert not Path(config.out + "2", "done").exists()
 
 
+def test_a_precision_is_checked_on_faces_of_the_split(
+    config: EmbedConfig, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far behind the others they come."""
+    pictures = sorted(people.rglob("*.jpg"))[:54]
+    lines = [f"{path},{path.parent.name},{'train' if n < 48 else 'valid'}\n" for n, path in enumerate(pictures)]
+    (tmp_path / "list.csv").write_text("path,identity,split\n" + "".join(lines))
+    catalogue.run(CatalogueConfig(source=str(tmp_path / "list.csv"), out=str(tmp_path / "faces")))
+    monkeypatch.setattr(embed, "MIN_COSINE", 1.01)
+    with pytest.raises(ConfigError, match=r"lowest cosine to float32 over 6 faces is 0\.99"):
+        embed.run(replace(config, faces=str(tmp_path / "faces"), split="valid", precision="bf16", unit_size=6))
+
+
 def test_pools_that_do_not_fit_are_refused(config: EmbedConfig) -> None:
     with pytest.raises(ConfigError, match="actors is 3 and decoders is 2 but the cluster has 4 CPUs"):
         embed.run(replace(config, actors=3, decoders=2))

@@ -124,10 +124,12 @@ class Embedding:
         tags, table, rejects, seconds = self._embed(batches(setup, unit) if decoded is None else decoded)
         return units.commit(setup.out, unit, tags, table, rejects, seconds)
 
-    def sample(self, some: list[Unit]) -> Sample:
-        """The first batch of each unit, embedded, timed and compared with float32; nothing is written."""
+    def sample(self, todo: list[Unit], count: int) -> Sample:
+        """So many first batches of units that have faces of the split, embedded, timed and compared with float32;
+        nothing is written."""
         setup = self._setup
-        taken = [batch for unit in some for batch in islice(batches(setup, unit), 1)]
+        first = (batch for unit in todo for batch in islice(batches(setup, unit), 1))
+        taken = list(islice((batch for batch in first if len(batch.pixels_BCSS)), count))
         _, table, rejects, seconds = self._embed(taken)
         start = time.monotonic()
         size = len(units.to_parquet(table))
@@ -135,9 +137,8 @@ class Embedding:
         cosine = 1.0
         if setup.precision != "float32":
             for batch in taken:
-                if len(batch.pixels_BCSS):
-                    one, other = (self._forward(batch.pixels_BCSS, p)[0] for p in ("float32", setup.precision))
-                    cosine = min(cosine, float(np.nan_to_num(np.einsum("bd,bd->b", one, other), nan=-1).min()))
+                one, other = (self._forward(batch.pixels_BCSS, p)[0] for p in ("float32", setup.precision))
+                cosine = min(cosine, float(np.nan_to_num(np.einsum("bd,bd->b", one, other), nan=-1).min()))
         return Sample(table.num_rows, len(rejects), size, cosine, seconds)
 
     def _embed(self, decoded: Iterable[Batch]) -> tuple[pa.Table, pa.Table, list[Reject], dict[str, float]]:

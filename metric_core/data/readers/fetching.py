@@ -1,6 +1,7 @@
 """From the locators of Faces rows to the bytes of their images."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,15 @@ from metric_core.data.readers import parquet, pickled, recordio
 from metric_core.data.readers.found import resolve
 from metric_core.errors import ImageUnreadable, Missing
 
-LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column")
-"""The columns of Faces that say where an image is."""
+LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
+"""The columns of Faces that say where an image is, and in which state of the file."""
 
 GAP = 128 << 10
 """Bytes between two images that are read too, to get both at once: less than a request to a store costs in time."""
 SPAN = 16 << 20
 """Bytes read at once at most, unless one image is larger."""
+FRESH_S = 10.0
+"""Seconds for which a shard that was found unchanged is not looked at again."""
 
 UNWRAP = {recordio.PARTS: recordio.payload, pickled.TEXT: pickled.decode}
 """Kinds whose range holds the image in a form of its own."""
@@ -42,17 +45,57 @@ def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
 
     Neighbours in one file are read together, files of an object store at the same time, a row group of Parquet once.
     """
-    out: list[Fetched] = [b""] * len(rows)
     address_N = [resolve(root, row["uri"]) for row in rows]
-    cells = [at for at, row in enumerate(rows) if row["kind"] == "parquet"]
+    out: dict[int, Fetched] = dict(_out_of_date(rows, address_N))
+    rest = [at for at in range(len(rows)) if at not in out]
+    cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
         out[at] = _cell(address_N[at], rows[at])
-    spans = _spans(rows, address_N)
+    spans = _spans(rows, address_N, [at for at in rest if at not in out])
     answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
     for span, answer in zip(spans, answers):
         for at in span.rows:
-            out[at] = answer if isinstance(answer, Missing) else _cut(answer, span, rows[at])
-    return out
+            out[at] = _cut(answer, span, rows[at]) if isinstance(answer, bytes) else _told(answer, span.address)
+    return [out.get(at, b"") for at in range(len(rows))]
+
+
+_seen: dict[tuple[str, str], float] = {}
+"""When a shard was last found in a state, by its address and content tag."""
+
+
+def _out_of_date(rows: Sequence[Row], address_N: list[str]) -> Iterator[tuple[int, Fetched]]:
+    """The rows of shards that are not what was catalogued, since other people may be where these were. A file of its
+    own holds the one face in whatever state it is."""
+    answers: dict[tuple[str, str], Fetched | None] = {}
+    for at, (row, address) in enumerate(zip(rows, address_N)):
+        if row["kind"] == "file":
+            continue
+        which = (address, row["content_tag"])
+        if which not in answers:
+            answers[which] = _changed(*which)
+        if (answer := answers[which]) is not None:
+            yield at, answer
+
+
+def _changed(address: str, tag: str) -> Fetched | None:
+    now = time.monotonic()
+    if now - _seen.get((address, tag), -FRESH_S) < FRESH_S:
+        return None
+    try:
+        found = storage.content_tag(address)
+    except (Missing, *storage.OF_ONE_FILE) as error:
+        return _told(error, address)
+    if found != tag:
+        return ImageUnreadable(
+            f"changed: {address} is {found} and was {tag} when it was catalogued; write the catalogue again, to "
+            f"another --out"
+        )
+    _seen[address, tag] = now
+    return None
+
+
+def _told(error: Missing | OSError, address: str) -> Missing | ImageUnreadable:
+    return error if isinstance(error, Missing) else ImageUnreadable(f"unreadable: {address}: {error}")
 
 
 @dataclass
@@ -67,10 +110,11 @@ class _Span:
     """Whose images lie there."""
 
 
-def _spans(rows: Sequence[Row], address_N: list[str]) -> list[_Span]:
+def _spans(rows: Sequence[Row], address_N: list[str], which: list[int]) -> list[_Span]:
     spans: list[_Span] = []
-    places = [at for at, row in enumerate(rows) if row["kind"] != "parquet" and row["length"] != 0]
-    for at in sorted(places, key=lambda at: (address_N[at], rows[at]["offset"] or 0)):
+    for at in sorted(
+        (at for at in which if rows[at]["length"] != 0), key=lambda at: (address_N[at], rows[at]["offset"] or 0)
+    ):
         address, first = address_N[at], rows[at]["offset"] or 0
         last = None if rows[at]["length"] is None else first + rows[at]["length"]
         before = spans[-1] if spans else None
@@ -109,5 +153,7 @@ def _cut(data: bytes, span: _Span, row: Row) -> Fetched:
 def _cell(address: str, row: Row) -> Fetched:
     try:
         return parquet.fetch(address, row["row_group"], row["row"], row["column"])
-    except (Missing, ImageUnreadable) as error:
+    except ImageUnreadable as error:
         return error
+    except (Missing, *storage.OF_ONE_FILE) as error:
+        return _told(error, address)

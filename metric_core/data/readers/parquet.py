@@ -133,7 +133,7 @@ def _open(address: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(f)
         except (pa.ArrowInvalid, OSError) as error:
-            if getattr(error, "errno", None):  # the disk's or the network's; Arrow's own have none
+            if storage.is_trouble(error):
                 raise
             what = " ".join(str(error).split())
             raise DataError(f"{address} cannot be read as Parquet: {what}; it is damaged or was cut short") from error

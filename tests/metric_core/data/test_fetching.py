@@ -1,9 +1,12 @@
 """Many images at once: the same bytes as one at a time, in few reads."""
 
 import dataclasses
+import os
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from shard_writers import MAGIC, Picture, webdataset, write_parquet, write_recordio, write_tar
@@ -79,7 +82,8 @@ def test_gaps_and_lengths_bound_what_is_read_together(
     (tmp_path / "x").write_bytes(bytes(range(256)))
 
     def spans(*ranges: tuple[int, int]) -> list[tuple[int, int | None]]:
-        rows = [{"kind": "tar", "uri": "x", "offset": offset, "length": length} for offset, length in ranges]
+        here = {"kind": "tar", "uri": "x", "content_tag": storage.content_tag(str(tmp_path / "x"))}
+        rows = [here | {"offset": offset, "length": length} for offset, length in ranges]
         reads.clear()
         assert fetch_many(str(tmp_path), rows) == [bytes(range(o, o + n)) for o, n in ranges]
         return [(offset, length) for _, offset, length in reads]
@@ -109,12 +113,66 @@ def test_a_row_group_is_read_once_in_whatever_order(tmp_path: Path, monkeypatch:
     assert read == list(range(8))
 
 
-def test_a_shard_that_changed_costs_only_its_rows(tmp_path: Path) -> None:
+def test_a_shard_that_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows may be other people's now, which nothing else would show."""
+    for form in ("rec", "tar", "parquet"):
+        path = tmp_path / f"x.{form}"
+        write = {"rec": write_recordio, "parquet": write_parquet, "tar": lambda p, q: write_tar(p, webdataset(q))}[form]
+        write(path, PICTURES)
+        rows = [dataclasses.asdict(f) for f in catalogue.scan(str(path)).faces]
+        write(path, PICTURES[::-1])
+        os.utime(path, ns=(0, 0))
+        (tmp_path / "whole.jpg").write_bytes(b"whole")
+        of_its_own = dict(rows[0], kind="file", uri="whole.jpg", offset=None, length=None, row_group=None)
+        *answers, alone = fetch_many(str(tmp_path), [*rows, of_its_own])
+        assert all(isinstance(answer, ImageUnreadable) for answer in answers)
+        assert re.match(r"changed: .*/x\..* is \d+-0 and was .* write the catalogue again", str(answers[0]))
+        assert alone == b"whole"
+    rows[0]["content_tag"] = storage.content_tag(str(path))
+    assert fetch(str(tmp_path), rows[0]) == PICTURES[-1].data
+    os.utime(path, ns=(1, 1))
+    assert fetch(str(tmp_path), rows[0]) == PICTURES[-1].data, "it was looked at a moment ago"
+    monkeypatch.setattr(fetching, "FRESH_S", 0.0)
+    with pytest.raises(ImageUnreadable, match="changed: "):
+        fetch(str(tmp_path), rows[0])
+
+
+def test_what_cannot_be_opened_costs_only_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("whole.jpg", "locked.jpg"):
+        (tmp_path / name).write_bytes(b"whole")
+    honest = storage.open_read
+
+    def locked(uri: str, **how: bool) -> BinaryIO:
+        if "locked" in uri:  # whoever runs the tests may be allowed everything
+            raise PermissionError(13, "Permission denied", uri)
+        return honest(uri, **how)
+
+    monkeypatch.setattr(storage, "open_read", locked)
+    names = ("folder.jpg", "whole.jpg", "locked.jpg", "whole.jpg/x.jpg", f"{'x' * 300}.jpg")
+    rows = [dict.fromkeys(fetching.LOCATOR) | {"kind": "file", "uri": name} for name in names]
+    for order in (rows, rows * 5):  # the first ones are read in another way than those that follow
+        answers = fetch_many(str(tmp_path), order)[-len(rows) :]
+        assert answers[1] == b"whole"
+        for answer in (*answers[:1], *answers[2:]):
+            assert isinstance(answer, ImageUnreadable)
+            assert str(answer).startswith(f"unreadable: {tmp_path}/")
+
+    def broken(uri: str, **how: bool) -> BinaryIO:
+        raise OSError(5, "Input/output error", uri)
+
+    monkeypatch.setattr(storage, "open_read", broken)
+    with pytest.raises(OSError, match="Input/output error"):  # it may pass, so it is asked again
+        fetch_many(str(tmp_path), rows)
+
+
+def test_a_damaged_shard_costs_only_its_rows(tmp_path: Path) -> None:
     write_recordio(tmp_path / "x.rec", PICTURES)
     rows = [dataclasses.asdict(f) for f in catalogue.scan(str(tmp_path / "x.rec")).faces]
     data = (tmp_path / "x.rec").read_bytes()
     record = rows[25]["offset"]
     (tmp_path / "x.rec").write_bytes(data[:record] + b"oops" + data[record + 4 : rows[28]["offset"] + 5])
+    rows = [row | {"content_tag": storage.content_tag(str(tmp_path / "x.rec"))} for row in rows]
     answers = fetch_many(str(tmp_path), rows)
     assert answers[:25] == [p.data for p in PICTURES[:25]]
     assert isinstance(answers[25], ImageUnreadable)

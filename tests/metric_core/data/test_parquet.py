@@ -2,6 +2,7 @@ import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,21 +76,46 @@ def test_too_large_row_groups_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
         scan(tmp_path / "x.parquet")
 
 
+def test_a_store_that_fails_is_not_a_damaged_file(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out of a file through Arrow is still the store's error, which is worth another attempt."""
+    from metric_core.s3 import S3
+
+    write_parquet(tmp_path / "x.parquet", PICTURES)
+    storage.write_bytes(f"{bucket}/x.parquet", (tmp_path / "x.parquet").read_bytes())
+    source = catalogue.scan(f"{bucket}/x.parquet")
+    row = dataclasses.asdict(next(iter(source.faces)))
+    whole = S3._call_s3
+
+    async def fails(self: S3, method: str, *args: Any, **more: Any) -> Any:
+        if method == "get_object":
+            raise ConnectionError("the object store does not answer")
+        return await whole(self, method, *args, **more)
+
+    monkeypatch.setattr(S3, "_call_s3", fails)
+    with pytest.raises(ConnectionError, match="does not answer"):
+        fetch(source.root, row)
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", PICTURES)
     data = (tmp_path / "x.parquet").read_bytes()
     source = catalogue.scan(str(tmp_path / "x.parquet"))
     rows = [dataclasses.asdict(f) for f in source.faces]
+
+    def now(row: int) -> dict:
+        """As if it had been catalogued so."""
+        return rows[row] | {"content_tag": storage.content_tag(str(tmp_path / "x.parquet"))}
+
     (tmp_path / "x.parquet").write_bytes(data[:-1])
     with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet: .* cut short"):
         scan(tmp_path / "x.parquet")
     with pytest.raises(ImageUnreadable, match=r"^corrupt: .* row group 2, row 0: .* cut short"):
-        fetch(source.root, rows[10])
+        fetch(source.root, now(10))
     (tmp_path / "x.parquet").write_bytes(data[:4] + b"\xff" * 60 + data[64:])
     with pytest.raises(ImageUnreadable, match=r"^corrupt: .* row group 0, row 1: .* damaged"):
-        fetch(source.root, rows[1])
+        fetch(source.root, now(1))
     write_parquet(tmp_path / "x.parquet", PICTURES[:6])
-    for gone in (rows[6], rows[11]):
+    for gone in (now(6), now(11)):
         with pytest.raises(ImageUnreadable, match=r"^corrupt: .* write the catalogue again"):
             fetch(source.root, gone)
     (tmp_path / "x.parquet").unlink()
