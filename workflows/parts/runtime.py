@@ -26,7 +26,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every line of a worker is shown twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll; its default of 2 s delays every report
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 s are too few for a busy machine, which would begin anew again and again
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 s are too few for a busy machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the new behaviour; unset, Ray warns about the old one
 }
 
