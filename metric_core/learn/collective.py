@@ -106,10 +106,11 @@ def pass_on(t: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return t
     received = torch.empty_like(t)
-    sending = dist.isend(t.contiguous(), (world.rank + 1) % world.size)
-    dist.recv(received, (world.rank - 1) % world.size)
-    if sending is not None:
-        sending.wait()
+    following, previous = (world.rank + 1) % world.size, (world.rank - 1) % world.size
+    # Posted together: on NCCL a send ends only with its receive, and a ring of lone sends would wait for ever.
+    both = [dist.P2POp(dist.isend, t.contiguous(), following), dist.P2POp(dist.irecv, received, previous)]
+    for work in dist.batch_isend_irecv(both):
+        work.wait()
     return received
 
 
