@@ -129,12 +129,12 @@ def _open_run(config: TrainConfig, out: str) -> Tracker:
     before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
     resume = before["run_id"] if before.get("uri") == uri else None
     name = config.run_name or out.rsplit("/", 1)[-1]
-    params = {k: v for k, v in asdict(config).items() if not isinstance(v, dict)}
-    params |= {f"objective.{k}": v for k, v in asdict(config.objective).items()}
-    params |= {f"augmentation.{k}": v for k, v in asdict(config.augmentation).items()}
+    options = asdict(config)
+    params = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    params |= {f"{group}.{k}": v for group, of in options.items() if isinstance(of, dict) for k, v in of.items()}
     tracker = tracking.start(uri, config.experiment, name, params, resume=resume, verbose=config.verbose)
     storage.write_bytes(state, json.dumps({"uri": uri, "run_id": tracker.run_id}).encode())
-    tracker.attach_text(json.dumps(asdict(config), indent=2), "config.json")
+    tracker.attach_text(json.dumps(options, indent=2), "config.json")
     return tracker
 
 

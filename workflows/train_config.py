@@ -10,6 +10,8 @@ from metric_core import align
 from metric_core.data.augment import Augmentation
 from metric_core.data.sampler import Weight
 from metric_core.image import Preprocessing
+from metric_core.learn.health import Collapse
+from metric_core.learn.schedule import Hardening, HardeningState
 from metric_core.learn.step import Objective
 from metric_core.model import backbones
 from metric_core.model.embedder import ModelSpec
@@ -75,6 +77,10 @@ class TrainConfig(RunOptions):
     tests/bench/study.py no single triplet an anchor learns as much from few pictures."""
     harden: bool = False
     """Start with semi-hard negatives and go on with batch-hard ones when few triplets are active any more."""
+    hardening: Hardening = field(default_factory=Hardening)
+    """When ``harden`` goes on to batch-hard negatives."""
+    collapse: Collapse = field(default_factory=Collapse)
+    """When to warn that all faces are becoming one point."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How pictures are varied."""
 
@@ -138,8 +144,11 @@ class TrainConfig(RunOptions):
             )
             if not fits
         ]
-        if self.harden and self.objective.loss != "triplet":
-            problems.append(f"harden needs the triplet loss, not {self.objective.loss}")
+        try:
+            for hard in (False, True) if self.harden else ():
+                self.hardening.objective(self.objective, HardeningState(hard=hard))
+        except ValueError as error:
+            problems.append(f"harden does not go with this objective: {error}")
         try:
             self.model_spec(BLANK)
         except ValueError as error:
@@ -183,7 +192,7 @@ class TrainConfig(RunOptions):
         """What the result is a function of: an interrupted run continues only under the same plan."""
         elsewhere = {"address", "verbose", "faces", "out", "cpus_per_worker", "loader_workers", "cache_mib"}
         elsewhere |= {"max_failures", "max_bad_fraction", "report_every"}
-        elsewhere |= {"tracking_uri", "experiment", "run_name", "register"}
+        elsewhere |= {"tracking_uri", "experiment", "run_name", "register", "collapse"}
         if self.invariance_breaker is None:
             elsewhere.add("workers")  # a run may continue at another size
         return {k: v for k, v in asdict(self).items() if k not in elsewhere} | {"faces_digest": faces_digest}

@@ -26,9 +26,9 @@ from metric_core.data.faces import identity_codes
 from metric_core.data.loader import Batch, FaceDataset
 from metric_core.data.sampler import BatchSampler
 from metric_core.learn.collective import World, all_reduce_sum
-from metric_core.learn.health import Collapse, gradient_norm
+from metric_core.learn.health import gradient_norm
 from metric_core.learn.memory import CrossBatchMemory
-from metric_core.learn.schedule import Hardening, HardeningState
+from metric_core.learn.schedule import HardeningState
 from metric_core.learn.step import Outcome, global_loss, new_memory
 from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.parts.validation import Validation
@@ -193,9 +193,9 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
     training.network.train()
     emb_BD = forward(training.network, pixels, config)
-    schedule, objective = Hardening(), config.objective
+    objective = config.objective
     if config.harden:
-        objective = schedule.objective(objective, training.hardening)
+        objective = config.hardening.objective(objective, training.hardening)
     outcome = global_loss(
         objective,
         training.world,
@@ -210,8 +210,8 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     training.optimizer.zero_grad(set_to_none=True)
     outcome.loss.backward()
     training.optimizer.step()
-    training.hardening = schedule.update(training.hardening, outcome.health)
-    training.suspicious, warning = Collapse().watch(training.suspicious, outcome.health)
+    training.hardening = config.hardening.update(training.hardening, outcome.health)
+    training.suspicious, warning = config.collapse.watch(training.suspicious, outcome.health)
     training.warning = warning or training.warning
     return outcome
 

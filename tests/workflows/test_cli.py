@@ -173,6 +173,7 @@ OPTIONS = {
     "catalogue": "address verbose source out tombstones namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
     "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed harden "
+    "hardening.below hardening.memory hardening.margin-factor collapse.rank collapse.distance collapse.patience "
     "augmentation.flip augmentation.rotate augmentation.scale "
     "augmentation.shift augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -41,9 +42,7 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
     argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(config_file)]
     import yaml
 
-    body = {k: v for k, v in vars(config).items() if k not in ("objective", "augmentation")}
-    body |= {"objective": vars(config.objective), "augmentation": vars(config.augmentation)}
-    config_file.write_text(yaml.safe_dump(body))
+    config_file.write_text(yaml.safe_dump(asdict(config)))
     first = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
     while not list(out.glob("_run/train/checkpoint_*/state.pt")):
