@@ -24,6 +24,7 @@ from metric_core.data.faces import Faces
 from metric_core.data.loader import check_landmarks, mean_face
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import ConfigError, JobFailed, TooManyBadImages
+from metric_core.learn.health import all_finite
 from metric_core.metrics import OperatingPoint
 from metric_core.model import bundle
 from metric_core.model.embedder import Embedder, ModelSpec
@@ -31,7 +32,7 @@ from workflows.parts import console, lease, provenance, runtime, tracking
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
-from workflows.train_loop import STATE, sampler_of, train_loop
+from workflows.train_loop import STATE, diverged, sampler_of, train_loop
 
 WORK = "_run"
 """Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
@@ -45,7 +46,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError, DataError: before any worker starts.
-        JobFailed: stopped, or workers failed more often than ``max_failures``; the same command continues.
+        JobFailed: stopped, diverged, or workers failed more often than ``max_failures``; the same command continues.
     """
     config = config.settled()
     out = storage.absolute(config.out)
@@ -190,6 +191,8 @@ def _fit(
             over.set()
             watcher.join()
             _drain(board, stop, tracker, bar, last)
+    if "diverged" in last:
+        raise JobFailed(last["diverged"])
     if "refused" in last:
         raise TooManyBadImages(last["refused"])
     if checkpoint is None or not last.get("final"):
@@ -223,6 +226,8 @@ def _finish(config: TrainConfig, spec: ModelSpec, out: str, last: dict[str, Any]
     with last["checkpoint"].as_directory() as folder:
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     embedder.load_state_dict(state["model"])
+    if not all_finite(embedder.state_dict().values()):
+        raise JobFailed(diverged(config, f"the weights hold NaN or infinity after step {config.steps}"))
     points = [OperatingPoint(**point) for point in last.get("operating_points", [])]
     result = {
         "model": out,

@@ -90,6 +90,11 @@ class Collapse:
         )
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together, 0-dim; parameters without a gradient count as 0."""
     norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]

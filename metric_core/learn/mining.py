@@ -93,6 +93,10 @@ class Batch:
         highest_G = torch.zeros_like(label_G).scatter_reduce_(0, group_R, key_R, "amax", include_self=False)
         return (lowest_G == highest_G)[torch.searchsorted(label_G, self.label_L)].sum()
 
+    def not_finite(self) -> Tensor:
+        """How many anchors are no vectors any more, but hold a NaN or an infinity, 0-dim."""
+        return (~self.anchor_LD.detach().isfinite().all(1)).sum()
+
     def similarity(self, rows: slice) -> Tensor:
         """The dot products (A, R) of the anchors in ``rows`` with every reference, without gradient."""
         return self.anchor_LD.detach()[rows] @ self.reference_RD.detach().T

@@ -65,11 +65,13 @@ def global_loss(
     With a ``memory`` (``new_memory`` makes one) ``memory_weight`` times the loss of the same anchors against
     the memory is added, with an N of its own, and the batch is then enqueued.
 
-    health: ``anchors`` that contribute and ``anchors_without_positive``; ``active_fraction`` of triplets
-    whose hinge is not 0, or of anchors whose farthest positive plus margin is beyond their nearest negative;
-    ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's farthest selected positive and
-    ``d_an_…`` of its nearest selected negative (NaN without contributing anchors); ``effective_rank`` of the
-    centred embeddings; with a memory ``memory_loss`` and ``memory_rows`` in use.
+    health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, which hold
+    a NaN or an infinity: they take part in nothing, so that a net that has diverged has loss 0;
+    ``active_fraction`` of triplets whose hinge is not 0, or of anchors whose farthest positive plus margin is
+    beyond their nearest negative; ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's
+    farthest selected positive and ``d_an_…`` of its nearest selected negative (NaN without contributing
+    anchors); ``effective_rank`` of the centred embeddings; with a memory ``memory_loss`` and ``memory_rows``
+    in use.
 
     Raises ValueError for multi-view without views. Runs eagerly inside ``torch.compile``d code: mining's
     sizes depend on data.
@@ -99,11 +101,12 @@ def global_loss(
         else:
             terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
         loss, value, figures = _normalised(terms, world)
-        anchors, lonely, active, considered = figures[2:].unbind()
+        anchors, lonely, active, considered, not_finite = figures[2:].unbind()
         d_ap_A, d_an_A = all_gather_ids(torch.stack([terms.d_ap_A, terms.d_an_A], 1), world).unbind(1)
         health = {
             "anchors": anchors,
             "anchors_without_positive": lonely,
+            "embeddings_not_finite": not_finite,
             "active_fraction": active / considered.clamp(min=1.0),
             "effective_rank": effective_rank(sample_RD),
             **spread("d_ap", d_ap_A),
