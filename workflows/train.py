@@ -6,6 +6,7 @@ This is the driver's side; what each worker does, down to the line that computes
 import json
 import tempfile
 import threading
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -89,15 +90,13 @@ def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | Non
 
 
 def _check_resources(config: TrainConfig) -> None:
-    if config.gpu and config.workers > runtime.gpus():
+    nodes, each = runtime.nodes(), config.cpus_per_worker or 1
+    room = runtime.room(nodes, each, int(config.gpu))
+    if config.workers > room:
+        there = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
         raise ConfigError(
-            f"workers is {config.workers} but the cluster has {runtime.gpus()} GPUs; lower it or add nodes"
-        )
-    each = config.cpus_per_worker or 1
-    if config.workers * each > runtime.cpus():
-        raise ConfigError(
-            f"workers is {config.workers} at {each} CPUs each but the cluster has {runtime.cpus()} CPUs; lower one of "
-            f"the two or add nodes"
+            f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster has "
+            f"room for {room} of them, on nodes of {there}; lower workers or cpus_per_worker, or add nodes"
         )
 
 
@@ -160,7 +159,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
     board = runtime.Board.remote()  # type: ignore[attr-defined]
-    evenly = 1 if config.gpu else max(1, runtime.cpus() // config.workers)
+    evenly = 1 if config.gpu else runtime.even_share(runtime.nodes(), config.workers)
     share = {"CPU": config.cpus_per_worker or evenly} | ({"GPU": 1} if config.gpu else {})
     trainer = TorchTrainer(
         partial(train_loop, config=config, spec=spec, train=train, valid=valid, root=faces.root, board=board),

@@ -40,8 +40,8 @@ class TrainConfig(RunOptions):
     gpu: bool = False
     """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
     cpus_per_worker: int | None = None
-    """CPUs, and threads, of a worker; default: all CPUs of the cluster, shared evenly, and 1 with --gpu. The last bits
-    of a result depend on it."""
+    """CPUs, and threads, of a worker; default: the most that every worker can have on the cluster's nodes, and 1 with
+    --gpu. The last bits of a result depend on it."""
     loader_workers: int = 0
     """Decoding processes a worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
