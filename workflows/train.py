@@ -29,7 +29,7 @@ from metric_core.learn.health import all_finite
 from metric_core.metrics import OperatingPoint
 from metric_core.model import bundle
 from metric_core.model.embedder import Embedder, ModelSpec
-from workflows.parts import console, lease, provenance, runtime, tracking
+from workflows.parts import console, lease, provenance, runtime, tracking, validation
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
@@ -86,7 +86,10 @@ def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | Non
     there = set(faces.table["split"].to_pylist())
     train = config.train_split or ("train" if "train" in there else None)
     valid = config.valid_split or ("valid" if "valid" in there else None)
-    return faces.select(train), faces.select(valid) if valid else None
+    watched = faces.select(valid) if valid else None
+    if watched is not None:
+        validation.check(watched)
+    return faces.select(train), watched
 
 
 def _check_resources(config: TrainConfig) -> None:
