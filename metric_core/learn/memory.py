@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows, row_counts
+from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows
 from metric_core.learn.distance import Distance, add_block_gradient, block_distance, row_blocks
 from metric_core.learn.mining import Batch
 from metric_core.learn.stream import BLOCK
@@ -81,9 +81,9 @@ class CrossBatchMemory:
             usable_R=self.usable(step),
         )
 
-    def references(self, batch: Batch, distance: Distance) -> MemoryReferences:
-        """Distances from the anchors of ``batch`` to all workers' rows; every worker calls it."""
-        return MemoryReferences(batch, self.emb_OD, self._sizes, self._world, distance)
+    def references(self, batch: Batch, counts: list[int], distance: Distance) -> MemoryReferences:
+        """Distances from the anchors of ``batch``, ``counts`` a worker, to all workers' rows; every worker calls it."""
+        return MemoryReferences(batch, counts, self.emb_OD, self._sizes, self._world, distance)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All rows of all workers, for a checkpoint; every worker calls it and gets the same."""
@@ -124,8 +124,9 @@ class MemoryReferences:
     back: for L anchors a worker that is L·M numbers each way, not the M·D of fetching the rows.
     """
 
-    def __init__(self, batch: Batch, emb_OD: Tensor, sizes: list[int], world: World, distance: Distance) -> None:
-        counts = row_counts(len(batch.anchor_LD), world, batch.anchor_LD.device)
+    def __init__(
+        self, batch: Batch, counts: list[int], emb_OD: Tensor, sizes: list[int], world: World, distance: Distance
+    ) -> None:
         self._anchor_LD, self._emb_OD = batch.anchor_LD, emb_OD.to(batch.anchor_LD.dtype)
         # The gathered batch has every worker's anchors, this worker's among them.
         self._x_RD = batch.reference_RD.detach()
