@@ -21,6 +21,7 @@ from metric_core.learn.collective import World, all_gather_ids, exchange, reduce
 from metric_core.learn.distance import Distance, add_block_gradient, block_distance, row_blocks
 from metric_core.learn.mining import Batch
 from metric_core.learn.stream import BLOCK
+from metric_core.sharding import share
 
 _EMPTY = -1  # the step, and the ids, of a row that was never written
 
@@ -42,8 +43,8 @@ class CrossBatchMemory:
         if capacity < 1 or dim < 1 or (max_age is not None and max_age < 1):
             raise ValueError(f"capacity {capacity}, dim {dim} and max_age {max_age} must be at least 1")
         self.capacity, self.max_age, self._world = capacity, max_age, world
-        self._sizes = shares(capacity, world.size)
-        self._start = sum(self._sizes[: world.rank])
+        parts = [share(capacity, rank, world.size) for rank in range(world.size)]
+        self._sizes, self._start = [part.stop - part.start for part in parts], parts[world.rank].start
         self._written = 0
         self.emb_OD = torch.zeros(self._sizes[world.rank], dim, dtype=dtype, device=device)
         self.label_M, self.face_id_M, self.view_M = torch.full((3, capacity), _EMPTY, device=device)
@@ -86,9 +87,9 @@ class CrossBatchMemory:
         return MemoryReferences(batch, counts, self.emb_OD, self._sizes, self._world, distance)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All rows of all workers, for a checkpoint; every worker calls it and gets the same."""
+        """A copy of all rows of all workers, for a checkpoint; every worker calls it and gets the same."""
         return {
-            "emb": all_gather_ids(self.emb_OD, self._world),
+            "emb": all_gather_ids(self.emb_OD, self._world).clone(),
             "label": self.label_M.clone(),
             "face_id": self.face_id_M.clone(),
             "view": self.view_M.clone(),
@@ -110,11 +111,6 @@ class CrossBatchMemory:
         self.view_M.copy_(state["view"])
         self.step_M.copy_(state["step"])
         self._written = int(state["written"])
-
-
-def shares(capacity: int, workers: int) -> list[int]:
-    """How many of ``capacity`` rows each worker holds: a contiguous run, sizes at most one apart."""
-    return [capacity * (rank + 1) // workers - capacity * rank // workers for rank in range(workers)]
 
 
 class MemoryReferences:
