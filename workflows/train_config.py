@@ -45,7 +45,8 @@ class TrainConfig(RunOptions):
     loader_workers: int = 0
     """Decoding processes a worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
-    """Decoded pictures kept in memory by each worker, in MiB."""
+    """Decoded training pictures kept in memory by each worker, its loader processes together, in MiB; and so many of
+    the validation split's."""
     precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
     """bf16 computes the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that compute in
     it, where it is twice as fast, else float32."""

@@ -95,7 +95,9 @@ def train_loop(
     training = _prepare(config, spec, train)
     world = training.world
     first = _restore(training)
-    dataset = FaceDataset(train, root, spec.preprocessing, config.cache_mib << 20)
+    # Every loader process fills a cache of its own.
+    cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
+    dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
     batches = loader.training_loader(
         dataset,
         sampler_of(config, train),
