@@ -120,9 +120,9 @@ def _describe(config: TrainConfig, train: pa.Table, valid: pa.Table | None, samp
         say(f"batches hold {sampler.people_a_batch} people, not {config.identities}: there are no more")
     if valid is None:
         say("no validation split: the model gets no operating points, and `verify` will have no threshold to go by")
-    reason = config.invariance_breaker
+    reason, kept = config.invariance_breaker, "yes" if config.precision == "float64" else "yes, up to rounding"
     say(f"the network computes in {config.precision}")
-    say(f"world-size invariance: {'yes' if reason is None else f'no ({reason})'}")
+    say(f"world-size invariance: {kept if reason is None else f'no ({reason})'}")
 
 
 def _open_run(config: TrainConfig, out: str) -> Tracker:
