@@ -11,8 +11,6 @@ from metric_core.collection import Collection
 from metric_core.errors import ConfigError
 from metric_core.evaluate import all_pairs, classification, clustering, identification, pairs, retrieval, verification
 
-MAX_PAIRS = 12_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -72,7 +70,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:
-        return verification.report(all_pairs.balanced_scores(source.load(), MAX_PAIRS, seed=0))
+        return verification.report(all_pairs.balanced_scores(source.load(), all_pairs.BALANCED_PAIRS, seed=0))
     if config.retrieval:
         return retrieval.report(source.load())
     if config.clustering:

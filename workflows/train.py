@@ -6,6 +6,7 @@ This is the driver's side; what each worker does, down to the line that computes
 import json
 import tempfile
 import threading
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,15 @@ from metric_core.data.faces import Faces
 from metric_core.data.loader import check_landmarks, mean_face
 from metric_core.data.sampler import BatchSampler
 from metric_core.errors import ConfigError, JobFailed, TooManyBadImages
+from metric_core.learn.health import all_finite
 from metric_core.metrics import OperatingPoint
 from metric_core.model import bundle
 from metric_core.model.embedder import Embedder, ModelSpec
-from workflows.parts import console, lease, provenance, runtime, tracking
+from workflows.parts import console, lease, provenance, runtime, tracking, validation
 from workflows.parts.console import say
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
-from workflows.train_loop import STATE, sampler_of, train_loop
+from workflows.train_loop import STATE, diverged, sampler_of, train_loop
 
 WORK = "_run"
 """Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
@@ -45,7 +47,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError, DataError: before any worker starts.
-        JobFailed: stopped, or workers failed more often than ``max_failures``; the same command continues.
+        JobFailed: stopped, diverged, or workers failed more often than ``max_failures``; the same command continues.
     """
     config = config.settled()
     out = storage.absolute(config.out)
@@ -84,19 +86,20 @@ def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | Non
     there = set(faces.table["split"].to_pylist())
     train = config.train_split or ("train" if "train" in there else None)
     valid = config.valid_split or ("valid" if "valid" in there else None)
-    return faces.select(train), faces.select(valid) if valid else None
+    watched = faces.select(valid) if valid else None
+    if watched is not None:
+        validation.check(watched)
+    return faces.select(train), watched
 
 
 def _check_resources(config: TrainConfig) -> None:
-    if config.gpu and config.workers > runtime.gpus():
+    nodes, each = runtime.nodes(), config.cpus_per_worker or 1
+    room = runtime.room(nodes, each, int(config.gpu))
+    if config.workers > room:
+        there = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
         raise ConfigError(
-            f"workers is {config.workers} but the cluster has {runtime.gpus()} GPUs; lower it or add nodes"
-        )
-    each = config.cpus_per_worker or 1
-    if config.workers * each > runtime.cpus():
-        raise ConfigError(
-            f"workers is {config.workers} at {each} CPUs each but the cluster has {runtime.cpus()} CPUs; lower one of "
-            f"the two or add nodes"
+            f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster has "
+            f"room for {room} of them, on nodes of {there}; lower workers or cpus_per_worker, or add nodes"
         )
 
 
@@ -117,9 +120,9 @@ def _describe(config: TrainConfig, train: pa.Table, valid: pa.Table | None, samp
         say(f"batches hold {sampler.people_a_batch} people, not {config.identities}: there are no more")
     if valid is None:
         say("no validation split: the model gets no operating points, and `verify` will have no threshold to go by")
-    reason = config.invariance_breaker
+    reason, kept = config.invariance_breaker, "yes" if config.precision == "float64" else "yes, up to rounding"
     say(f"the network computes in {config.precision}")
-    say(f"world-size invariance: {'yes' if reason is None else f'no ({reason})'}")
+    say(f"world-size invariance: {kept if reason is None else f'no ({reason})'}")
 
 
 def _open_run(config: TrainConfig, out: str) -> Tracker:
@@ -129,12 +132,12 @@ def _open_run(config: TrainConfig, out: str) -> Tracker:
     before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
     resume = before["run_id"] if before.get("uri") == uri else None
     name = config.run_name or out.rsplit("/", 1)[-1]
-    params = {k: v for k, v in asdict(config).items() if not isinstance(v, dict)}
-    params |= {f"objective.{k}": v for k, v in asdict(config.objective).items()}
-    params |= {f"augmentation.{k}": v for k, v in asdict(config.augmentation).items()}
+    options = asdict(config)
+    params = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    params |= {f"{group}.{k}": v for group, of in options.items() if isinstance(of, dict) for k, v in of.items()}
     tracker = tracking.start(uri, config.experiment, name, params, resume=resume, verbose=config.verbose)
     storage.write_bytes(state, json.dumps({"uri": uri, "run_id": tracker.run_id}).encode())
-    tracker.attach_text(json.dumps(asdict(config), indent=2), "config.json")
+    tracker.attach_text(json.dumps(options, indent=2), "config.json")
     return tracker
 
 
@@ -159,7 +162,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
     board = runtime.Board.remote()  # type: ignore[attr-defined]
-    evenly = 1 if config.gpu else max(1, runtime.cpus() // config.workers)
+    evenly = 1 if config.gpu else runtime.even_share(runtime.nodes(), config.workers)
     share = {"CPU": config.cpus_per_worker or evenly} | ({"GPU": 1} if config.gpu else {})
     trainer = TorchTrainer(
         partial(train_loop, config=config, spec=spec, train=train, valid=valid, root=faces.root, board=board),
@@ -190,6 +193,8 @@ def _fit(
             over.set()
             watcher.join()
             _drain(board, stop, tracker, bar, last)
+    if "diverged" in last:
+        raise JobFailed(last["diverged"])
     if "refused" in last:
         raise TooManyBadImages(last["refused"])
     if checkpoint is None or not last.get("final"):
@@ -223,6 +228,8 @@ def _finish(config: TrainConfig, spec: ModelSpec, out: str, last: dict[str, Any]
     with last["checkpoint"].as_directory() as folder:
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     embedder.load_state_dict(state["model"])
+    if not all_finite(embedder.state_dict().values()):
+        raise JobFailed(diverged(config, f"the weights hold NaN or infinity after step {config.steps}"))
     points = [OperatingPoint(**point) for point in last.get("operating_points", [])]
     result = {
         "model": out,

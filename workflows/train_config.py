@@ -10,6 +10,8 @@ from metric_core import align
 from metric_core.data.augment import Augmentation
 from metric_core.data.sampler import Weight
 from metric_core.image import Preprocessing
+from metric_core.learn.health import Collapse
+from metric_core.learn.schedule import Hardening, HardeningState
 from metric_core.learn.step import Objective
 from metric_core.model import backbones
 from metric_core.model.embedder import ModelSpec
@@ -38,12 +40,13 @@ class TrainConfig(RunOptions):
     gpu: bool = False
     """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
     cpus_per_worker: int | None = None
-    """CPUs, and threads, of a worker; default: all CPUs of the cluster, shared evenly, and 1 with --gpu. The last bits
-    of a result depend on it."""
+    """CPUs, and threads, of a worker; default: the most that every worker can have on the cluster's nodes, and 1 with
+    --gpu. The last bits of a result depend on it."""
     loader_workers: int = 0
     """Decoding processes a worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
-    """Decoded pictures kept in memory by each worker, in MiB."""
+    """Decoded training pictures kept in memory by each worker, its loader processes together, in MiB; and so many of
+    the validation split's."""
     precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
     """bf16 computes the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that compute in
     it, where it is twice as fast, else float32."""
@@ -75,6 +78,10 @@ class TrainConfig(RunOptions):
     tests/bench/study.py no single triplet an anchor learns as much from few pictures."""
     harden: bool = False
     """Start with semi-hard negatives and go on with batch-hard ones when few triplets are active any more."""
+    hardening: Hardening = field(default_factory=Hardening)
+    """When ``harden`` goes on to batch-hard negatives."""
+    collapse: Collapse = field(default_factory=Collapse)
+    """When to warn that all faces are becoming one point."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How pictures are varied."""
 
@@ -138,8 +145,11 @@ class TrainConfig(RunOptions):
             )
             if not fits
         ]
-        if self.harden and self.objective.loss != "triplet":
-            problems.append(f"harden needs the triplet loss, not {self.objective.loss}")
+        try:
+            for hard in (False, True) if self.harden else ():
+                self.hardening.objective(self.objective, HardeningState(hard=hard))
+        except ValueError as error:
+            problems.append(f"harden does not go with this objective: {error}")
         try:
             self.model_spec(BLANK)
         except ValueError as error:
@@ -183,7 +193,7 @@ class TrainConfig(RunOptions):
         """What the result is a function of: an interrupted run continues only under the same plan."""
         elsewhere = {"address", "verbose", "faces", "out", "cpus_per_worker", "loader_workers", "cache_mib"}
         elsewhere |= {"max_failures", "max_bad_fraction", "report_every"}
-        elsewhere |= {"tracking_uri", "experiment", "run_name", "register"}
+        elsewhere |= {"tracking_uri", "experiment", "run_name", "register", "collapse"}
         if self.invariance_breaker is None:
             elsewhere.add("workers")  # a run may continue at another size
         return {k: v for k, v in asdict(self).items() if k not in elsewhere} | {"faces_digest": faces_digest}

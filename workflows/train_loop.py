@@ -26,9 +26,9 @@ from metric_core.data.faces import identity_codes
 from metric_core.data.loader import Batch, FaceDataset
 from metric_core.data.sampler import BatchSampler
 from metric_core.learn.collective import World, all_reduce_sum
-from metric_core.learn.health import Collapse, gradient_norm
+from metric_core.learn.health import all_finite, gradient_norm
 from metric_core.learn.memory import CrossBatchMemory
-from metric_core.learn.schedule import Hardening, HardeningState
+from metric_core.learn.schedule import HardeningState
 from metric_core.learn.step import Outcome, global_loss, new_memory
 from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.parts.validation import Validation
@@ -95,7 +95,9 @@ def train_loop(
     training = _prepare(config, spec, train)
     world = training.world
     first = _restore(training)
-    dataset = FaceDataset(train, root, spec.preprocessing, config.cache_mib << 20)
+    # Every loader process fills a cache of its own.
+    cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
+    dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
     batches = loader.training_loader(
         dataset,
         sampler_of(config, train),
@@ -112,7 +114,12 @@ def train_loop(
             outcome = _step(training, next(feed), step)
         done, last = step + 1, step + 1 == config.steps
         watched = validation is not None and (done % config.evaluate_every == 0 or last)
-        if not (done % config.report_every == 0 or done % config.checkpoint_every == 0 or watched or last):
+        told = done % config.report_every == 0 or done % config.checkpoint_every == 0 or watched or last
+        reason = _divergence(training, outcome, done, weights=told)
+        if reason:  # nothing is saved: the last checkpoint is the last good state
+            _report(board, {"step": done, "figures": {}, "diverged": reason}, training, final=False)
+            return
+        if not told:
             continue
         event = {"step": done, "figures": _figures(training, outcome)}
         if validation is not None and watched:
@@ -193,9 +200,9 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
     training.network.train()
     emb_BD = forward(training.network, pixels, config)
-    schedule, objective = Hardening(), config.objective
+    objective = config.objective
     if config.harden:
-        objective = schedule.objective(objective, training.hardening)
+        objective = config.hardening.objective(objective, training.hardening)
     outcome = global_loss(
         objective,
         training.world,
@@ -210,10 +217,29 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     training.optimizer.zero_grad(set_to_none=True)
     outcome.loss.backward()
     training.optimizer.step()
-    training.hardening = schedule.update(training.hardening, outcome.health)
-    training.suspicious, warning = Collapse().watch(training.suspicious, outcome.health)
+    training.hardening = config.hardening.update(training.hardening, outcome.health)
+    training.suspicious, warning = config.collapse.watch(training.suspicious, outcome.health)
     training.warning = warning or training.warning
     return outcome
+
+
+def _divergence(training: _Training, outcome: Outcome, step: int, *, weights: bool) -> str | None:
+    """What is not a number any more, on every worker alike; None while all is well. Weights are looked at if asked."""
+    lost = int(outcome.health["embeddings_not_finite"])
+    if lost:
+        return diverged(training.config, f"{lost} embeddings of step {step} hold NaN or infinity")
+    if weights and not all_finite(training.embedder.parameters()):
+        return diverged(training.config, f"the weights hold NaN or infinity after step {step}")
+    return None
+
+
+def diverged(config: TrainConfig, found: str) -> str:
+    """What to say of a training that ends because of what was found."""
+    or_else = " or use --precision float32" if config.precision == "bf16" else ""
+    return (
+        f"training has diverged: {found}, at --learning-rate {config.learning_rate:g} in {config.precision}; lower it"
+        f"{or_else}, and give --out another folder"
+    )
 
 
 @contextmanager

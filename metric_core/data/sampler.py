@@ -15,15 +15,11 @@ import numpy as np
 
 from metric_core import counter
 from metric_core.errors import TooFewImages
+from metric_core.sharding import share
 
 Weight = Literal["uniform", "sqrt-images", "images"]
 
 _EXPONENT: dict[str, float] = {"sqrt-images": 0.5, "images": 1.0}
-
-
-def share(total: int, rank: int, size: int) -> slice:
-    """The contiguous share of ``total`` units that belongs to a rank; shares differ by at most one unit."""
-    return slice(total * rank // size, total * (rank + 1) // size)
 
 
 @dataclass(frozen=True, eq=False)

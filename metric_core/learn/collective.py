@@ -48,22 +48,25 @@ def row_counts(n_rows: int, world: World, device: torch.device | str = "cpu") ->
     return [int(count) for count in counts]
 
 
-def all_gather_rows(x_LD: Tensor, world: World) -> Tensor:
-    """Every worker's rows, (R, D), in rank order; workers may hold different numbers of rows, none included.
+def all_gather_rows(x_LD: Tensor, counts: list[int], world: World) -> Tensor:
+    """Every worker's rows, (R, D), in rank order: ``counts`` of them each, none included.
 
     Differentiable: the gradient of a worker's rows is the sum over workers of what each derived for them.
     """
     if world.size == 1:
         return x_LD
-    gathered_RD: Tensor = _AllGatherRows.apply(x_LD, tuple(row_counts(len(x_LD), world, x_LD.device)), world)
+    gathered_RD: Tensor = _AllGatherRows.apply(x_LD, tuple(counts), world)
     return gathered_RD
 
 
-def all_gather_ids(id_L: Tensor, world: World) -> Tensor:
-    """Every worker's labels, face_ids or other gradient-free rows, (R, …), in rank order."""
+def all_gather_ids(id_L: Tensor, world: World, counts: list[int] | None = None) -> Tensor:
+    """Every worker's labels, face_ids or other gradient-free rows, (R, …), in rank order.
+
+    ``counts`` says how many rows each worker holds; None: the workers ask each other.
+    """
     if world.size == 1:
         return id_L.detach()
-    return _gather(id_L.detach(), row_counts(len(id_L), world, id_L.device), world)
+    return _gather(id_L.detach(), counts or row_counts(len(id_L), world, id_L.device), world)
 
 
 def all_reduce_sum(t: Tensor, world: World) -> Tensor:
@@ -106,10 +109,11 @@ def pass_on(t: Tensor, world: World) -> Tensor:
     if world.size == 1:
         return t
     received = torch.empty_like(t)
-    sending = dist.isend(t.contiguous(), (world.rank + 1) % world.size)
-    dist.recv(received, (world.rank - 1) % world.size)
-    if sending is not None:
-        sending.wait()
+    following, previous = (world.rank + 1) % world.size, (world.rank - 1) % world.size
+    # Posted together: on NCCL a send ends only with its receive, and a ring of lone sends would wait for ever.
+    both = [dist.P2POp(dist.isend, t.contiguous(), following), dist.P2POp(dist.irecv, received, previous)]
+    for work in dist.batch_isend_irecv(both):
+        work.wait()
     return received
 
 

@@ -61,8 +61,17 @@ class Collapse:
     """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1.0 or self.distance <= 0.0 or self.patience < 1:
-            raise ValueError(f"expected rank ≥ 1, distance > 0 and patience ≥ 1; found {self}")
+        problems = [
+            f"{name} is {value}; expected {rule}"
+            for name, value, fits, rule in (
+                ("rank", self.rank, self.rank >= 1.0, "1 or more"),
+                ("distance", self.distance, self.distance > 0.0, "above 0"),
+                ("patience", self.patience, self.patience >= 1, "1 or more"),
+            )
+            if not fits
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
 
     def watch(self, streak: int, health: Mapping[str, Tensor]) -> tuple[int, str | None]:
         """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
@@ -79,6 +88,11 @@ class Collapse:
             f"{self.rank}) or median distance to the nearest stranger {nearest:.2g} (healthy: above "
             f"{self.distance}). Try a lower learning rate, the semi-hard miner first, or a larger margin."
         )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

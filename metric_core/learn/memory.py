@@ -17,10 +17,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows, row_counts
+from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows
 from metric_core.learn.distance import Distance, add_block_gradient, block_distance, row_blocks
 from metric_core.learn.mining import Batch
 from metric_core.learn.stream import BLOCK
+from metric_core.sharding import share
 
 _EMPTY = -1  # the step, and the ids, of a row that was never written
 
@@ -42,8 +43,8 @@ class CrossBatchMemory:
         if capacity < 1 or dim < 1 or (max_age is not None and max_age < 1):
             raise ValueError(f"capacity {capacity}, dim {dim} and max_age {max_age} must be at least 1")
         self.capacity, self.max_age, self._world = capacity, max_age, world
-        self._sizes = shares(capacity, world.size)
-        self._start = sum(self._sizes[: world.rank])
+        parts = [share(capacity, rank, world.size) for rank in range(world.size)]
+        self._sizes, self._start = [part.stop - part.start for part in parts], parts[world.rank].start
         self._written = 0
         self.emb_OD = torch.zeros(self._sizes[world.rank], dim, dtype=dtype, device=device)
         self.label_M, self.face_id_M, self.view_M = torch.full((3, capacity), _EMPTY, device=device)
@@ -81,14 +82,14 @@ class CrossBatchMemory:
             usable_R=self.usable(step),
         )
 
-    def references(self, batch: Batch, distance: Distance) -> MemoryReferences:
-        """Distances from the anchors of ``batch`` to all workers' rows; every worker calls it."""
-        return MemoryReferences(batch, self.emb_OD, self._sizes, self._world, distance)
+    def references(self, batch: Batch, counts: list[int], distance: Distance) -> MemoryReferences:
+        """Distances from the anchors of ``batch``, ``counts`` a worker, to all workers' rows; every worker calls it."""
+        return MemoryReferences(batch, counts, self.emb_OD, self._sizes, self._world, distance)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All rows of all workers, for a checkpoint; every worker calls it and gets the same."""
+        """A copy of all rows of all workers, for a checkpoint; every worker calls it and gets the same."""
         return {
-            "emb": all_gather_ids(self.emb_OD, self._world),
+            "emb": all_gather_ids(self.emb_OD, self._world).clone(),
             "label": self.label_M.clone(),
             "face_id": self.face_id_M.clone(),
             "view": self.view_M.clone(),
@@ -112,11 +113,6 @@ class CrossBatchMemory:
         self._written = int(state["written"])
 
 
-def shares(capacity: int, workers: int) -> list[int]:
-    """How many of ``capacity`` rows each worker holds: a contiguous run, sizes at most one apart."""
-    return [capacity * (rank + 1) // workers - capacity * rank // workers for rank in range(workers)]
-
-
 class MemoryReferences:
     """The ``stream.References`` of a memory: each worker measures everybody's anchors against its own rows.
 
@@ -124,8 +120,9 @@ class MemoryReferences:
     back: for L anchors a worker that is L·M numbers each way, not the M·D of fetching the rows.
     """
 
-    def __init__(self, batch: Batch, emb_OD: Tensor, sizes: list[int], world: World, distance: Distance) -> None:
-        counts = row_counts(len(batch.anchor_LD), world, batch.anchor_LD.device)
+    def __init__(
+        self, batch: Batch, counts: list[int], emb_OD: Tensor, sizes: list[int], world: World, distance: Distance
+    ) -> None:
         self._anchor_LD, self._emb_OD = batch.anchor_LD, emb_OD.to(batch.anchor_LD.dtype)
         # The gathered batch has every worker's anchors, this worker's among them.
         self._x_RD = batch.reference_RD.detach()

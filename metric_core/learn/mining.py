@@ -93,6 +93,10 @@ class Batch:
         highest_G = torch.zeros_like(label_G).scatter_reduce_(0, group_R, key_R, "amax", include_self=False)
         return (lowest_G == highest_G)[torch.searchsorted(label_G, self.label_L)].sum()
 
+    def not_finite(self) -> Tensor:
+        """How many anchors are no vectors any more, but hold a NaN or an infinity, 0-dim."""
+        return (~self.anchor_LD.detach().isfinite().all(1)).sum()
+
     def similarity(self, rows: slice) -> Tensor:
         """The dot products (A, R) of the anchors in ``rows`` with every reference, without gradient."""
         return self.anchor_LD.detach()[rows] @ self.reference_RD.detach().T
@@ -143,16 +147,7 @@ def batch_hard(batch: Batch) -> Selected:
 
     Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5.
     """
-
-    def select(rows: slice) -> Selected:
-        similarity_AR = batch.similarity(rows)
-        same = batch.same_identity(rows)
-        positive_A = _extreme_positive(batch, similarity_AR, same, farthest=True)
-        negative_A = _nearest(batch, same.hide(similarity_AR, -torch.inf))
-        anchor_T = ((positive_A >= 0) & (negative_A >= 0)).nonzero()[:, 0]
-        return Selected(anchor_T + rows.start, positive_A[anchor_T], negative_A[anchor_T])
-
-    return _over_blocks(batch, select)
+    return _one_each(batch, farthest=True)
 
 
 @torch.no_grad()
@@ -162,16 +157,7 @@ def easy_positive(batch: Batch) -> Selected:
     Xuan, Stylianou and Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020 (EPHN):
     leaves an identity room for several clusters.
     """
-
-    def select(rows: slice) -> Selected:
-        similarity_AR = batch.similarity(rows)
-        same = batch.same_identity(rows)
-        positive_A = _extreme_positive(batch, similarity_AR, same, farthest=False)
-        negative_A = _nearest(batch, same.hide(similarity_AR, -torch.inf))
-        anchor_T = ((positive_A >= 0) & (negative_A >= 0)).nonzero()[:, 0]
-        return Selected(anchor_T + rows.start, positive_A[anchor_T], negative_A[anchor_T])
-
-    return _over_blocks(batch, select)
+    return _one_each(batch, farthest=False)
 
 
 @torch.no_grad()
@@ -228,6 +214,20 @@ def distance_weighted(batch: Batch, seed: int, step: int) -> Selected:
         negative_AK = torch.searchsorted(reach_AR, target_AK, right=True)
         anchor_T, k_T = (same.positive_AK & (whole_A1 > 0)).nonzero(as_tuple=True)
         return Selected(anchor_T + rows.start, same.column_AK[anchor_T, k_T], negative_AK[anchor_T, k_T])
+
+    return _over_blocks(batch, select)
+
+
+def _one_each(batch: Batch, *, farthest: bool) -> Selected:
+    """For each anchor its farthest or its nearest positive, and its nearest negative, where it has both."""
+
+    def select(rows: slice) -> Selected:
+        similarity_AR = batch.similarity(rows)
+        same = batch.same_identity(rows)
+        positive_A = _extreme_positive(batch, similarity_AR, same, farthest=farthest)
+        negative_A = _nearest(batch, same.hide(similarity_AR, -torch.inf))
+        anchor_T = ((positive_A >= 0) & (negative_A >= 0)).nonzero()[:, 0]
+        return Selected(anchor_T + rows.start, positive_A[anchor_T], negative_A[anchor_T])
 
     return _over_blocks(batch, select)
 

@@ -36,11 +36,20 @@ class Hardening:
     """The margin is multiplied by this at the switch, above 0."""
 
     def __post_init__(self) -> None:
-        if not (0.0 < self.below < 1.0 and 0.0 <= self.memory < 1.0 and self.margin_factor > 0.0):
-            raise ValueError(f"expected below in (0, 1), memory in [0, 1) and margin_factor above 0; found {self}")
+        problems = [
+            f"{name} is {value}; expected {rule}"
+            for name, value, fits, rule in (
+                ("below", self.below, 0.0 < self.below < 1.0, "above 0 and below 1"),
+                ("memory", self.memory, 0.0 <= self.memory < 1.0, "from 0 to below 1"),
+                ("margin_factor", self.margin_factor, 0.0 < self.margin_factor < float("inf"), "a number above 0"),
+            )
+            if not fits
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
 
     def objective(self, objective: Objective, state: HardeningState) -> Objective:
-        """The objective of the next step. Raises ValueError unless ``objective`` is a triplet loss."""
+        """The objective of the next step. Raises ValueError where ``objective`` cannot take its miner or margin."""
         if objective.loss != "triplet":
             raise ValueError(f"a miner schedule needs the triplet loss; found {objective.loss}")
         if not state.hard:

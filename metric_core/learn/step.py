@@ -65,33 +65,38 @@ def global_loss(
     With a ``memory`` (``new_memory`` makes one) ``memory_weight`` times the loss of the same anchors against
     the memory is added, with an N of its own, and the batch is then enqueued.
 
-    health: ``anchors`` that contribute and ``anchors_without_positive``; ``active_fraction`` of triplets
-    whose hinge is not 0, or of anchors whose farthest positive plus margin is beyond their nearest negative;
-    ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's farthest selected positive and
-    ``d_an_…`` of its nearest selected negative (NaN without contributing anchors); ``effective_rank`` of the
-    centred embeddings; with a memory ``memory_loss`` and ``memory_rows`` in use.
+    health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, which hold
+    a NaN or an infinity: they take part in nothing, so that a net that has diverged has loss 0;
+    ``active_fraction`` of triplets whose hinge is not 0, or of anchors whose farthest positive plus margin is
+    beyond their nearest negative; ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's
+    farthest selected positive and ``d_an_…`` of its nearest selected negative (NaN without contributing
+    anchors); ``effective_rank`` of the centred embeddings; with a memory ``memory_loss`` and ``memory_rows``
+    in use.
 
     Raises ValueError for multi-view without views. Runs eagerly inside ``torch.compile``d code: mining's
     sizes depend on data.
     """
-    across_views = objective.loss == "multi-view"
-    if across_views and view_L is None:
+    if objective.loss != "multi-view":
+        view_L = None
+    elif view_L is None:
         raise ValueError("multi-view needs the view of every face; found faces without views")
     with torch.autocast(emb_LD.device.type, enabled=False):
         emb_LD = emb_LD if emb_LD.dtype == torch.float64 else emb_LD.float()
+        counts = row_counts(len(emb_LD), world, emb_LD.device)
+        columns = [label_L, face_id_L] if view_L is None else [label_L, face_id_L, view_L]
+        label_R, face_id_R, *view_R = all_gather_ids(torch.stack(columns, 1), world, counts).unbind(1)
         batch = Batch(
             anchor_LD=emb_LD,
             label_L=label_L,
             face_id_L=face_id_L,
-            reference_RD=emb_LD if objective.ring else all_gather_rows(emb_LD, world),
-            label_R=all_gather_ids(label_L, world),
-            face_id_R=all_gather_ids(face_id_L, world),
-            view_L=view_L if across_views else None,
-            view_R=all_gather_ids(view_L, world) if view_L is not None and across_views else None,
+            reference_RD=emb_LD if objective.ring else all_gather_rows(emb_LD, counts, world),
+            label_R=label_R,
+            face_id_R=face_id_R,
+            view_L=view_L,
+            view_R=view_R[0] if view_R else None,
         )
         sample_RD = batch.reference_RD
         if objective.ring:
-            counts = row_counts(len(emb_LD), world, emb_LD.device)
             terms = streamed_terms(objective, batch, RingReferences(emb_LD, counts, world, objective.distance))
             sample_RD = all_gather_ids(every_nth(emb_LD, sum(counts[: world.rank]), sum(counts)), world)
         elif objective.pairs in ("all", "multi-similarity"):
@@ -99,18 +104,19 @@ def global_loss(
         else:
             terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
         loss, value, figures = _normalised(terms, world)
-        anchors, lonely, active, considered = figures[2:].unbind()
+        anchors, lonely, active, considered, not_finite = figures[2:].unbind()
         d_ap_A, d_an_A = all_gather_ids(torch.stack([terms.d_ap_A, terms.d_an_A], 1), world).unbind(1)
         health = {
             "anchors": anchors,
             "anchors_without_positive": lonely,
+            "embeddings_not_finite": not_finite,
             "active_fraction": active / considered.clamp(min=1.0),
             "effective_rank": effective_rank(sample_RD),
             **spread("d_ap", d_ap_A),
             **spread("d_an", d_an_A),
         }
         if memory is not None:
-            references = memory.references(batch, objective.distance)
+            references = memory.references(batch, counts, objective.distance)
             older = streamed_terms(objective, memory.as_batch(batch, step), references)
             loss_older, value_older, _ = _normalised(older, world)
             loss = loss + objective.memory_weight * loss_older

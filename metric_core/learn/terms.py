@@ -32,12 +32,16 @@ class Terms:
     lonely: Tensor  # anchors without a positive, 0-dim
     active: Tensor  # triplets whose hinge is above 0, 0-dim; of an all-pairs loss, anchors not yet in order
     considered: Tensor  # of so many, 0-dim
+    not_finite: Tensor  # anchors with a NaN or an infinity, 0-dim
 
     @property
     def figures(self) -> Tensor:
-        """[total, count, contributing anchors, lonely, active, considered] in float64: exact counts to sum up."""
+        """[total, count, contributing anchors, lonely, active, considered, not finite] in float64.
+
+        Counts are exact there, and summed up over workers in one go.
+        """
         anchors = torch.full_like(self.count, len(self.d_ap_A))
-        figures = self.total.detach(), self.count, anchors, self.lonely, self.active, self.considered
+        figures = self.total.detach(), self.count, anchors, self.lonely, self.active, self.considered, self.not_finite
         return torch.stack([figure.double() for figure in figures])
 
 
@@ -75,6 +79,7 @@ def selected_terms(objective: Objective, batch: Batch, chosen: Selected) -> Term
         lonely=batch.without_positive(),
         active=active,
         considered=active.new_tensor(len(loss_T)),
+        not_finite=batch.not_finite(),
     )
 
 
@@ -91,6 +96,7 @@ def streamed_terms(objective: Objective, batch: Batch, references: References) -
         lonely=streamed.active.new_tensor(len(batch.anchor_LD)) - streamed.with_positive,
         active=streamed.active,
         considered=streamed.considered,
+        not_finite=batch.not_finite(),
     )
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
 from metric_core.learn.step import global_loss, new_memory
+from metric_core.sharding import share
 
 DIM, FACES, THREADS, GLOO_ROWS = 512, 4, 2, 2048
 ONE = World(0, 1)
@@ -189,7 +190,7 @@ def _rank(rank: int, n_ranks: int, repeats: int, folder: str) -> None:
     store = dist.FileStore(str(Path(folder) / "store"), n_ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n_ranks, timeout=timedelta(seconds=120))
     world = World.current()
-    own = slice(rank * GLOO_ROWS // n_ranks, (rank + 1) * GLOO_ROWS // n_ranks)
+    own = share(GLOO_ROWS, rank, n_ranks)
     emb_LD, label_L, face_id_L = (x[own].clone() for x in inputs(GLOO_ROWS))
     emb_LD.requires_grad_()
     one_process = ours("batch_hard", GLOO_ROWS)

@@ -3,6 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metric_core.learn.objective import Objective
+from metric_core.learn.schedule import Hardening
 from workflows.train_config import BLANK, TrainConfig
 
 CONFIG = TrainConfig(faces="faces", out="model")
@@ -49,3 +51,19 @@ def test_a_problem_is_told_once(name: str) -> None:
 def test_crops_that_do_not_fit(how: dict, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         replace(CONFIG, **how)
+
+
+@pytest.mark.parametrize(
+    ("how", "objective", "problem"),
+    [
+        ({}, {"loss": "softall"}, "found softall"),
+        ({}, {"ring": True}, "ring is on with miner 'semi-hard'"),
+        ({}, {"memory_rows": 64, "hardest_from_memory": True}, "miner is 'semi-hard' with a memory"),
+        ({"hardening": Hardening(margin_factor=20)}, {}, "margin is 4.0"),
+    ],
+)
+def test_hardening_is_refused_where_it_would_fail_in_the_workers(how: dict, objective: dict, problem: str) -> None:
+    asked = {"objective": Objective(**objective), **how}
+    with pytest.raises(ValueError, match=f"harden does not go with this objective: .*{problem}"):
+        replace(CONFIG, harden=True, **asked)
+    assert replace(CONFIG, **asked).objective == Objective(**objective), "nothing is wrong without it"

@@ -106,6 +106,27 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+Node = tuple[int, int]
+"""The CPUs and the GPUs of one machine of a cluster."""
+
+
+def nodes() -> list[Node]:
+    """The living nodes of the connected cluster."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
+
+
+def room(nodes: list[Node], cpus: int, gpus: int = 0) -> int:
+    """How many workers with so many CPUs, at least 1, and GPUs each the nodes hold: a worker is never on two nodes."""
+    return sum(min(has_cpus // cpus, has_gpus // gpus if gpus else has_cpus) for has_cpus, has_gpus in nodes)
+
+
+def even_share(nodes: list[Node], workers: int) -> int:
+    """The most CPUs that each of so many workers can have; 1 where the nodes do not even have that."""
+    most = max((cpus for cpus, _ in nodes), default=1)
+    return next((each for each in range(most, 1, -1) if room(nodes, each) >= workers), 1)
+
+
 def require_shared(uris: list[str]) -> None:
     """With more than one node, local folders must look the same on all of them.
 

@@ -10,15 +10,32 @@ import torch
 from metric_core.data import loader
 from metric_core.data.faces import identity_codes
 from metric_core.data.loader import FaceDataset
-from metric_core.data.sampler import share
 from metric_core.embeddings import Vectors
+from metric_core.errors import TooFewImages
 from metric_core.evaluate import all_pairs, verification
 from metric_core.image import Preprocessing
 from metric_core.learn.collective import World, all_gather_ids
 from metric_core.model.embedder import Embedder
+from metric_core.sharding import share
 
 BATCH = 256
-MAX_PAIRS = 12_000
+
+
+def check(valid: pa.Table) -> None:
+    """That the split can be judged by, before anything starts.
+
+    Raises:
+        TooFewImages: it has fewer than two genuine or two impostor pairs.
+    """
+    size = np.bincount(identity_codes(valid))
+    genuine = int((size * (size - 1) // 2).sum())
+    impostor = valid.num_rows * (valid.num_rows - 1) // 2 - genuine
+    if min(genuine, impostor) < 2:
+        raise TooFewImages(
+            f"the validation split has {len(size)} people with {valid.num_rows} pictures, which make {genuine} genuine "
+            f"and {impostor} impostor pairs; 2 of each are needed: name another --valid-split, or catalogue with more "
+            f"pictures of more people in it"
+        )
 
 
 class Validation:
@@ -50,7 +67,7 @@ class Validation:
         """
         vectors = self._embed(embedder)
         # Two resamples, because nobody looks at the standard error of a curve's point.
-        report = verification.report(all_pairs.balanced_scores(vectors, MAX_PAIRS, seed=0), resamples=2)
+        report = verification.report(all_pairs.balanced_scores(vectors, all_pairs.BALANCED_PAIRS, seed=0), resamples=2)
         figures = {name: report[name] for name in ("accuracy", "auc", "eer")}
         points = all_pairs.operating_points(vectors)
         figures |= {f"tar_at_far_{verification.far_name(point.far)}": point.tar for point in points}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_core.data.sampler import BatchSampler, Weight, share
+from metric_core.data.sampler import BatchSampler, Weight
 from metric_core.errors import TooFewImages
 
 WEIGHTS = get_args(Weight)
@@ -27,16 +27,6 @@ def sampler(
     shuffle = np.random.default_rng(order).permutation(len(code_N)) if order else np.arange(len(code_N))
     view_N = None if views is None else np.array(views)[shuffle]
     return BatchSampler(code_N[shuffle], face_id_N[shuffle], identities, images, seed, weight, view_N)
-
-
-@pytest.mark.parametrize(
-    ("total", "size", "expected"),
-    [(6, 3, [2, 2, 2]), (7, 3, [2, 2, 3]), (2, 4, [0, 1, 0, 1]), (5, 1, [5]), (0, 2, [0, 0])],
-)
-def test_share(total: int, size: int, expected: list[int]) -> None:
-    shares = [share(total, rank, size) for rank in range(size)]
-    assert [s.stop - s.start for s in shares] == expected
-    assert [s.start for s in shares[1:]] == [s.stop for s in shares[:-1]]
 
 
 @settings(max_examples=60, deadline=None)

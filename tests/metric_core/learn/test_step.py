@@ -40,6 +40,15 @@ def test_equal_rows_have_distance_and_gradient_zero(distance: str) -> None:
         assert float(block_distance(x_XD, x_XD, distance).diagonal().abs().max()) == 0.0
 
 
+@pytest.mark.parametrize("objective", oracle.objectives(), ids=oracle.name)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_counted(objective: Objective, value: float) -> None:
+    emb_BD = oracle.batches()["random"][0].clone()
+    assert int(outcome(objective, emb_BD).health["embeddings_not_finite"]) == 0
+    emb_BD[1], emb_BD[4, 0] = value, value
+    assert int(outcome(objective, emb_BD).health["embeddings_not_finite"]) == 2
+
+
 @pytest.mark.parametrize("miner", ["batch-hard", "semi-hard", "all"])
 def test_collapsed_float32_batch_has_finite_gradients(miner: str) -> None:
     emb_BD = torch.nn.functional.normalize(torch.ones(12, 5)).requires_grad_()
