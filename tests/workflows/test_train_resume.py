@@ -20,12 +20,9 @@ from workflows.train_config import TrainConfig
 
 
 def slow_enough(chain: Chain, out: str) -> TrainConfig:
-    """Two workers with checkpoints to be killed between, among them that of a memory which holds over two batches.
-
-    Their threads are the same on every Ray.
-    """
+    """Two workers with checkpoints to be killed between, with a memory that holds over two batches."""
     objective = Objective(loss="softall", distance="cosine", temperature=1 / 48, memory_rows=48)
-    how = {"workers": 2, "cpus_per_worker": 1, "steps": 40, "checkpoint_every": 5, "objective": objective}
+    how = {"workers": 2, "steps": 40, "checkpoint_every": 5, "objective": objective}
     return small(chain.faces, out, chain.tracking_uri, **how)
 
 
