@@ -24,13 +24,14 @@ LARGEST: dict[str, float] = {"euclidean": 2.0, "squared-euclidean": 4.0, "cosine
 
 _CHUNK = 1 << 21  # elements of a temporary of gathered rows: 8 MiB in float32, near the size of a cache
 _BLOCK = 1 << 21  # elements of a block of distances: 8 MiB in float32
+_ON_GPU = 64  # times as many elements: there a small block takes longer to be started than to be computed
 _FEWEST_ROWS = 32  # of a block: with fewer, a product waits for memory
 _NEAR = 1e-3  # ‖x − y‖² below which the product's cancellation costs more than direct subtraction
 
 
-def row_blocks(n_rows: int, n_columns: int, elements: int = _BLOCK) -> Iterator[slice]:
-    """Slices over ``n_rows`` such that a block of rows × ``n_columns`` stays near so many elements."""
-    rows = max(_FEWEST_ROWS, elements // max(1, n_columns))
+def row_blocks(n_rows: int, n_columns: int, device: torch.device, elements: int = _BLOCK) -> Iterator[slice]:
+    """Slices over ``n_rows`` such that a block of rows × ``n_columns`` stays near so many elements, on a CPU."""
+    rows = max(_FEWEST_ROWS, _at_once(elements, device) // max(1, n_columns))
     for start in range(0, n_rows, rows):
         yield slice(start, min(start + rows, n_rows))
 
@@ -55,7 +56,7 @@ def squared_distance(x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor) -> Te
     two batches would otherwise pull with full Euclidean force in a direction that is noise.
     """
     out_P = x_XD.new_empty(len(i_P))
-    for chunk in _chunks(len(i_P), x_XD.shape[1]):
+    for chunk in _chunks(len(i_P), x_XD):
         difference_PD = x_XD.detach().index_select(0, i_P[chunk]) - y_YD.detach().index_select(0, j_P[chunk])
         out_P[chunk] = difference_PD.square_().sum(1)
     same = (64.0 * torch.finfo(out_P.dtype).eps) ** 2
@@ -107,7 +108,7 @@ class _PairDistance(torch.autograd.Function):
     def forward(ctx: Any, x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor, distance: Distance) -> Tensor:
         if distance == "cosine":
             d_P = x_XD.new_empty(len(i_P))
-            for chunk in _chunks(len(i_P), x_XD.shape[1]):
+            for chunk in _chunks(len(i_P), x_XD):
                 x_PD, y_PD = x_XD.index_select(0, i_P[chunk]), y_YD.index_select(0, j_P[chunk])
                 d_P[chunk] = 1.0 - x_PD.mul_(y_PD).sum(1)
         else:
@@ -124,7 +125,7 @@ class _PairDistance(torch.autograd.Function):
         x_XD, i_P, y_YD, j_P, d_P = ctx.saved_tensors
         weight_P = pair_weight(grads[0], d_P, ctx.distance)
         grad_XD, grad_YD = torch.zeros_like(x_XD), torch.zeros_like(y_YD)
-        for chunk in _chunks(len(i_P), x_XD.shape[1]):
+        for chunk in _chunks(len(i_P), x_XD):
             i, j, weight = i_P[chunk], j_P[chunk], weight_P[chunk, None]
             x_PD, y_PD = x_XD.index_select(0, i), y_YD.index_select(0, j)
             if ctx.distance == "cosine":
@@ -137,7 +138,11 @@ class _PairDistance(torch.autograd.Function):
         return grad_XD, None, grad_YD, None, None
 
 
-def _chunks(n_pairs: int, n_columns: int) -> Iterator[slice]:
-    rows = max(1, _CHUNK // max(1, n_columns))
+def _chunks(n_pairs: int, x_XD: Tensor) -> Iterator[slice]:
+    rows = max(1, _at_once(_CHUNK, x_XD.device) // max(1, x_XD.shape[1]))
     for start in range(0, n_pairs, rows):
         yield slice(start, min(start + rows, n_pairs))
+
+
+def _at_once(elements: int, device: torch.device) -> int:
+    return elements if device.type == "cpu" else elements * _ON_GPU

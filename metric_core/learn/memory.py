@@ -133,7 +133,7 @@ class MemoryReferences:
 
     def blocks(self) -> Iterable[slice]:
         own = self._counts[self._world.rank]
-        for rows in row_blocks(max(self._counts), sum(self._sizes), BLOCK):
+        for rows in row_blocks(max(self._counts), sum(self._sizes), self._emb_OD.device, BLOCK):
             # The rows of every worker that are in this block; short workers run out first.
             self._runs = [
                 slice(start + min(rows.start, count), start + min(rows.stop, count))

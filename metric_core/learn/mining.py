@@ -235,7 +235,8 @@ def _one_each(batch: Batch, *, farthest: bool) -> Selected:
 def _over_blocks(batch: Batch, select: Callable[[slice], Selected]) -> Selected:
     none = batch.label_R.new_empty(0)
     parts = [Selected(none, none, none)]
-    parts += [select(rows) for rows in row_blocks(len(batch.anchor_LD), len(batch.reference_RD))]
+    blocks = row_blocks(len(batch.anchor_LD), len(batch.reference_RD), batch.anchor_LD.device)
+    parts += [select(rows) for rows in blocks]
     return Selected(
         torch.cat([part.anchor_T for part in parts]),
         torch.cat([part.positive_T for part in parts]),

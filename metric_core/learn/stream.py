@@ -80,7 +80,7 @@ class BatchReferences:
         self._grad_LD, self._grad_RD = torch.zeros_like(self._x_LD), torch.zeros_like(self._y_RD)
 
     def blocks(self) -> Iterable[slice]:
-        return row_blocks(len(self._x_LD), len(self._y_RD), BLOCK)
+        return row_blocks(len(self._x_LD), len(self._y_RD), self._x_LD.device, BLOCK)
 
     def distances(self, rows: slice) -> Tensor:
         return block_distance(self._x_LD[rows], self._y_RD, self._distance)

@@ -1,12 +1,13 @@
 """Times and memory of the losses and miners beside pytorch-metric-learning, in one table.
 
-    python tests/bench/mining.py [--quick] [--json]
+    python tests/bench/mining.py [--device cuda] [--quick] [--json]
 
 Batches have 512 columns and 4 faces an identity; PyTorch uses 2 threads. Times are medians of runs that
 alternate with the peer's; extra memory is the growth of a fresh process's peak above its inputs (Linux).
 The gloo cases share one global batch of 2,048 between processes, beside one process that holds it all. Their
 step is the loss alone, without a network, so the share of it spent in collectives, waiting included, is the
-largest that training can have.
+largest that training can have. On a GPU there are batches of up to 32,768, beside the bare product in the
+batch's type; the loss itself is computed in float32 whatever that is.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ OBJECTIVES = {
 }
 
 
-def inputs(n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     """Random unit vectors, labels and face_ids, the same in every process."""
     draw = torch.Generator().manual_seed(0)
-    emb_BD = torch.nn.functional.normalize(torch.randn(n_rows, DIM, generator=draw))
-    return emb_BD, torch.arange(n_rows) // FACES, torch.randperm(n_rows, generator=draw)
+    emb_BD = torch.nn.functional.normalize(torch.randn(n_rows, DIM, generator=draw)).to(dtype)
+    label_B, face_id_B = torch.arange(n_rows) // FACES, torch.randperm(n_rows, generator=draw)
+    return emb_BD.to(device), label_B.to(device), face_id_B.to(device)
 
 
-def ours(name: str, n_rows: int) -> Run:
+def ours(name: str, n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
     """One forward and backward of ours."""
-    emb_BD, label_B, face_id_B = inputs(n_rows)
+    emb_BD, label_B, face_id_B = inputs(n_rows, device, dtype)
     emb_BD.requires_grad_()
     memory = new_memory(OBJECTIVES[name], DIM, ONE, torch.float32, "cpu")
     if memory is not None:
@@ -97,9 +99,9 @@ def theirs(name: str, n_rows: int) -> Run:
     return run
 
 
-def product(n_rows: int) -> Run:
+def product(n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
     """The product that every miner starts from, alone."""
-    emb_BD = inputs(n_rows)[0]
+    emb_BD = inputs(n_rows, device, dtype)[0]
 
     def run() -> None:
         emb_BD @ emb_BD.T
@@ -172,6 +174,29 @@ def against_product(n_rows: int, repeats: int) -> Case:
     """Batch-hard, forward and backward, beside the bare forward product."""
     seconds = medians([ours("batch_hard", n_rows), product(n_rows)], repeats)
     return less(f"batch_hard/B={n_rows}/seconds_over_product", *seconds, "s")
+
+
+def on_gpu(n_rows: int, dtype: torch.dtype, repeats: int) -> list[Case]:
+    """Seconds of ours beside the bare product in the batch's type, and the growth of the card's peak memory."""
+
+    def waited(run: Run) -> Run:
+        def to_the_end() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return to_the_end
+
+    found, kind = [], str(dtype).removeprefix("torch.")
+    for name in ("batch_hard", "semi_hard", "softall", "all_triplets"):
+        run = waited(ours(name, n_rows, "cuda", dtype))
+        seconds = medians([run, waited(product(n_rows, "cuda", dtype))], repeats)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        extra = (torch.cuda.max_memory_allocated() - before) / 1e6
+        found.append(less(f"gpu/{name}/{kind}/B={n_rows}/seconds_over_product", *seconds, "s"))
+        found.append(less(f"gpu/{name}/{kind}/B={n_rows}/extra_mb", extra, None, "MB"))
+    return found
 
 
 def gloo(n_ranks: int, repeats: int) -> list[Case]:
@@ -251,8 +276,19 @@ def cases(quick: bool) -> list[Case]:
     return found
 
 
+def gpu_cases(quick: bool) -> list[Case]:
+    """Every case of a GPU."""
+    sizes = (2048,) if quick else (2048, 8192, 32768)
+    return [case for n in sizes for dtype in (torch.float32, torch.bfloat16) for case in on_gpu(n, dtype, 5)]
+
+
 def main() -> None:
-    options = table.parser(__doc__, "fewer repetitions, not the largest batches").parse_args()
+    parser = table.parser(__doc__, "fewer repetitions, not the largest batches")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    if options.device == "cuda":
+        table.show(gpu_cases(options.quick), as_json=options.json)
+        return
     torch.set_num_threads(THREADS)
     multiprocessing.set_forkserver_preload(PRELOAD)
     table.show(cases(options.quick), as_json=options.json)

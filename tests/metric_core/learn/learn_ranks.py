@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,33 @@ class Result:
     health: dict[str, Tensor]
 
 
-def net(dim: int) -> torch.nn.Linear:
+def net(dim: int, device: str) -> torch.nn.Linear:
     """The same small model on every rank."""
     layer = torch.nn.Linear(dim, dim, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(dim) + 0.1 * torch.sin(torch.arange(dim * dim).view(dim, dim)))
         layer.bias.zero_()
-    return layer
+    return layer.to(device)
 
 
-def one_case(objective: Objective, batch: Labelled, sizes: list[int], world: World) -> Result:
+def one_case(objective: Objective, batch: Labelled, sizes: list[int], world: World, *, device: str = "cpu") -> Result:
     """This rank's part of the batch through the model and the loss, gradients averaged as DDP does."""
     emb_BD, label, face_id = batch
     start = sum(sizes[: world.rank])
     own = slice(start, start + sizes[world.rank])
-    x_LD = emb_BD[own].clone().requires_grad_()
-    layer = net(emb_BD.shape[1])
+    x_LD = emb_BD[own].to(device, copy=True).requires_grad_()
+    layer = net(emb_BD.shape[1], device)
+    ids = torch.tensor(face_id[own], dtype=torch.int64, device=device)
     out_LD = torch.nn.functional.normalize(layer(x_LD))
     outcome = global_loss(
         objective,
         world,
         out_LD,
-        torch.tensor(label[own], dtype=torch.int64),
-        torch.tensor(face_id[own], dtype=torch.int64),
+        torch.tensor(label[own], dtype=torch.int64, device=device),
+        ids,
         seed=oracle.SEED,
         step=oracle.STEP,
-        view_L=torch.tensor(face_id[own], dtype=torch.int64) % 2,
+        view_L=ids % 2,
     )
     outcome.loss.backward()
     weight_grad = layer.weight.grad
@@ -66,7 +68,8 @@ def one_case(objective: Objective, batch: Labelled, sizes: list[int], world: Wor
         dist.all_reduce(weight_grad)
         weight_grad /= world.size
     # the input's gradient is W times a row's share of ∇L: DDP's mean is what divides by W
-    return Result(outcome.value, x_LD.grad / world.size, weight_grad, outcome.health)
+    health = {name: figure.cpu() for name, figure in outcome.health.items()}
+    return Result(outcome.value.cpu(), x_LD.grad.cpu() / world.size, weight_grad.cpu(), health)
 
 
 def shares(n_rows: int, n_ranks: int) -> list[list[int]]:
@@ -94,10 +97,10 @@ def memory_case(objective: Objective, batches: list[Labelled], sizes: list[list[
     return [*figures, *(value.double() for value in memory.state_dict().values())]
 
 
-def run(cases: list[tuple[Objective, Labelled, list[int]]], n_ranks: int) -> list[Result]:
+def run(cases: list[tuple[Objective, Labelled, list[int]]], n_ranks: int, device: str) -> list[Result]:
     """Each case on ``n_ranks`` processes that hold ``sizes`` rows each, its parts joined."""
     joined = []
-    for results in zip(*spawn(one_case, cases, n_ranks)):
+    for results in zip(*spawn(partial(one_case, device=device), cases, n_ranks)):
         for other in results[1:]:
             assert torch.equal(results[0].value, other.value)
             assert results[0].health.keys() == other.health.keys()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import learn_oracle as oracle
 import learn_ranks as ranks
 import pytest
+import torch
 
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
@@ -14,10 +15,10 @@ WHICH = ("random", "duplicates", "one singleton", "singletons", "all identical",
 Case = tuple[Objective, oracle.Labelled, list[int]]
 
 
-def compare(cases: list[Case], n_ranks: int, alone: list[Objective] | None = None) -> None:
-    """Each case on workers against one process with the same objective, or with that of ``alone``."""
+def compare(cases: list[Case], n_ranks: int, alone: list[Objective] | None = None, device: str = "cpu") -> None:
+    """Each case on workers against one process on a CPU with the same objective, or with that of ``alone``."""
     single = alone or [objective for objective, _, _ in cases]
-    for (objective, batch, sizes), actual, one in zip(cases, ranks.run(cases, n_ranks), single):
+    for (objective, batch, sizes), actual, one in zip(cases, ranks.run(cases, n_ranks, device), single):
         expected = ranks.one_case(one, batch, [len(batch[1])], World(0, 1))
         where = f"{objective} {sizes}"
         assert oracle.close(actual.value, expected.value), where
@@ -34,6 +35,15 @@ def test_objectives_on_workers_equal_one_process(n_ranks: int, every: int) -> No
         batch = oracle.batches()[WHICH[(i + n_ranks) % len(WHICH)]]
         cases.append((objective, batch, ranks.shares(len(batch[1]), n_ranks)[i // len(WHICH) % 2]))
     compare(cases, n_ranks)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here to compare with the CPU")
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_objectives_on_a_gpu_equal_one_process_on_a_cpu(n_ranks: int) -> None:
+    """Two workers share the card; gloo carries what NCCL carries between cards."""
+    batch = oracle.batches()["random"]
+    share = ranks.shares(len(batch[1]), n_ranks)[0]
+    compare([(objective, batch, share) for objective in oracle.objectives()], n_ranks, device="cuda")
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
