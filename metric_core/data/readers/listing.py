@@ -35,11 +35,12 @@ def _read(address: str) -> pa.Table:
             if address.endswith(".parquet"):
                 table = pq.read_table(f)
             else:
-                # Every column as text: an identity "007" must not become the number 7.
+                # Every column as text, and only an empty cell as nothing: an identity "007" must not become the number
+                # 7, nor a person called "NA" nobody.
                 names = pyarrow.csv.open_csv(f).schema.names
                 f.seek(0)
                 types = pyarrow.csv.ConvertOptions(
-                    column_types={n: pa.string() for n in names}, strings_can_be_null=True
+                    column_types={n: pa.string() for n in names}, strings_can_be_null=True, null_values=[""]
                 )
                 table = pyarrow.csv.read_csv(f, convert_options=types)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metric_core.data import catalogue
@@ -83,6 +85,23 @@ def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
     rows = catalogue.to_table(list(source.faces), source.name).to_pylist()
     assert [(r["identity"], r["view"], r["split"]) for r in rows] == [("007", "id", "train"), ("Bob", None, "train")]
     assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
+
+
+def test_only_an_empty_cell_is_nothing(tmp_path: Path) -> None:
+    """Whatever else pyarrow takes for a missing value can be somebody's name, and Parquet takes it for one."""
+    words = ["NA", "null", "nan", "N/A", "NULL", "None", "-nan"]
+    root = tree(tmp_path, *(f"{n}.jpg" for n in range(len(words) + 1)))
+    rows = [{"path": f"{n}.jpg", "identity": w, "key": w, "split": w, "view": w} for n, w in enumerate(words)]
+    rows.append({"path": f"{len(words)}.jpg", "identity": "Ann", "key": None, "split": None, "view": None})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    lines = [",".join(rows[0]), *(",".join(cell or "" for cell in row.values()) for row in rows)]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    found = [list(catalogue.scan(f"{root}/list.{ending}").faces) for ending in ("csv", "parquet")]
+    assert found[0] == found[1]
+    assert [(f.identity, f.key, f.split, f.view) for f in found[0]] == [
+        *((w, w, w, w) for w in words),
+        ("Ann", str(len(words)), None, None),
+    ]
 
 
 @pytest.mark.parametrize(
