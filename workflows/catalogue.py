@@ -62,6 +62,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         JobRunning: another run writes there, or has taken this one's place.
         Occupied: ``out`` holds something else, or was finished with other faces.
         DataError: the source holds no pictures, or what cannot be catalogued.
+        Missing: the source, or the tombstones that are named, is not there.
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
     source = catalogue.scan(source_address)
@@ -118,7 +119,8 @@ class _Erased:
     """Faces that must not come in again, counted."""
 
     def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
-        self._tombstones = tombstones.read(storage.absolute(config.tombstones or tombstones.beside(out)))
+        named = config.tombstones
+        self._tombstones = tombstones.read(tombstones.named(named) if named else tombstones.beside(out))
         self._namespace = namespace
         self.count = 0
 

@@ -8,7 +8,7 @@ import pytest
 
 from metric_core import manifest, tombstones
 from metric_core.collection import Collection
-from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch
+from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch, Missing
 
 
 @pytest.fixture
@@ -87,7 +87,17 @@ def test_erased_faces_are_hidden(stacked: str, tmp_path: Path) -> None:
     assert left.load().face_id_N.tolist() == [0, 6, 8, 9, 2]
     assert left.rows == 5
     assert left.digest != found.digest
+    with pytest.raises(Missing, match=r"elsewhere: there is no such folder of tombstones.*leave --tombstones out"):
+        found.without_erased(str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
     assert found.without_erased(str(tmp_path / "elsewhere")) is found
+
+
+def test_what_cannot_be_known_to_be_erased(stacked: str, tmp_path: Path) -> None:
+    found = Collection.open(stacked)
+    assert found.unguarded() == found.sources, "their Faces are nowhere"
+    tombstones.add(str(tmp_path / "tombstones"), "n", face_ids=[10])
+    assert found.unguarded() == [], "the Faces are gone, but not what lay beside them"
 
 
 def test_damage_beside_the_parts_is_told(stacked: str, tmp_path: Path) -> None:
