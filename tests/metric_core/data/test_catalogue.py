@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from metric_core import storage
 from metric_core.data import catalogue
 from metric_core.data.faces import face_id
-from metric_core.data.readers import fetch
+from metric_core.data.readers import fetch, listing
 from metric_core.errors import ConfigError, DataError, Missing
 
 
@@ -118,6 +120,27 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
     root = tree(tmp_path, "p/1.jpg")
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message):
+        list(catalogue.scan(f"{root}/list.csv").faces)
+
+
+def test_content_tags_of_a_list_are_asked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "READERS", 2)
+    monkeypatch.setattr(listing, "RUN", 2)
+    meet, tag_of = threading.Barrier(2, timeout=30), storage.content_tag
+
+    def tag(uri: str) -> str:
+        meet.wait()  # one after the other, the first would never come back
+        return tag_of(uri)
+
+    names = [f"{n}.jpg" for n in range(12)]
+    root = tree(tmp_path, *names)
+    (tmp_path / "list.csv").write_text("path,identity\n" + "".join(f"{name},A\n" for name in names))
+    monkeypatch.setattr(storage, "content_tag", tag)
+    found = list(catalogue.scan(f"{root}/list.csv").faces)
+    assert [(f.uri, f.content_tag) for f in found] == [(name, tag_of(f"{root}/{name}")) for name in names]
+    for name in (names[3], names[11]):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"lists 2 of 12 files that are not there: 3\.jpg, 11\.jpg;"):
         list(catalogue.scan(f"{root}/list.csv").faces)
 
 
