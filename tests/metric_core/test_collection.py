@@ -6,7 +6,7 @@ import minted
 import numpy as np
 import pytest
 
-from metric_core import manifest, tombstones
+from metric_core import embeddings, manifest, storage, tombstones
 from metric_core.collection import Collection
 from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch, Missing
 
@@ -36,6 +36,27 @@ def test_later_ones_win(stacked: str) -> None:
     columns = [number for table in found.iter_columns(["face_id", "norm"]) for number in table["face_id"].to_pylist()]
     assert columns == vectors.face_id_N.tolist()
     assert found.quarantined().tolist() == [7]
+
+
+def test_files_are_read_ahead_in_order_and_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "AHEAD", 2)
+    source = embeddings.Embeddings.open(
+        minted.embeddings(tmp_path / "a", range(20), minted.unit_vectors(20, seed=1), unit=2)
+    )
+    read, opened = storage.read_bytes, []
+
+    def reading(uri: str) -> bytes:
+        opened.append(uri)
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", reading)
+    found = []
+    for number, table in enumerate(source.iter_tags(), start=1):
+        found += table["face_id"].to_pylist()
+        assert len(opened) <= number + 2
+    assert found == list(range(20))
+    ahead = [number for table in source.iter_columns(["face_id"]) for number in table["face_id"].to_pylist()]
+    assert ahead == found
 
 
 def test_some_faces_are_taken_out(stacked: str) -> None:
