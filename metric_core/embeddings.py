@@ -173,7 +173,8 @@ class Embeddings:
         """
         if "tags" not in self.manifest.content:
             raise SchemaMismatch(
-                f"{self.manifest.uri} has no tags of what went in: embed anew, an early version wrote it"
+                f"{self.manifest.uri} has no tags of what went in, an early version wrote it: embed again to another "
+                f"--out"
             )
         return _ahead(lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"])
 
@@ -197,10 +198,12 @@ class Embeddings:
         address = storage.join(self.manifest.uri, name)
         data = storage.read_bytes(address)
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
-            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again with the same arguments")
+            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again to another --out")
         table = schema.check(pq.read_table(pa.BufferReader(data)), expected, address)
         if table.num_rows != file["rows"]:
-            raise Corrupt(f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed anew")
+            raise Corrupt(
+                f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed again to another --out"
+            )
         return table
 
 

@@ -38,7 +38,7 @@ class Faces:
         """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
         found = manifest.read(storage.absolute(uri), "faces")
         if "parts" not in found.content:
-            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; write the catalogue again")
+            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; catalogue again to another --out")
         return cls(found)
 
     @property
