@@ -1,6 +1,7 @@
-"""Whether an Embeddings artefact is what it says: bytes, vectors, order, and books. Repairing is left to the embed job.
+"""Whether an Embeddings artefact is what it says: bytes, vectors, order, and books.
 
-What is in several artefacts read as one, and what a catalogue has beyond them, is left to the callers.
+Nothing repairs one: what is damaged is restored from a copy, or embedded again to another folder. What is in several
+artefacts read as one, and what a catalogue has beyond them, is left to the callers.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -118,9 +118,12 @@ class Collection:
         """The same without what was erased; where something was, ids and names are read once.
 
         ``folder``: the tombstones; None: those beside the Faces of each artefact, where that says which they were.
+
+        Raises:
+            Missing: ``folder`` is not there.
         """
         known = [source.manifest.provenance.get("faces") for source in self.sources]
-        folders = {storage.absolute(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
+        folders = {tombstones.named(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
         lists = [found for found in map(tombstones.read, sorted(folders)) if found]
         if not lists:
             return self
@@ -132,6 +135,17 @@ class Collection:
                 hidden.append(table["face_id"].to_numpy()[erased_N])
             layers.append(Layer(layer.source, np.unique(np.concatenate(hidden))))
         return Collection(layers)
+
+    def unguarded(self) -> list[Embeddings]:
+        """The artefacts of which ``without_erased`` cannot know by itself what was erased: neither their Faces nor
+        tombstones beside those are where they were.
+        """
+        remembered = [(source, source.manifest.provenance.get("faces")) for source in self.sources]
+        return [
+            source
+            for source, faces in remembered
+            if not faces or not any(storage.exists(uri) for uri in (faces, tombstones.beside(faces)))
+        ]
 
     def iter_vectors(self) -> Iterator[Vectors]:
         """The vectors, a part at a time, its bytes checked."""

@@ -11,7 +11,9 @@ go into which part, and when a part counts as done, is left to the embed job. Se
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,8 @@ from metric_core.manifest import Manifest
 
 UNIT_TOLERANCE = 1e-3
 GONE = "gone.parquet"
+AHEAD = 8
+"""Files that are read before their turn: on an object store each takes round trips, and there are many small ones."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +157,12 @@ class Embeddings:
 
     def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the rows, a part at a time; only they are fetched, and thus without a look at the sha256."""
-        for part in self.parts:
-            if part["rows"]:
-                with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
-                    yield pq.read_table(f, columns=list(columns), pre_buffer=True)
+
+        def read(part: dict) -> pa.Table:
+            with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
+                return pq.read_table(f, columns=list(columns), pre_buffer=True)
+
+        return _ahead(read, [part for part in self.parts if part["rows"]])
 
     def iter_tags(self) -> Iterator[pa.Table]:
         """``schema.TAGS`` of every face that went in, a unit at a time.
@@ -167,15 +173,17 @@ class Embeddings:
         """
         if "tags" not in self.manifest.content:
             raise SchemaMismatch(
-                f"{self.manifest.uri} has no tags of what went in: embed anew, an early version wrote it"
+                f"{self.manifest.uri} has no tags of what went in, an early version wrote it: embed again to another "
+                f"--out"
             )
-        for file in self.manifest.content["tags"]:
-            yield self._read(f"tags/{file['name']}", file, schema.TAGS)
+        return _ahead(lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"])
 
     def iter_quarantine(self) -> Iterator[pa.Table]:
         """``schema.QUARANTINE`` of every face that could not be embedded. Raises Corrupt as ``read_part``."""
-        for file in self.manifest.content["quarantine"]:
-            yield self._read(f"quarantine/{file['name']}", file, schema.QUARANTINE)
+        return _ahead(
+            lambda file: self._read(f"quarantine/{file['name']}", file, schema.QUARANTINE),
+            self.manifest.content["quarantine"],
+        )
 
     def gone(self) -> np.ndarray:
         """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
@@ -190,11 +198,25 @@ class Embeddings:
         address = storage.join(self.manifest.uri, name)
         data = storage.read_bytes(address)
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
-            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again with the same arguments")
+            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again to another --out")
         table = schema.check(pq.read_table(pa.BufferReader(data)), expected, address)
         if table.num_rows != file["rows"]:
-            raise Corrupt(f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed anew")
+            raise Corrupt(
+                f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed again to another --out"
+            )
         return table
+
+
+def _ahead(read: Callable[[dict], pa.Table], files: list[dict]) -> Iterator[pa.Table]:
+    """What ``read`` gives for each file, in order, while the next ones are being read."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        running: deque[Future[pa.Table]] = deque()
+        for file in files:
+            running.append(pool.submit(read, file))
+            if len(running) > AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:

@@ -127,14 +127,20 @@ def read(uri: str, kind: str) -> Manifest:
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
-    """A manifest's JSON after its format and digest were checked."""
+    """A manifest's JSON after its format and digest were checked. Raises Corrupt or SchemaMismatch as ``read``."""
+    remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
         body = json.loads(data)
-        fits = body["format"] <= FORMAT and body["digest"] == digest(body["content"])
+        if body["format"] > FORMAT:  # what its digest is taken over is not known here
+            raise SchemaMismatch(
+                f"{address} has format {body['format']}, this version of Likeness reads up to {FORMAT}; install a "
+                f"newer one"
+            )
+        fits = body["digest"] == digest(body["content"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{address} is not a manifest ({error}); restore it or write the artefact again") from error
+        raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not fits:
-        raise Corrupt(f"{address}: format {body['format']}, digest does not fit the content; it was edited or damaged")
+        raise Corrupt(f"{address}: its digest does not fit its content, it was edited or damaged; {remedy}")
     return body
 
 

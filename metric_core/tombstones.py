@@ -60,6 +60,21 @@ def beside(faces: str) -> str:
     return storage.join(storage.absolute(faces).rpartition("/")[0], FOLDER)
 
 
+def named(folder: str) -> str:
+    """The address of tombstones that somebody asks for by name, which an absent folder does not have.
+
+    Raises:
+        Missing: no such folder is there.
+    """
+    address = storage.absolute(folder)
+    if not storage.exists(address):
+        raise Missing(
+            f"{address}: there is no such folder of tombstones, and nothing would be left out as erased; mend the "
+            f"address, mount what it is on, or leave --tombstones out if nothing was erased yet"
+        )
+    return address
+
+
 def read(uri: str) -> Tombstones:
     """What was erased so far; an absent folder has nothing.
 

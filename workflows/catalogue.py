@@ -14,8 +14,9 @@ from metric_core.data import catalogue
 from metric_core.data.rows import Digest
 from metric_core.errors import ConfigError, DataError, Occupied
 from metric_core.manifest import Manifest
-from workflows.parts import provenance, scanning
+from workflows.parts import lease, provenance, scanning
 from workflows.parts.console import say
+from workflows.parts.lease import Lease
 from workflows.parts.runtime import RunOptions
 
 
@@ -56,6 +57,12 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
 
     Returns:
         {faces, rows, identities, splits: {name: {rows, identities}}}, and {erased} where faces were left out
+
+    Raises:
+        JobRunning: another run writes there, or has taken this one's place.
+        Occupied: ``out`` holds something else, or was finished with other faces.
+        DataError: the source holds no pictures, or what cannot be catalogued.
+        Missing: the source, or the tombstones that are named, is not there.
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
     source = catalogue.scan(source_address)
@@ -70,20 +77,32 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
         plan = {"root": source.root, "namespace": namespace}
         done = manifest.begin(out, "faces", plan)
+        if not done:
+            with lease.held(out) as held:
+                done = manifest.begin(out, "faces", plan)  # another run may have finished before the lease was ours
+                if not done:
+                    content = plan | catalogue.write(out, _while_held(tables, held), namespace)
+                    splits.report()
+                    held.confirm()
+                    manifest.write(out, "faces", content, provenance.record())
         if done:
             _refuse_other_rows(done, tables)
             content = done.content
             say(f"{out} is finished already; nothing to do")
-        else:
-            content = plan | catalogue.write(out, tables, namespace)
-            splits.report()
-            manifest.write(out, "faces", content, provenance.record())
     if erased.count:
         say(f"left out {erased.count} faces that are erased")
     for ending, count in sorted(source.ignored.items()):
         say(f"passed over {count} files ending in {ending}: not pictures")
     answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
     return answer | ({"erased": erased.count} if erased.count else {})
+
+
+def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
+    """The same tables; a run that was taken over stops here, before it puts a part in the place of the other's."""
+    for table in tables:
+        held.confirm()
+        yield table
+    held.confirm()
 
 
 def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
@@ -100,7 +119,8 @@ class _Erased:
     """Faces that must not come in again, counted."""
 
     def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
-        self._tombstones = tombstones.read(storage.absolute(config.tombstones or tombstones.beside(out)))
+        named = config.tombstones
+        self._tombstones = tombstones.read(tombstones.named(named) if named else tombstones.beside(out))
         self._namespace = namespace
         self.count = 0
 

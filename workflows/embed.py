@@ -53,8 +53,8 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         TooManyBadImages: more than ``max_bad_fraction`` unreadable; what was done stays.
         FingerprintMismatch: ``since`` holds vectors of another model.
         Occupied: ``out`` holds something else, or was finished before faces were erased.
-        ConfigError: there is no such split, ``since`` does not fit, too few CPUs or GPUs, or ``precision`` changes the
-            vectors too much.
+        ConfigError: there is no such split, ``since`` does not fit, too few CPUs or GPUs, not every node sees the
+            files, or ``precision`` changes the vectors too much.
     """
     job = embed_plan.job_of(config)
     if config.dry_run:
@@ -71,7 +71,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         say(f"{out} is finished already; nothing to do")
         return _result(out, before.content, fresh=0, seconds=0.0, startup=0.0)
     with runtime.cluster(config), lease.held(out) as held:
-        runtime.require_shared([out])
+        runtime.require_shared([job.setup.faces.uri, out], [job.setup.faces.first_picture])
         return _embed(job, before, held)
 
 

@@ -71,6 +71,7 @@ def job_of(config: EmbedConfig) -> Job:
     Raises:
         FingerprintMismatch: ``since`` holds vectors of another model.
         ConfigError: there is no such split, or ``since`` does not fit.
+        Missing: one of the artefacts, or the tombstones that are named, is not there.
     """
     begun = time.monotonic()
     faces, model = Faces.open(config.faces), models.load(config.model)
@@ -121,8 +122,9 @@ def _since(config: EmbedConfig, faces: Faces, model: Model) -> Collection:
 
 
 def erasures(config: EmbedConfig) -> Tombstones:
-    """What is erased at the moment."""
-    return tombstones.read(storage.absolute(config.tombstones or tombstones.beside(config.faces)))
+    """What is erased at the moment. Raises Missing when ``config`` names tombstones that are not there."""
+    named = config.tombstones
+    return tombstones.read(tombstones.named(named) if named else tombstones.beside(config.faces))
 
 
 def take_back(job: Job) -> None:

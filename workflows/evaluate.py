@@ -10,6 +10,7 @@ from metric_core import storage
 from metric_core.collection import Collection
 from metric_core.errors import ConfigError
 from metric_core.evaluate import all_pairs, classification, clustering, identification, pairs, retrieval, verification
+from workflows.parts import erasures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         pictures, threshold};
         --classification: {accuracy, neighbours, queries, queries_skipped}
     """
-    source = Collection.open(config.embeddings).without_erased()
+    source = erasures.left_out(Collection.open(config.embeddings))
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:

@@ -20,7 +20,7 @@ from metric_core.index import build, codec, recall, spec, store
 from metric_core.index.recall import Tuned
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import Content, Shard
-from workflows.parts import console, lease, provenance, runtime
+from workflows.parts import console, erasures, lease, provenance, runtime
 from workflows.parts.console import say
 from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
@@ -74,11 +74,12 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
     Raises:
         FingerprintMismatch: the embeddings are of different models.
+        Missing: the embeddings, or the tombstones that are named, are not there.
         ConfigError: nothing to index, embeddings that cannot be read as one, or a memory budget that cannot hold it.
         IndexBuildError: a shard failed its checks; nothing was published.
     """
     out = storage.absolute(config.out)
-    source = Collection.open(config.embeddings).require_whole().without_erased(config.tombstones)
+    source = erasures.left_out(Collection.open(config.embeddings).require_whole(), config.tombstones)
     chosen = spec.choose(
         source.rows,
         source.dim,

@@ -16,7 +16,7 @@ from metric_core.data.readers import fetch
 from metric_core.errors import ConfigError
 from metric_core.index import store
 from metric_core.index.search import OpenIndex, check_fingerprint
-from workflows.parts import models, pictures, probes, provenance
+from workflows.parts import erasures, models, pictures, probes, provenance
 from workflows.parts.console import say
 from workflows.parts.options import too_low
 
@@ -92,7 +92,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def _search_embeddings(config: SearchConfig, index: OpenIndex, uri: str) -> pa.Table:
-    source = Collection.open(uri).without_erased()
+    source = erasures.left_out(Collection.open(uri))
     check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
     parts = [
         index.identify(

@@ -62,7 +62,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         )
     with runtime.cluster(config):
         _check_resources(config)
-        _check_places(config, [out, faces.uri])
+        _check_places(config, out, faces)
         done = manifest.begin(out, "model", config.plan(faces.manifest.digest))
         if done:
             say(f"{out} is finished already; nothing to do")
@@ -103,8 +103,8 @@ def _check_resources(config: TrainConfig) -> None:
         )
 
 
-def _check_places(config: TrainConfig, uris: list[str]) -> None:
-    runtime.require_shared(uris)
+def _check_places(config: TrainConfig, out: str, faces: Faces) -> None:
+    runtime.require_shared([out, faces.uri], [faces.first_picture])
     uri = config.tracking_uri or tracking.default_uri()
     if uri.startswith("sqlite") and len([n for n in ray.nodes() if n["Alive"]]) > 1:
         raise ConfigError(

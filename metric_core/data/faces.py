@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from metric_core import manifest, storage
 from metric_core.data import rows
+from metric_core.data.readers import resolve
 from metric_core.data.rows import Part
 from metric_core.errors import ConfigError, Corrupt, SchemaMismatch
 from metric_core.manifest import Manifest
@@ -38,7 +39,7 @@ class Faces:
         """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
         found = manifest.read(storage.absolute(uri), "faces")
         if "parts" not in found.content:
-            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; write the catalogue again")
+            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; catalogue again to another --out")
         return cls(found)
 
     @property
@@ -74,6 +75,12 @@ class Faces:
             there = ", ".join(sorted(content["splits"])) or "none"
             raise ConfigError(f"{self.uri} has no split {split!r}; it has: {there}")
         return int(content["splits"][split]["rows"])
+
+    @cached_property
+    def first_picture(self) -> str:
+        """The address of the file that holds the first row's picture. Raises Corrupt as ``rows.read_range``."""
+        (uri,) = rows.read_range(self.uri, self.parts[0], 0, 1, ["uri"])["uri"].to_pylist()
+        return resolve(self.root, uri)
 
     @cached_property
     def table(self) -> pa.Table:

@@ -81,7 +81,7 @@ def read(uri: str, part: Part) -> pa.Table:
     address = storage.join(uri, part.name)
     data = storage.read_bytes(address)
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise Corrupt(f"{address}: its sha256 is not the manifest's; write the catalogue again")
+        raise Corrupt(f"{address}: its sha256 is not the manifest's; catalogue again to another --out")
     return schema.check(pq.read_table(pa.BufferReader(data)), schema.FACES, address)
 
 
@@ -98,13 +98,15 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
             sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
             edges = np.cumsum([0, *sizes])
             if edges[-1] != part.rows:
-                raise Corrupt(f"{address}: {edges[-1]} rows, the manifest says {part.rows}; write the catalogue again")
+                raise Corrupt(
+                    f"{address}: {edges[-1]} rows, the manifest says {part.rows}; catalogue again to another --out"
+                )
             start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
             table = file.read_row_groups(list(range(start, stop)), columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
             if storage.is_trouble(error):
                 raise
-            raise Corrupt(f"{address}: {error}; write the catalogue again") from error
+            raise Corrupt(f"{address}: {error}; catalogue again to another --out") from error
     return table.slice(first - edges[start], last - first)
 
 

@@ -6,9 +6,9 @@ import minted
 import numpy as np
 import pytest
 
-from metric_core import manifest, tombstones
+from metric_core import embeddings, manifest, storage, tombstones
 from metric_core.collection import Collection
-from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch
+from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch, Missing
 
 
 @pytest.fixture
@@ -36,6 +36,27 @@ def test_later_ones_win(stacked: str) -> None:
     columns = [number for table in found.iter_columns(["face_id", "norm"]) for number in table["face_id"].to_pylist()]
     assert columns == vectors.face_id_N.tolist()
     assert found.quarantined().tolist() == [7]
+
+
+def test_files_are_read_ahead_in_order_and_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "AHEAD", 2)
+    source = embeddings.Embeddings.open(
+        minted.embeddings(tmp_path / "a", range(20), minted.unit_vectors(20, seed=1), unit=2)
+    )
+    read, opened = storage.read_bytes, []
+
+    def reading(uri: str) -> bytes:
+        opened.append(uri)
+        return read(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", reading)
+    found = []
+    for number, table in enumerate(source.iter_tags(), start=1):
+        found += table["face_id"].to_pylist()
+        assert len(opened) <= number + 2
+    assert found == list(range(20))
+    ahead = [number for table in source.iter_columns(["face_id"]) for number in table["face_id"].to_pylist()]
+    assert ahead == found
 
 
 def test_some_faces_are_taken_out(stacked: str) -> None:
@@ -87,7 +108,17 @@ def test_erased_faces_are_hidden(stacked: str, tmp_path: Path) -> None:
     assert left.load().face_id_N.tolist() == [0, 6, 8, 9, 2]
     assert left.rows == 5
     assert left.digest != found.digest
+    with pytest.raises(Missing, match=r"elsewhere: there is no such folder of tombstones.*leave --tombstones out"):
+        found.without_erased(str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
     assert found.without_erased(str(tmp_path / "elsewhere")) is found
+
+
+def test_what_cannot_be_known_to_be_erased(stacked: str, tmp_path: Path) -> None:
+    found = Collection.open(stacked)
+    assert found.unguarded() == found.sources, "their Faces are nowhere"
+    tombstones.add(str(tmp_path / "tombstones"), "n", face_ids=[10])
+    assert found.unguarded() == [], "the Faces are gone, but not what lay beside them"
 
 
 def test_damage_beside_the_parts_is_told(stacked: str, tmp_path: Path) -> None:

@@ -26,10 +26,18 @@ def test_an_edited_manifest_is_corrupt(tmp_path: Path) -> None:
     body = json.loads(path.read_text())
     body["content"]["rows"] = 4
     path.write_text(json.dumps(body))
-    with pytest.raises(Corrupt, match="digest does not fit"):
+    with pytest.raises(Corrupt, match=r"digest does not fit its content.*to another --out"):
         manifest.read(str(tmp_path), "faces")
     path.write_text("{")
     with pytest.raises(Corrupt, match="not a manifest"):
+        manifest.read(str(tmp_path), "faces")
+
+
+def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
+    manifest.write(str(tmp_path), "faces", {"rows": 3}, {})
+    path = tmp_path / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": manifest.FORMAT + 1, "digest": "of its own"}))
+    with pytest.raises(SchemaMismatch, match=f"has format {manifest.FORMAT + 1}, this version .* install a newer one"):
         manifest.read(str(tmp_path), "faces")
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from metric_core import manifest
 from metric_core.data.faces import Faces
-from metric_core.errors import DataError, Occupied
+from metric_core.errors import DataError, JobRunning, Occupied
 from workflows import catalogue
 from workflows.catalogue import CatalogueConfig
+from workflows.parts import lease
+from workflows.parts.lease import Lease
 
 
 def test_again_and_after_a_change(people: Path, tmp_path: Path) -> None:
@@ -27,6 +29,42 @@ def test_again_and_after_a_change(people: Path, tmp_path: Path) -> None:
         catalogue.run(config)
     assert (tmp_path / "faces" / manifest.NAME).stat().st_mtime_ns == before, "a finished artefact stays as it is"
     assert Faces.open(out).table.num_rows == 144
+
+
+def test_one_run_at_a_time(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "faces"
+    config = CatalogueConfig(source=str(people), out=str(out))
+    with lease.held(str(out)), pytest.raises(JobRunning, match=r"faces is being written by process .*; wait for it"):
+        catalogue.run(config)
+    assert not list(out.glob("faces-*"))
+
+    def taken_over(lost: Lease) -> None:
+        raise JobRunning("another one took over")
+
+    monkeypatch.setattr(Lease, "confirm", taken_over)
+    with pytest.raises(JobRunning, match="took over"):
+        catalogue.run(config)
+    assert not list(out.glob("faces-*")), "nothing is put in the place of the other's parts"
+    assert not (out / manifest.NAME).exists()
+
+
+def test_another_run_finishes_before_the_lease_is_ours(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CatalogueConfig(source=str(people), out=str(tmp_path / "faces"))
+    claim = Lease.claim
+
+    def late(self: Lease) -> None:
+        monkeypatch.setattr(Lease, "claim", claim)
+        catalogue.run(config)
+        before.extend(path.stat().st_mtime_ns for path in sorted((tmp_path / "faces").glob("[!.]*")))
+        claim(self)
+
+    before: list[int] = []
+    monkeypatch.setattr(Lease, "claim", late)
+    assert catalogue.run(config)["rows"] == 144
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "faces").glob("[!.]*"))] == before
+    assert not list((tmp_path / "faces").glob(f"{lease.NAME}*")), "the lease is given back"
 
 
 def test_a_split_file(people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

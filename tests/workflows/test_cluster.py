@@ -114,9 +114,11 @@ def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None:
-    """Two nodes with different views of a path cannot be had on one machine; that both look at it can."""
+    """Two nodes with different views of a folder cannot be had on one machine; that both look at it can. A file that
+    only the driver sees is one that it holds open.
+    """
     code = (
-        "import sys, ray\n"
+        "import os, sys, ray\n"
         "from ray.cluster_utils import Cluster\n"
         "from metric_core.errors import ConfigError\n"
         "from metric_core import storage\n"
@@ -124,10 +126,17 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
         "cluster.add_node(num_cpus=1)\n"
         "ray.init(address=cluster.address, log_to_driver=False, logging_level='ERROR')\n"
-        "runtime.require_shared([sys.argv[1]])\n"
+        "runtime.require_shared([sys.argv[1]], [sys.argv[1] + '/none.jpg', sys.executable])\n"
         "print('shared', storage.names(sys.argv[1]))\n"
+        "os.dup2(os.open(sys.executable, os.O_RDONLY), 900)\n"
+        "try:\n"
+        "    runtime.require_shared([sys.argv[1]], ['/proc/self/fd/900'])\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
         "ray.shutdown(); cluster.shutdown()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == "shared []"
+    shared, refused = done.stdout.strip().splitlines()
+    assert shared == "shared []"
+    assert "the cluster has 2 nodes and not all of them see /proc/self/fd/900;" in refused

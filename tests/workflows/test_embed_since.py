@@ -12,7 +12,7 @@ from tiny import untrained
 from metric_core import manifest, tombstones
 from metric_core.collection import Collection
 from metric_core.data.faces import Faces
-from metric_core.errors import ConfigError, FingerprintMismatch, Occupied, TooManyBadImages
+from metric_core.errors import ConfigError, FingerprintMismatch, Missing, Occupied, TooManyBadImages
 from metric_core.index import build, store
 from metric_core.model import bundle
 from workflows import catalogue, embed, evaluate, index, search
@@ -235,7 +235,14 @@ def test_catalogues_leave_erased_people_out(corpus: Corpus) -> None:
     assert (answer["rows"], answer["identities"], answer["erased"]) == (18, 3, 7), "new pictures of them, too"
     assert "person-0001" not in Faces.open(corpus.at("faces-b")).table["identity"].to_pylist()
     assert catalogue.run(config) == answer, "the same again"
-    kept = catalogue.run(replace(config, out=corpus.at("other/faces"), tombstones=corpus.at("elsewhere")))
+    elsewhere = replace(config, out=corpus.at("other/faces"), tombstones=corpus.at("elsewhere"))
+    with pytest.raises(Missing, match="elsewhere: there is no such folder of tombstones"):
+        catalogue.run(elsewhere)
+    with pytest.raises(Missing, match="elsewhere: there is no such folder of tombstones"):
+        corpus.embed(corpus.at("faces-b"), "b", tombstones=corpus.at("elsewhere"))
+    assert not any(Path(corpus.at(name)).exists() for name in ("other/faces", "b")), "before anything starts"
+    tombstones.add(corpus.at("elsewhere"), namespace)
+    kept = catalogue.run(elsewhere)
     assert kept["rows"] == 25
     tombstones.add(corpus.at("tombstones"), namespace, identities=["person-0004"])
     with pytest.raises(Occupied, match="lists other faces than the source now has"):

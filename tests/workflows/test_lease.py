@@ -47,12 +47,12 @@ def test_a_lease_that_is_gone_is_lost(quick: None, tmp_path: Path) -> None:
 
 
 def test_a_beat_that_fails_is_only_missed(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> bool:
         raise OSError("the store does not answer")
 
     with lease.held(str(tmp_path)) as held:
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "write_bytes", refuse)
+            patch.setattr(storage, "replace_if_match", refuse)
             time.sleep(0.3)
         before = (tmp_path / lease.NAME).read_bytes()
         time.sleep(0.3)
@@ -60,7 +60,33 @@ def test_a_beat_that_fails_is_only_missed(quick: None, tmp_path: Path, monkeypat
         assert (tmp_path / lease.NAME).read_bytes() != before, "the next one comes through"
 
 
-def test_another_host_is_given_three_beats(tmp_path: Path) -> None:
+def test_a_beat_that_comes_late_does_not_land_on_another_s_lease(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, theirs = storage.replace_if_match, []
+
+    def late(uri: str, data: bytes, expected: bytes) -> bool:
+        if not theirs:
+            theirs.append(stamp(tmp_path / lease.NAME, "another", age=0))
+        return replace(uri, data, expected)
+
+    monkeypatch.setattr(storage, "replace_if_match", late)
+    with lease.held(str(tmp_path)) as held:
+        time.sleep(0.3)
+        with pytest.raises(JobRunning, match="another one took over"):
+            held.check()
+    assert (tmp_path / lease.NAME).read_bytes() == theirs[0]
+
+
+def test_where_nothing_can_be_replaced_on_a_condition_a_lease_is_kept_fresh(quick: None) -> None:
+    with lease.held("memory://kept") as held:
+        first = storage.read_bytes(f"memory://kept/{lease.NAME}")
+        time.sleep(0.3)
+        assert storage.read_bytes(f"memory://kept/{lease.NAME}") != first
+        held.check()
+
+
+def test_another_host_is_given_three_beats(quick: None, tmp_path: Path) -> None:
     stamp(tmp_path / lease.NAME, "another", age=lease.BEAT_S * 2)
     with pytest.raises(JobRunning, match="being written by process 1 on another"), lease.held(str(tmp_path)):
         pass
@@ -68,6 +94,45 @@ def test_another_host_is_given_three_beats(tmp_path: Path) -> None:
     with lease.held(str(tmp_path)):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ahead", [300.0, -300.0])
+def test_a_clock_that_goes_wrong_does_not_cost_another_host_its_lease(
+    quick: None, tmp_path: Path, ahead: float
+) -> None:
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(lease.BEAT_S):
+            stamp(tmp_path / lease.NAME, "another", age=-ahead)
+
+    stamp(tmp_path / lease.NAME, "another", age=-ahead)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(JobRunning, match="being written by process 1 on another"), lease.held(str(tmp_path)):
+            pass
+    finally:
+        over.set()
+        thread.join()
+    with lease.held(str(tmp_path)):  # it beats no more
+        pass
+
+
+def test_a_lease_that_is_given_up_while_it_is_looked_at_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = storage.read_bytes
+
+    def gone(uri: str) -> bytes:
+        monkeypatch.setattr(storage, "read_bytes", read)
+        storage.remove(uri)
+        return read(uri)
+
+    stamp(tmp_path / lease.NAME, "another", age=0)
+    monkeypatch.setattr(storage, "read_bytes", gone)
+    with lease.held(str(tmp_path)) as held:
+        held.confirm()
 
 
 def test_of_many_who_find_a_stale_lease_one_gets_it(tmp_path: Path) -> None:

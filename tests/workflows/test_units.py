@@ -208,3 +208,36 @@ def test_a_unit_is_taken_back_for_an_erased_face(tmp_path: Path, left: list[str]
     assert units.discard(out, UNIT, np.array([3]))
     assert files(tmp_path) == {name: data for name, data in kept.items() if not name.startswith("done/000000")}
     assert not units.discard(out, UNIT, np.array([3])), "it is gone"
+
+
+@pytest.mark.parametrize(("took_in", "embedded", "rejected"), [([1, 2, 3], [1], [2]), ([1, 2], [1, 3], [2])])
+def test_tags_and_part_of_two_writers(
+    tmp_path: Path, took_in: list[int], embedded: list[int], rejected: list[int]
+) -> None:
+    """Of one from before and one from after face 3 was erased, whichever of them was first at which file."""
+    out = str(tmp_path)
+    units.commit(out, UNIT, tags(took_in), vectors(embedded), bad(*rejected), SPENT)
+    assert units.discard(out, UNIT, np.array([3]))
+    assert files(tmp_path) == {}
+
+
+def test_an_erased_face_among_the_rejects_or_in_a_retry_of_another_writer(tmp_path: Path) -> None:
+    out = str(tmp_path)
+    units.commit(out, UNIT, tags([1, 2]), vectors([1]), bad(2, 3), SPENT)
+    units.commit(out, replace(UNIT, retry=1), tags([]), vectors([4]), bad(2), SPENT)
+    assert not units.discard(out, UNIT, np.array([8]))
+    before = files(tmp_path)
+    for face_id in (3, 4):
+        assert units.discard(out, UNIT, np.array([face_id]))
+        assert files(tmp_path) == {}
+        for name, data in before.items():
+            (tmp_path / name).write_bytes(data)
+
+
+def test_a_part_without_tags_is_taken_back(tmp_path: Path) -> None:
+    """Put in place by a writer that was not dead, behind one who took the unit back."""
+    commit(str(tmp_path), UNIT, [1, 2], [])
+    (tmp_path / "tags/part-000000.parquet").unlink()
+    (tmp_path / "done/000000.json").unlink()
+    assert units.discard(str(tmp_path), UNIT, np.array([3]))
+    assert files(tmp_path) == {}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from metric_core import audit, storage, tombstones
+from metric_core import audit, tombstones
 from metric_core.collection import Collection
 from metric_core.data import changes
 from metric_core.data.faces import Faces
@@ -51,7 +51,8 @@ def run(config: CheckConfig) -> dict[str, Any]:
 
 def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict[str, int]:
     faces, split = Faces.open(address), collection.sources[-1].manifest.content["split"]
-    erased = tombstones.read(storage.absolute(config.tombstones or tombstones.beside(address)))
+    named = config.tombstones
+    erased = tombstones.read(tombstones.named(named) if named else tombstones.beside(address))
     selection = changes.select(faces, split, collection.require_whole(), erased)
     quarantined = len(set(collection.quarantined().tolist()) - set(selection.gone_M.tolist()))
     whole = faces.count(split)

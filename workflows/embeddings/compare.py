@@ -10,7 +10,7 @@ from metric_core.collection import Collection
 from metric_core.data import faces
 from metric_core.errors import ConfigError, DataError
 from metric_core.evaluate import upgrade
-from workflows.parts import pictures
+from workflows.parts import erasures, pictures
 from workflows.parts.options import too_low
 
 
@@ -49,7 +49,7 @@ def run(config: CompareConfig) -> dict[str, Any]:
     Raises:
         DataError: they have no faces in common.
     """
-    old, new = (Collection.open(address).without_erased() for address in (config.old, config.new))
+    old, new = (erasures.left_out(Collection.open(address)) for address in (config.old, config.new))
     if old.namespace != new.namespace:
         raise ConfigError(f"--old has faces of {old.namespace}, --new of {new.namespace}; give the same faces twice")
     drawn_M = _drawn(old, new, config)

@@ -9,6 +9,7 @@ import numpy as np
 from metric_core import storage
 from metric_core.collection import Collection
 from metric_core.errors import ConfigError, DataError
+from workflows.parts import erasures
 
 ENDINGS = (".npy", ".fvecs")
 
@@ -37,7 +38,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     Raises:
         DataError: there is not one vector.
     """
-    collection = Collection.open(config.embeddings).without_erased()
+    collection = erasures.left_out(Collection.open(config.embeddings))
     if not collection.rows:
         raise DataError(f"{collection.uri} holds no vectors to export")
     vectors = storage.absolute(config.out)

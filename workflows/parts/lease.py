@@ -1,7 +1,7 @@
 """One run at a time on an output folder: a small file that says who holds it, kept fresh by a heartbeat.
 
-A dead process of this machine is taken over from at once, one of another machine after three missed beats. What the
-work is, and how it continues, is left to the jobs.
+A dead process of this machine is taken over from at once, one of another machine after three missed beats: clocks
+differ, so that what looks old is watched for that long. What the work is, and how it continues, is left to the jobs.
 """
 
 import json
@@ -18,11 +18,14 @@ from typing import Any
 import psutil
 
 from metric_core import storage
-from metric_core.errors import JobRunning, Missing, StorageFull
+from metric_core.errors import ConfigError, JobRunning, Missing, StorageFull
+from workflows.parts.console import say
 
 NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
+LONG_DEAD_S = 600.0
+"""Age of another machine's beat that no difference of clocks explains; nobody is watched then."""
 
 
 class Lease:
@@ -47,28 +50,32 @@ class Lease:
             )
 
     def claim(self) -> None:
-        """Take it when it is free or its holder is dead. Raises JobRunning."""
-        if storage.create_if_absent(self._address, self._stamped()):
+        """Take it when it is free or its holder is dead, which may take ``MISSED`` beats to see. Raises JobRunning."""
+        while not storage.create_if_absent(self._address, self._stamped()):
+            try:
+                data = storage.read_bytes(self._address)
+                holder = json.loads(data)
+                if self._is_mine(holder):  # the first answer got lost and the store was asked twice
+                    return
+                alive = self._alive(holder, data)
+            except Missing:  # given up in between
+                continue
+            if alive:
+                raise JobRunning(
+                    f"{self._folder} is being written by process {holder['pid']} on {holder['host']}; wait for it, or "
+                    f"stop it and start again"
+                )
+            if not storage.replace_if_match(self._address, self._stamped(), expected=data):
+                raise JobRunning(f"{self._address}: another run took the lease over a moment ago; wait for it")
             return
-        data = storage.read_bytes(self._address)
-        holder = json.loads(data)
-        if self._is_mine(holder):  # the first answer got lost and the store was asked twice
-            return
-        if _alive(holder):
-            raise JobRunning(
-                f"{self._folder} is being written by process {holder['pid']} on {holder['host']}; wait for it, or stop "
-                f"it and start again"
-            )
-        if not storage.replace_if_match(self._address, self._stamped(), expected=data):
-            raise JobRunning(f"{self._address}: another run took the lease over a moment ago; wait for it")
 
     def beat(self, done: threading.Event) -> None:
         """Keep it fresh until ``done``, or until it is another's."""
         while not done.wait(BEAT_S) and not self._lost.is_set():
             try:
-                if self._is_mine(json.loads(storage.read_bytes(self._address))):
-                    storage.write_bytes(self._address, self._stamped())
-                else:
+                data = storage.read_bytes(self._address)
+                # A write that hangs must not land on the lease of a run that took over meanwhile.
+                if not self._is_mine(json.loads(data)) or not self._replace(data):
                     self._lost.set()
             except Missing:
                 self._lost.set()
@@ -96,6 +103,28 @@ class Lease:
         except (JobRunning, OSError):  # whatever ended the job is what is to be told
             return
 
+    def _alive(self, holder: dict[str, Any], data: bytes) -> bool:
+        """Whether the one whose lease holds ``data`` still runs. Raises Missing when it gives up meanwhile."""
+        if holder["host"] == socket.gethostname():
+            return bool(holder["boot"] == _boot_id() and _started(holder["pid"]) == holder["started"])
+        age = time.time() - holder["beat"]
+        if age >= LONG_DEAD_S:
+            return False
+        watch = MISSED * BEAT_S
+        if abs(age) < watch:
+            return True
+        say(f"{self._folder}: its run on {holder['host']} looks dead, or has another clock; watching for {watch:g} s")
+        time.sleep(watch)
+        return storage.read_bytes(self._address) != data
+
+    def _replace(self, data: bytes) -> bool:
+        """Beat, unless the lease is no longer ``data``; whether it was."""
+        try:
+            return storage.replace_if_match(self._address, self._stamped(), expected=data)
+        except ConfigError:  # a store without conditional writes, where nobody can take over either
+            storage.write_bytes(self._address, self._stamped())
+            return True
+
     def _is_mine(self, holder: dict[str, Any]) -> bool:
         return {name: holder.get(name) for name in self._mine} == self._mine
 
@@ -121,12 +150,6 @@ def held(uri: str) -> Iterator[Lease]:
         done.set()
         thread.join()
         lease.release()
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    if holder["host"] == socket.gethostname():
-        return holder["boot"] == _boot_id() and _started(holder["pid"]) == holder["started"]
-    return time.time() - holder["beat"] < MISSED * BEAT_S
 
 
 def _started(pid: int) -> float | None:

@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import count, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metric_core import embeddings, schema, storage
+from metric_core import embeddings, ids, schema, storage
 from metric_core.data.rows import Part
 
 LAYOUT: dict[str, Any] = {
@@ -138,12 +139,15 @@ def commit(
 def discard(out: str, unit: Unit, erased_M: np.ndarray) -> bool:
     """Take a unit that took in any of these faces back, all its runs, so that it is done again; whether it did.
 
-    The tags go last: killed in the middle, the next call finds them and ends what this one began.
+    Tags and parts may be of two writers, one of them back from the dead: all of them are looked at, and a part that
+    has no tags is taken back anyway. The tags go last: killed in the middle, the next call ends what this one began.
     """
-    if not storage.exists(_tags(out, unit)):
-        return False
-    tags = pq.read_table(pa.BufferReader(storage.read_bytes(_tags(out, unit))), columns=["face_id"])
-    if not np.isin(tags["face_id"].to_numpy(), erased_M).any():
+    parts = _parts(out, unit)
+    if storage.exists(_tags(out, unit)):
+        tags = pq.read_table(pa.BufferReader(storage.read_bytes(_tags(out, unit))), columns=["face_id"])
+        if not any(ids.within(id_N, erased_M).any() for id_N in (tags["face_id"].to_numpy(), *map(_took_in, parts))):
+            return False
+    elif not parts:
         return False
     number = _stem(unit)
     for folder in ("", "done/", "quarantine/"):
@@ -209,6 +213,20 @@ def _record(out: str, unit: Unit) -> str:
 
 def _tags(out: str, unit: Unit) -> str:
     return storage.join(out, "tags", embeddings.part_name(unit.number))
+
+
+def _parts(out: str, unit: Unit) -> list[str]:
+    """The addresses of its parts, one a run."""
+    runs = (storage.join(out, replace(unit, retry=n).name) for n in count())
+    return list(takewhile(storage.exists, runs))
+
+
+def _took_in(part: str) -> np.ndarray:
+    """int64 (N,): the faces of a part, embedded or rejected."""
+    with storage.open_read(part, ahead=False) as f:
+        file = pq.ParquetFile(f, pre_buffer=True)
+        rejected = [reject[0] for reject in json.loads(file.metadata.metadata[REJECTS])]
+        return np.concatenate([file.read(["face_id"])["face_id"].to_numpy(), np.array(rejected, np.int64)])
 
 
 def _stem(unit: Unit) -> str:

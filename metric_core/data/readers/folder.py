@@ -38,7 +38,8 @@ def scan(root: str) -> Source:
     """The faces under a folder in byte order of their paths; the innermost folder's name is the identity.
 
     Raises:
-        DataError: an image lies directly in the root, or two folders in different places share a person's name.
+        DataError: an image lies directly in the root, two folders in different places share a person's name, or images
+            differ in their ending only, so that a face_id could go from one to the other; these are counted.
     """
     return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
 
@@ -46,6 +47,7 @@ def scan(root: str) -> Source:
 def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
     folder_of: dict[str, str] = {}
     taken: set[str] = set()
+    alike: list[str] = []
     for path, tag in storage.walk(root):
         place = PurePosixPath(path)
         if place.suffix.lower() not in IMAGE_ENDINGS:
@@ -63,8 +65,16 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
                 f"{root} holds two folders named {identity!r} ({folder_of[identity]} and {folder}): one person or "
                 f"two? Rename one, or pass a CSV list with columns path,identity as --source"
             )
-        # Two files may differ in their ending only; the first in byte order keeps the bare key.
-        bare = str(place.with_suffix(""))
-        key = path if bare in taken else bare
+        key = str(place.with_suffix(""))
+        if key in taken:
+            alike.append(path)
+            continue
         taken.add(key)
         yield Found(identity=identity, key=key, uri=path, content_tag=tag)
+    if alike:
+        shown = ", ".join(alike[:3]) + (" …" if len(alike) > 3 else "")
+        raise DataError(
+            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({shown}); a "
+            f"face_id goes by the path without the ending, and these would share theirs: rename or remove one of each, "
+            f"or pass a CSV list with columns path,identity,key as --source"
+        )

@@ -2,8 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -15,6 +18,9 @@ from metric_core.errors import DataError, Missing
 
 REQUIRED = ("path", "identity")
 OPTIONAL = ("key", "view", "split", "landmarks")
+READERS, RUN = 32, 64
+"""Threads that ask for content tags, of so many files each before rows are handed on: a store takes a round trip for
+each, and handing a single file of a disk to a thread would cost more than to ask for it."""
 
 
 def scan(address: str) -> Source:
@@ -35,11 +41,12 @@ def _read(address: str) -> pa.Table:
             if address.endswith(".parquet"):
                 table = pq.read_table(f)
             else:
-                # Every column as text: an identity "007" must not become the number 7.
+                # Every column as text, and only an empty cell as nothing: an identity "007" must not become the number
+                # 7, nor a person called "NA" nobody.
                 names = pyarrow.csv.open_csv(f).schema.names
                 f.seek(0)
                 types = pyarrow.csv.ConvertOptions(
-                    column_types={n: pa.string() for n in names}, strings_can_be_null=True
+                    column_types={n: pa.string() for n in names}, strings_can_be_null=True, null_values=[""]
                 )
                 table = pyarrow.csv.read_csv(f, convert_options=types)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -59,16 +66,13 @@ def _read(address: str) -> pa.Table:
 def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterator[Found]:
     missing: list[str] = []
     seen: set[str] = set()
-    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
-    for number, row in enumerate(table.cast(texts).to_pylist(), start=1):
+    for number, (row, tag) in enumerate(_tagged(root, table), start=1):
         path = row["path"]
         key = row.get("key") or str(PurePosixPath(path).with_suffix(""))
         if key in seen:
             raise DataError(f"{address}: the key {key!r} stands twice; each row needs its own path or key")
         seen.add(key)
-        try:
-            tag = storage.content_tag(resolve(root, path))
-        except Missing:
+        if tag is None:
             missing.append(path)
             continue
         points = read_landmarks(row.get("landmarks"), f"{address}, row {number}")
@@ -79,3 +83,24 @@ def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterato
             f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {shown}; paths are relative "
             f"to {root}; mend or remove these rows"
         )
+
+
+def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Rows as texts, and the content tags of their files, many of which are asked for at once; None: not there."""
+    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
+    with ThreadPoolExecutor(READERS) as pool:
+        for batch in table.cast(texts).to_batches(max_chunksize=READERS * RUN):
+            paths = batch["path"].to_pylist()
+            runs = [paths[at : at + RUN] for at in range(0, len(paths), RUN)]
+            yield from zip(batch.to_pylist(), chain.from_iterable(pool.map(partial(_tags, root), runs)))
+
+
+def _tags(root: str, paths: list[str]) -> list[str | None]:
+    return [_tag(resolve(root, path)) for path in paths]
+
+
+def _tag(address: str) -> str | None:
+    try:
+        return storage.content_tag(address)
+    except Missing:
+        return None

@@ -1,11 +1,15 @@
+import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from metric_core import storage
 from metric_core.data import catalogue
 from metric_core.data.faces import face_id
-from metric_core.data.readers import fetch
+from metric_core.data.readers import fetch, listing
 from metric_core.errors import ConfigError, DataError, Missing
 
 
@@ -60,9 +64,15 @@ def test_a_key_that_stands_twice_is_refused() -> None:
         settled(["a", "b", "a"], [7, 8, 7])
 
 
-def test_files_that_differ_in_ending_only_are_two_faces(tmp_path: Path) -> None:
-    found = list(catalogue.scan(tree(tmp_path, "Ann/1.jpg", "Ann/1.png")).faces)
-    assert [f.key for f in found] == ["Ann/1", "Ann/1.png"]
+def test_files_that_differ_in_ending_only_are_refused(tmp_path: Path) -> None:
+    """Else Ann/1.bmp, once it is added, has the id of Ann/1.jpg and, if that was erased, gets it back in."""
+    names = ["Ann/1.bmp", "Ann/1-a.jpg", "Ann/1.c.jpg", "Ann/1.jpg", "Ann/2.jpg", "Bob/2.jpg", "Bob/2.png"]
+    root = tree(tmp_path, *names)
+    with pytest.raises(DataError, match=r"2 pictures beside which .* \(Ann/1\.jpg, Bob/2\.png\);.*rename or remove"):
+        list(catalogue.scan(root).faces)
+    (tmp_path / "Ann/1.bmp").unlink()
+    (tmp_path / "Bob/2.png").unlink()
+    assert len(list(catalogue.scan(root).faces)) == 5
 
 
 def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
@@ -85,6 +95,23 @@ def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
     assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
 
 
+def test_only_an_empty_cell_is_nothing(tmp_path: Path) -> None:
+    """Whatever else pyarrow takes for a missing value can be somebody's name, and Parquet takes it for one."""
+    words = ["NA", "null", "nan", "N/A", "NULL", "None", "-nan"]
+    root = tree(tmp_path, *(f"{n}.jpg" for n in range(len(words) + 1)))
+    rows = [{"path": f"{n}.jpg", "identity": w, "key": w, "split": w, "view": w} for n, w in enumerate(words)]
+    rows.append({"path": f"{len(words)}.jpg", "identity": "Ann", "key": None, "split": None, "view": None})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+    lines = [",".join(rows[0]), *(",".join(cell or "" for cell in row.values()) for row in rows)]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    found = [list(catalogue.scan(f"{root}/list.{ending}").faces) for ending in ("csv", "parquet")]
+    assert found[0] == found[1]
+    assert [(f.identity, f.key, f.split, f.view) for f in found[0]] == [
+        *((w, w, w, w) for w in words),
+        ("Ann", str(len(words)), None, None),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -99,6 +126,27 @@ def test_bad_lists(tmp_path: Path, text: str, message: str) -> None:
     root = tree(tmp_path, "p/1.jpg")
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(DataError, match=message):
+        list(catalogue.scan(f"{root}/list.csv").faces)
+
+
+def test_content_tags_of_a_list_are_asked_for_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "READERS", 2)
+    monkeypatch.setattr(listing, "RUN", 2)
+    meet, tag_of = threading.Barrier(2, timeout=30), storage.content_tag
+
+    def tag(uri: str) -> str:
+        meet.wait()  # one after the other, the first would never come back
+        return tag_of(uri)
+
+    names = [f"{n}.jpg" for n in range(12)]
+    root = tree(tmp_path, *names)
+    (tmp_path / "list.csv").write_text("path,identity\n" + "".join(f"{name},A\n" for name in names))
+    monkeypatch.setattr(storage, "content_tag", tag)
+    found = list(catalogue.scan(f"{root}/list.csv").faces)
+    assert [(f.uri, f.content_tag) for f in found] == [(name, tag_of(f"{root}/{name}")) for name in names]
+    for name in (names[3], names[11]):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"lists 2 of 12 files that are not there: 3\.jpg, 11\.jpg;"):
         list(catalogue.scan(f"{root}/list.csv").faces)
 
 

@@ -150,7 +150,7 @@ def test_parts_of_an_earlier_attempt_are_gone(small_parts: None, tmp_path: Path)
 
 def test_a_catalogue_without_parts_is_of_an_early_version(tmp_path: Path) -> None:
     manifest.write(str(tmp_path), "faces", {"rows": 1}, {})
-    with pytest.raises(SchemaMismatch, match="write the catalogue again"):
+    with pytest.raises(SchemaMismatch, match="catalogue again to another --out"):
         Faces.open(str(tmp_path))
 
 
