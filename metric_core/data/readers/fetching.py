@@ -87,8 +87,7 @@ def _changed(address: str, tag: str) -> Fetched | None:
         return _told(error, address)
     if found != tag:
         return ImageUnreadable(
-            f"changed: {address} is {found} and was {tag} when it was catalogued; write the catalogue again, to "
-            f"another --out"
+            f"changed: {address} is {found} and was {tag} when it was catalogued; catalogue again to another --out"
         )
     _seen[address, tag] = now
     return None
@@ -141,7 +140,7 @@ def _cut(data: bytes, span: _Span, row: Row) -> Fetched:
     if len(data) < start + row["length"]:
         return Missing(
             f"{span.address}: it ends before byte {row['offset'] + row['length']}, where the catalogue has a face; it "
-            f"was changed since: write the catalogue again"
+            f"was changed since: catalogue again to another --out"
         )
     image = data[start : start + row["length"]]
     try:

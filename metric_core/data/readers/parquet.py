@@ -97,7 +97,7 @@ def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
     except (DataError, IndexError) as error:
         raise ImageUnreadable(
             f"corrupt: {address}, row group {row_group}, row {row}: {error}; if the file was changed since it was "
-            f"catalogued, write the catalogue again"
+            f"catalogued, catalogue again to another --out"
         ) from error
 
 

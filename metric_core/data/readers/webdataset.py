@@ -45,16 +45,14 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
     tag = storage.content_tag(address)
     with storage.open_read(address) as f:
         for sample in _samples(f, address, ignored):
-            pictures = _pictures(sample, address, ignored)
-            if not pictures:
+            ending = _picture(sample, address, ignored)
+            if ending is None:
                 continue
             fields = _fields(sample, address)
             identity = _identity(sample, fields, address)
             points = read_landmarks(fields.get("landmarks"), f"{address}: {sample.name}.json")
-            for number, ending in enumerate(pictures):
-                offset, length = sample.images[ending]
-                key = sample.name if number == 0 else sample.name + ending
-                yield Found(identity, key, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
+            offset, length = sample.images[ending]
+            yield Found(identity, sample.name, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
 
 
 def refuse_packed(address: str, how: str) -> DataError:
@@ -118,16 +116,17 @@ def _has_holes(member: tarfile.TarInfo) -> bool:
     return [length for _, length in pieces if length] != [member.size]
 
 
-def _pictures(sample: _Sample, address: str, ignored: Counter[str]) -> list[str]:
-    """Endings of the sample's faces: those like .jpg; only if there is none, one like .face.jpg."""
+def _picture(sample: _Sample, address: str, ignored: Counter[str]) -> str | None:
+    """Ending of the sample's face: one like .jpg; only if there is none, one like .face.jpg."""
     plain = [ending for ending in sample.images if ending in IMAGE_ENDINGS]
-    if not plain and len(sample.images) > 1:
+    found = plain or list(sample.images)
+    if len(found) > 1:
         raise DataError(
-            f"{address}: {sample.name} has the pictures {', '.join(list(sample.images)[:3])}: which is the face? Names "
-            f"are cut at the first dot; name it {sample.name}.jpg, or rename members that have dots in their names"
+            f"{address}: {sample.name} has the pictures {', '.join(found[:3])}: which is the face? Names are cut at "
+            f"the first dot; name it {sample.name}.jpg, and others so that they have one more dot or another name"
         )
-    ignored.update(ending for ending in sample.images if plain and ending not in plain)
-    return plain or list(sample.images)
+    ignored.update(ending for ending in sample.images if ending not in found)
+    return found[0] if found else None
 
 
 def _fields(sample: _Sample, address: str) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_shard_that_changed_is_not_read(tmp_path: Path, monkeypatch: pytest.Mo
         of_its_own = dict(rows[0], kind="file", uri="whole.jpg", offset=None, length=None, row_group=None)
         *answers, alone = fetch_many(str(tmp_path), [*rows, of_its_own])
         assert all(isinstance(answer, ImageUnreadable) for answer in answers)
-        assert re.match(r"changed: .*/x\..* is \d+-0 and was .* write the catalogue again", str(answers[0]))
+        assert re.match(r"changed: .*/x\..* is \d+-0 and was .* catalogue again to another --out", str(answers[0]))
         assert alone == b"whole"
     rows[0]["content_tag"] = storage.content_tag(str(path))
     assert fetch(str(tmp_path), rows[0]) == PICTURES[-1].data

@@ -116,7 +116,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         fetch(source.root, now(1))
     write_parquet(tmp_path / "x.parquet", PICTURES[:6])
     for gone in (now(6), now(11)):
-        with pytest.raises(ImageUnreadable, match=r"^corrupt: .* write the catalogue again"):
+        with pytest.raises(ImageUnreadable, match=r"^corrupt: .* catalogue again to another --out"):
             fetch(source.root, gone)
     (tmp_path / "x.parquet").unlink()
     parquet._groups = parquet._Groups()
