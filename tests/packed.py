@@ -1,9 +1,11 @@
 """What the tests of packed corpus formats read back, and what was packed."""
 
 from dataclasses import asdict
+from typing import Any
 
 from shard_writers import Picture
 
+from metric_core import storage
 from metric_core.data import catalogue
 from metric_core.data.readers import Found, Source, fetch
 
@@ -18,6 +20,11 @@ def scan(address: object) -> list[Found]:
 def contents(source: Source) -> list[tuple[str, str, bytes]]:
     """Identity, key and bytes of everything that is read back."""
     return [(f.identity, f.key, fetch(source.root, asdict(f))) for f in source.faces]
+
+
+def as_is(root: object, found: Found) -> dict[str, Any]:
+    """The row as if its file had been catalogued in the state in which it is now."""
+    return asdict(found) | {"content_tag": storage.content_tag(f"{root}/{found.uri}")}
 
 
 def written(pictures: list[Picture]) -> list[tuple[str, str, bytes]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from packed import as_is, scan
 from shard_writers import MAGIC, Picture, webdataset, write_parquet, write_recordio, write_tar
 
 from metric_core import storage
@@ -168,12 +169,11 @@ def test_what_cannot_be_opened_costs_only_its_row(tmp_path: Path, monkeypatch: p
 
 def test_a_damaged_shard_costs_only_its_rows(tmp_path: Path) -> None:
     write_recordio(tmp_path / "x.rec", PICTURES)
-    rows = [dataclasses.asdict(f) for f in catalogue.scan(str(tmp_path / "x.rec")).faces]
+    found = scan(tmp_path / "x.rec")
     data = (tmp_path / "x.rec").read_bytes()
-    record = rows[25]["offset"]
-    (tmp_path / "x.rec").write_bytes(data[:record] + b"oops" + data[record + 4 : rows[28]["offset"] + 5])
-    rows = [row | {"content_tag": storage.content_tag(str(tmp_path / "x.rec"))} for row in rows]
-    answers = fetch_many(str(tmp_path), rows)
+    record = found[25].offset
+    (tmp_path / "x.rec").write_bytes(data[:record] + b"oops" + data[record + 4 : found[28].offset + 5])
+    answers = fetch_many(str(tmp_path), [as_is(tmp_path, face) for face in found])
     assert answers[:25] == [p.data for p in PICTURES[:25]]
     assert isinstance(answers[25], ImageUnreadable)
     assert str(answers[25]).startswith("corrupt: ")

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from packed import PICTURES, contents, scan, written
+from packed import PICTURES, as_is, contents, scan, written
 from shard_writers import Picture, write_parquet
 
 from metric_core import storage
@@ -100,28 +100,23 @@ def test_damaged_files(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", PICTURES)
     data = (tmp_path / "x.parquet").read_bytes()
     source = catalogue.scan(str(tmp_path / "x.parquet"))
-    rows = [dataclasses.asdict(f) for f in source.faces]
-
-    def now(row: int) -> dict:
-        """As if it had been catalogued so."""
-        return rows[row] | {"content_tag": storage.content_tag(str(tmp_path / "x.parquet"))}
-
+    rows = list(source.faces)
     (tmp_path / "x.parquet").write_bytes(data[:-1])
     with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet: .* cut short"):
         scan(tmp_path / "x.parquet")
     with pytest.raises(ImageUnreadable, match=r"^corrupt: .* row group 2, row 0: .* cut short"):
-        fetch(source.root, now(10))
+        fetch(source.root, as_is(source.root, rows[10]))
     (tmp_path / "x.parquet").write_bytes(data[:4] + b"\xff" * 60 + data[64:])
     with pytest.raises(ImageUnreadable, match=r"^corrupt: .* row group 0, row 1: .* damaged"):
-        fetch(source.root, now(1))
+        fetch(source.root, as_is(source.root, rows[1]))
     write_parquet(tmp_path / "x.parquet", PICTURES[:6])
-    for gone in (now(6), now(11)):
+    for gone in (rows[6], rows[11]):
         with pytest.raises(ImageUnreadable, match=r"^corrupt: .* catalogue again to another --out"):
-            fetch(source.root, gone)
+            fetch(source.root, as_is(source.root, gone))
     (tmp_path / "x.parquet").unlink()
     parquet._groups = parquet._Groups()
     with pytest.raises(Missing, match=r"x\.parquet"):
-        fetch(source.root, rows[0])
+        fetch(source.root, dataclasses.asdict(rows[0]))
 
 
 def test_a_row_group_is_read_once_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packed import as_is
 
 from metric_core.data import catalogue
 from metric_core.data.readers import fetch, fetch_many, pickled
@@ -144,7 +145,9 @@ def test_no_pickles(tmp_path: Path) -> None:
 def test_a_set_that_changed(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(pickle.dumps((IMAGES[3:5], [True]), 2))
     source = catalogue.scan(str(tmp_path / "x.bin"))
-    first, _ = (dataclasses.asdict(f) for f in source.faces)
+    first, _ = source.faces
     (tmp_path / "x.bin").write_bytes(b"\xff" * 200)
+    with pytest.raises(ImageUnreadable, match=r"^changed: .*x\.bin"):
+        fetch(source.root, dataclasses.asdict(first))
     with pytest.raises(ImageUnreadable, match=r"^corrupt: .*x\.bin"):
-        fetch(source.root, first)
+        fetch(source.root, as_is(source.root, first))

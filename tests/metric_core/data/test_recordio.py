@@ -3,7 +3,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from packed import contents, scan, written
+from packed import as_is, contents, scan, written
 from shard_writers import MAGIC, Picture, image_record, write_recordio
 
 from metric_core.data import catalogue
@@ -140,4 +140,4 @@ def test_a_file_that_shrank_after_it_was_catalogued(tmp_path: Path) -> None:
     last = scan(tmp_path)[-1]
     (tmp_path / "train.rec").write_bytes((tmp_path / "train.rec").read_bytes()[:-8])
     with pytest.raises(Missing, match="changed since"):
-        fetch(str(tmp_path), dataclasses.asdict(last))
+        fetch(str(tmp_path), as_is(tmp_path, last))
