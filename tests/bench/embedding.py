@@ -4,6 +4,7 @@
 
 Everybody embeds the same drawn faces of 112 pixels with the same small network on two threads; start-up, until the
 first network is in place, is reported apart. Each run has a fresh process; rounds alternate and medians are shown.
+The peers are programs as one would write them; that our processes keep their memory (``runtime.KEEP_MEMORY``) is ours.
 """
 
 from __future__ import annotations
