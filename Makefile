@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# The library's tests run side by side; those of the jobs start Ray, which takes all CPUs for itself.
+# Two processes side by side; a file of the jobs' tests stays in one, which has a Ray and a chain of artefacts to share.
 PYTEST_LIBRARY := $(BIN)/python -m pytest --ignore tests/workflows --numprocesses 2
-PYTEST_JOBS    := $(BIN)/python -m pytest tests/workflows
+PYTEST_JOBS    := $(BIN)/python -m pytest tests/workflows --numprocesses 2 --dist loadfile
 
 .PHONY: demo test check lint chaos bench clean
 

@@ -69,17 +69,24 @@ class Nodes:
 
 @contextmanager
 def nodes() -> Iterator[Nodes]:
-    """A cluster for the length of the block. Ray notes the address of the last one started in its folder, where every
-    ``ray.init()`` of this machine would find it: it gets a folder of its own."""
-    before = os.environ.get("RAY_TMPDIR")
-    folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="lk-nodes-", dir="/tmp")  # short: it holds sockets
-    try:
-        os.mkdir(f"{folder}/ray")
+    """A cluster for the length of the block."""
+    with apart():
         found = Nodes()
         try:
             yield found
         finally:
             found.close()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A folder of its own for a cluster that is started in the block. Ray notes the address of the last one in its
+    folder, where every ``ray.init()`` of this machine would find it."""
+    before = os.environ.get("RAY_TMPDIR")
+    folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="lk-nodes-", dir="/tmp")  # short: it holds sockets
+    try:
+        os.mkdir(f"{folder}/ray")
+        yield
     finally:
         del os.environ["RAY_TMPDIR"]
         if before is not None:
