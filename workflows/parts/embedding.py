@@ -29,6 +29,8 @@ from workflows.parts.units import Record, Reject, Unit
 STAGES = ("read", "decode", "forward", "write")
 Precision = Literal["float32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_PASS = 16
+"""Pictures that go through the network at once on a CPU: more are no faster, and what they take in memory grows."""
 NO_VECTOR = ("no-vector", "the model's answer is not finite")
 COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *changes.MADE_OF, *LOCATOR]))
 EMPTY = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
@@ -182,7 +184,10 @@ class Embedding:
     def _forward(self, pixels_BCSS: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
         kind, reduced = self._setup.device, precision != "float32"
         with torch.autocast(kind, AUTOCAST.get(precision), enabled=reduced):
-            return self._embedder.embed(torch.from_numpy(pixels_BCSS).to(kind))
+            x_BCSS = torch.from_numpy(pixels_BCSS).to(kind)
+            passes = x_BCSS.split(CPU_PASS) if kind == "cpu" else [x_BCSS]
+            vectors, norms = zip(*(self._embedder.embed(x) for x in passes))
+        return np.concatenate(vectors), np.concatenate(norms)
 
 
 def _rows(setup: Setup, unit: Unit) -> pa.Table:
