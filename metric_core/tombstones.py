@@ -75,6 +75,12 @@ def named(folder: str) -> str:
     return address
 
 
+def of(faces: str, folder: str | None) -> Tombstones:
+    """What was erased from a Faces artefact, by the tombstones ``folder``, else by those beside it. Raises as ``named``
+    and ``read``."""
+    return read(named(folder) if folder else beside(faces))
+
+
 def read(uri: str) -> Tombstones:
     """What was erased so far; an absent folder has nothing.
 

@@ -119,8 +119,7 @@ class _Erased:
     """Faces that must not come in again, counted."""
 
     def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
-        named = config.tombstones
-        self._tombstones = tombstones.read(tombstones.named(named) if named else tombstones.beside(out))
+        self._tombstones = tombstones.of(out, config.tombstones)
         self._namespace = namespace
         self.count = 0
 

@@ -71,7 +71,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
         say(f"{out} is finished already; nothing to do")
         return _result(out, before.content, fresh=0, seconds=0.0, startup=0.0)
     with runtime.cluster(config), lease.held(out) as held:
-        runtime.require_shared([job.setup.faces.uri, out], [job.setup.faces.first_picture])
+        runtime.require_shared([job.setup.faces.uri, out], job.setup.faces.first_picture())
         return _embed(job, before, held)
 
 

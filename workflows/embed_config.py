@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metric_core.errors import ConfigError
+from workflows.parts.options import too_low
 from workflows.parts.runtime import RunOptions
 
 
@@ -54,19 +55,11 @@ class EmbedConfig(RunOptions):
     """Of everything the job runs on, in any currency; --dry-run then says what the job would cost."""
 
     def __post_init__(self) -> None:
-        problems = []
-        for name in ("unit_size", "batch"):
-            if getattr(self, name) < 1:
-                problems.append(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.actors is not None and self.actors < 1:
-            problems.append(f"actors is {self.actors}; it must be 1 or more")
-        if self.decoders is not None and self.decoders < 0:
-            problems.append(f"decoders is {self.decoders}; it must be 0 or more")
+        problems = too_low(self, unit_size=1, batch=1, actors=1, decoders=0)
         if not 0 < self.gpu_per_actor <= 1:
             problems.append(f"gpu_per_actor is {self.gpu_per_actor}; it must be above 0 and at most 1")
         if not 0 <= self.max_bad_fraction <= 1:
             problems.append(f"max_bad_fraction is {self.max_bad_fraction}; it must be a share, 0 to 1")
-        if self.price_per_hour is not None and self.price_per_hour < 0:
-            problems.append(f"price_per_hour is {self.price_per_hour}; it must be 0 or more")
+        problems += too_low(self, price_per_hour=0)
         if problems:
             raise ConfigError.of(problems)

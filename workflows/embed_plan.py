@@ -123,8 +123,7 @@ def _since(config: EmbedConfig, faces: Faces, model: Model) -> Collection:
 
 def erasures(config: EmbedConfig) -> Tombstones:
     """What is erased at the moment. Raises Missing when ``config`` names tombstones that are not there."""
-    named = config.tombstones
-    return tombstones.read(tombstones.named(named) if named else tombstones.beside(config.faces))
+    return tombstones.of(config.faces, config.tombstones)
 
 
 def take_back(job: Job) -> None:

@@ -11,6 +11,7 @@ from metric_core.collection import Collection
 from metric_core.errors import ConfigError
 from metric_core.evaluate import all_pairs, classification, clustering, identification, pairs, retrieval, verification
 from workflows.parts import erasures
+from workflows.parts.options import too_low
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,7 @@ class EvaluateConfig:
             problems.append(f"threshold is {self.threshold}, but only --clustering takes one")
         if self.threshold is not None and not 0 < self.threshold < 1:
             problems.append(f"threshold is {self.threshold}; it must lie between 0 and 1")
-        if self.neighbours < 1:
-            problems.append(f"neighbours is {self.neighbours}; it must be 1 or more")
+        problems += too_low(self, neighbours=1)
         if problems:
             raise ConfigError.of(problems)
 

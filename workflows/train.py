@@ -104,9 +104,9 @@ def _check_resources(config: TrainConfig) -> None:
 
 
 def _check_places(config: TrainConfig, out: str, faces: Faces) -> None:
-    runtime.require_shared([out, faces.uri], [faces.first_picture])
+    runtime.require_shared([out, faces.uri], faces.first_picture())
     uri = config.tracking_uri or tracking.default_uri()
-    if uri.startswith("sqlite") and len([n for n in ray.nodes() if n["Alive"]]) > 1:
+    if uri.startswith("sqlite") and len(runtime.nodes()) > 1:
         raise ConfigError(
             f"the cluster has several nodes and the MLflow store is a file on this one ({uri}); give "
             f"--tracking-uri the address of an MLflow server"

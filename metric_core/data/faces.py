@@ -4,6 +4,7 @@ How a catalogue is made from a source is in ``catalogue``; how an image is fetch
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,11 +77,15 @@ class Faces:
             raise ConfigError(f"{self.uri} has no split {split!r}; it has: {there}")
         return int(content["splits"][split]["rows"])
 
-    @cached_property
-    def first_picture(self) -> str:
-        """The address of the file that holds the first row's picture. Raises Corrupt as ``rows.read_range``."""
-        (uri,) = rows.read_range(self.uri, self.parts[0], 0, 1, ["uri"])["uri"].to_pylist()
-        return resolve(self.root, uri)
+    def first_picture(self) -> Iterator[str]:
+        """The address of the file that holds the first row's picture, if there is a row; read when it is asked for.
+
+        Raises:
+            Corrupt: as ``rows.read_range``.
+        """
+        for part in self.parts[:1]:
+            table = rows.read_range(self.uri, part, 0, 1, ["uri"])
+            yield resolve(self.root, table["uri"][0].as_py())
 
     @cached_property
     def table(self) -> pa.Table:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metric_core.learn import limits
+
 _RANK_ROWS = 1024  # rows that ``effective_rank`` looks at; more cost time and change little
 
 
@@ -61,17 +63,11 @@ class Collapse:
     """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}; expected {rule}"
-            for name, value, fits, rule in (
-                ("rank", self.rank, self.rank >= 1.0, "1 or more"),
-                ("distance", self.distance, self.distance > 0.0, "above 0"),
-                ("patience", self.patience, self.patience >= 1, "1 or more"),
-            )
-            if not fits
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
+        limits.check(
+            ("rank", self.rank, self.rank >= 1.0, "1 or more"),
+            ("distance", self.distance, self.distance > 0.0, "above 0"),
+            ("patience", self.patience, self.patience >= 1, "1 or more"),
+        )
 
     def watch(self, streak: int, health: Mapping[str, Tensor]) -> tuple[int, str | None]:
         """The number of suspicious steps in a row, given that before this step, and a warning when it is time.

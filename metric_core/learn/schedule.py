@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from metric_core.learn import limits
 from metric_core.learn.objective import Objective
 
 
@@ -36,17 +37,11 @@ class Hardening:
     """The margin is multiplied by this at the switch, above 0."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}; expected {rule}"
-            for name, value, fits, rule in (
-                ("below", self.below, 0.0 < self.below < 1.0, "above 0 and below 1"),
-                ("memory", self.memory, 0.0 <= self.memory < 1.0, "from 0 to below 1"),
-                ("margin_factor", self.margin_factor, 0.0 < self.margin_factor < float("inf"), "a number above 0"),
-            )
-            if not fits
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
+        limits.check(
+            ("below", self.below, 0.0 < self.below < 1.0, "above 0 and below 1"),
+            ("memory", self.memory, 0.0 <= self.memory < 1.0, "from 0 to below 1"),
+            ("margin_factor", self.margin_factor, 0.0 < self.margin_factor < float("inf"), "a number above 0"),
+        )
 
     def objective(self, objective: Objective, state: HardeningState) -> Objective:
         """The objective of the next step. Raises ValueError where ``objective`` cannot take its miner or margin."""

@@ -66,7 +66,7 @@ def ours(name: str, n_rows: int, device: str = "cpu", dtype: torch.dtype = torch
     """One forward and backward of ours."""
     emb_BD, label_B, face_id_B = inputs(n_rows, device, dtype)
     emb_BD.requires_grad_()
-    memory = new_memory(OBJECTIVES[name], DIM, ONE, torch.float32, "cpu")
+    memory = new_memory(OBJECTIVES[name], DIM, ONE, torch.float32, device)
     if memory is not None:
         memory.enqueue(*inputs(memory.capacity), step=0)
 

@@ -51,8 +51,7 @@ def run(config: CheckConfig) -> dict[str, Any]:
 
 def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict[str, int]:
     faces, split = Faces.open(address), collection.sources[-1].manifest.content["split"]
-    named = config.tombstones
-    erased = tombstones.read(tombstones.named(named) if named else tombstones.beside(address))
+    erased = tombstones.of(address, config.tombstones)
     selection = changes.select(faces, split, collection.require_whole(), erased)
     quarantined = len(set(collection.quarantined().tolist()) - set(selection.gone_M.tolist()))
     whole = faces.count(split)

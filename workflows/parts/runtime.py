@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -127,16 +127,18 @@ def even_share(nodes: list[Node], workers: int) -> int:
     return next((each for each in range(most, 1, -1) if room(nodes, each) >= workers), 1)
 
 
-def require_shared(uris: list[str], files: Sequence[str] = ()) -> None:
+def require_shared(uris: list[str], files: Iterable[str] = ()) -> None:
     """With more than one node, local folders must look the same on all of them, and ``files`` that are here be there.
 
     Raises:
         ConfigError: a local path is not there, or is another folder, on some node.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
     local = [uri for uri in uris if storage.is_local(uri)]
     here = [file for file in files if storage.is_local(file) and storage.exists(file)]
-    if len(nodes) < 2 or not (local or here):
+    if not (local or here):
         return
     # A finished artefact shows itself by its manifest; where there is none yet, a file of ours does.
     token = f".shared-{socket.gethostname()}-{os.getpid()}"

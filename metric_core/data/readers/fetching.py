@@ -1,7 +1,7 @@
 """From the locators of Faces rows to the bytes of their images."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +46,12 @@ def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
     Neighbours in one file are read together, files of an object store at the same time, a row group of Parquet once.
     """
     address_N = [resolve(root, row["uri"]) for row in rows]
-    out: dict[int, Fetched] = dict(_out_of_date(rows, address_N))
+    out = _out_of_date(rows, address_N)
     rest = [at for at in range(len(rows)) if at not in out]
     cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
         out[at] = _cell(address_N[at], rows[at])
-    spans = _spans(rows, address_N, [at for at in rest if at not in out])
+    spans = _spans(rows, address_N, [at for at in rest if at not in out and rows[at]["length"] != 0])
     answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
     for span, answer in zip(spans, answers):
         for at in span.rows:
@@ -63,18 +63,12 @@ _seen: dict[tuple[str, str], float] = {}
 """When a shard was last found in a state, by its address and content tag."""
 
 
-def _out_of_date(rows: Sequence[Row], address_N: list[str]) -> Iterator[tuple[int, Fetched]]:
-    """The rows of shards that are not what was catalogued, since other people may be where these were. A file of its
-    own holds the one face in whatever state it is."""
-    answers: dict[tuple[str, str], Fetched | None] = {}
-    for at, (row, address) in enumerate(zip(rows, address_N)):
-        if row["kind"] == "file":
-            continue
-        which = (address, row["content_tag"])
-        if which not in answers:
-            answers[which] = _changed(*which)
-        if (answer := answers[which]) is not None:
-            yield at, answer
+def _out_of_date(rows: Sequence[Row], address_N: list[str]) -> dict[int, Fetched]:
+    """Why rows of shards that are not what was catalogued are not read: other people may be where these were. A file of
+    its own holds the one face in whatever state it is."""
+    state = {at: (address_N[at], row["content_tag"]) for at, row in enumerate(rows) if row["kind"] != "file"}
+    answers = {which: _changed(*which) for which in set(state.values())}
+    return {at: answer for at, which in state.items() if (answer := answers[which]) is not None}
 
 
 def _changed(address: str, tag: str) -> Fetched | None:
@@ -111,9 +105,7 @@ class _Span:
 
 def _spans(rows: Sequence[Row], address_N: list[str], which: list[int]) -> list[_Span]:
     spans: list[_Span] = []
-    for at in sorted(
-        (at for at in which if rows[at]["length"] != 0), key=lambda at: (address_N[at], rows[at]["offset"] or 0)
-    ):
+    for at in sorted(which, key=lambda at: (address_N[at], rows[at]["offset"] or 0)):
         address, first = address_N[at], rows[at]["offset"] or 0
         last = None if rows[at]["length"] is None else first + rows[at]["length"]
         before = spans[-1] if spans else None
