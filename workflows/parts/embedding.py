@@ -29,8 +29,8 @@ from workflows.parts.units import Record, Reject, Unit
 STAGES = ("read", "decode", "forward", "write")
 Precision = Literal["float32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-CPU_PASS = 8
-"""Pictures that go through the network at once on a CPU: more are hardly faster, and what they take in memory grows."""
+CPU_PASS = 4
+"""Pictures that go through the network at once on a CPU: more are hardly faster, and leave larger holes in memory."""
 NO_VECTOR = ("no-vector", "the model's answer is not finite")
 COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *changes.MADE_OF, *LOCATOR]))
 EMPTY = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
