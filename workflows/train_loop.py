@@ -218,7 +218,7 @@ def _step(training: _Training, batch: Batch, step: int) -> Outcome:
     outcome.loss.backward()
     training.optimizer.step()
     training.hardening = config.hardening.update(training.hardening, outcome.health)
-    training.suspicious, warning = config.collapse.watch(training.suspicious, outcome.health)
+    training.suspicious, warning = config.collapse.watch(training.suspicious, outcome.health, objective.distance)
     training.warning = warning or training.warning
     return outcome
 

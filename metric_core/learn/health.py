@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metric_core.learn import limits
+from metric_core.learn.distance import Distance, to_euclidean
 
 _RANK_ROWS = 1024  # rows that ``effective_rank`` looks at; more cost time and change little
 
@@ -57,8 +58,9 @@ class Collapse:
 
     rank: float = 2.0
     """Effective rank below which the faces lie on a line or in a point; at least 1."""
-    distance: float = 1e-2
-    """Median distance to the nearest negative below which strangers coincide, in units of the distance."""
+    distance: float = 0.05
+    """Median Euclidean distance to the nearest negative below which strangers coincide, whatever distance is learnt.
+    On LFW the default recipe comes down to 0.1 and recovers; batch-hard triplets that never recover lie below 0.02."""
     patience: int = 20
     """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
 
@@ -69,19 +71,20 @@ class Collapse:
             ("patience", self.patience, self.patience >= 1, "1 or more"),
         )
 
-    def watch(self, streak: int, health: Mapping[str, Tensor]) -> tuple[int, str | None]:
+    def watch(self, streak: int, health: Mapping[str, Tensor], distance: Distance) -> tuple[int, str | None]:
         """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
 
-        The warning comes once, when the streak reaches the patience. Keep the streak in the checkpoint.
+        ``distance`` is what the figures of ``health`` are measured in. The warning comes once, when the streak
+        reaches the patience. Keep the streak in the checkpoint.
         """
-        rank, nearest = float(health["effective_rank"]), float(health["d_an_q50"])
+        rank, nearest = float(health["effective_rank"]), to_euclidean(float(health["d_an_q50"]), distance)
         suspicious = rank < self.rank or nearest < self.distance
         streak = streak + 1 if suspicious else 0
         if streak != self.patience:
             return streak, None
         return streak, (
             f"the embeddings have collapsed: for {streak} steps effective rank {rank:.2f} (healthy: above "
-            f"{self.rank}) or median distance to the nearest stranger {nearest:.2g} (healthy: above "
+            f"{self.rank}) or median Euclidean distance to the nearest stranger {nearest:.2g} (healthy: above "
             f"{self.distance}). Try a lower learning rate, the semi-hard miner first, or a larger margin."
         )
 

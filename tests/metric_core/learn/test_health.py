@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from metric_core.learn.distance import Distance, pair_distance
 from metric_core.learn.health import Collapse, effective_rank, gradient_norm, spread
 
 
@@ -44,6 +45,21 @@ def test_collapse_is_told_once_after_some_patience() -> None:
     point = {"effective_rank": torch.tensor(0.0), "d_an_q50": torch.tensor(1e-4)}
     streak, told = 0, []
     for health in (point, point, healthy, point, point, point, point):
-        streak, warning = sentinel.watch(streak, health)
+        streak, warning = sentinel.watch(streak, health, "euclidean")
         told.append(warning is not None)
     assert told == [False] * 5 + [True, False]
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "squared-euclidean", "cosine"])
+@pytest.mark.parametrize(("angle", "collapsed"), [(0.0, True), (0.04, True), (0.06, False)])
+def test_collapse_is_the_same_in_every_distance(distance: Distance, angle: float, collapsed: bool) -> None:
+    x_PD = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    y_PD = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    nearest = pair_distance(x_PD, torch.tensor([0]), y_PD, torch.tensor([0]), distance)[0]
+    health = {"effective_rank": torch.tensor(40.0), "d_an_q50": nearest}
+    assert (Collapse(patience=1).watch(0, health, distance)[1] is not None) == collapsed
+
+
+def test_batch_without_negatives_is_no_collapse() -> None:
+    health = {"effective_rank": torch.tensor(40.0), "d_an_q50": torch.tensor(math.nan)}
+    assert Collapse(patience=1).watch(0, health, "cosine") == (0, None)
