@@ -72,6 +72,12 @@ class Collection:
         return ",".join(source.manifest.uri for source in self.sources)
 
     @property
+    def faces(self) -> str | None:
+        """Where the Faces of the last were when they were embedded: its catalogue has all that the others have not
+        lost since."""
+        return self.sources[-1].manifest.provenance.get("faces")
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the model that made the vectors."""
         return self.first.fingerprint

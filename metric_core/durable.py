@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metric_core.errors import StorageFull
+from metric_core.errors import ConfigError, StorageFull
 
 UNFINISHED = ".unfinished"
 """Ending of a file's name before it is whole."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems answer that have no hard links, such as exFAT and most object stores that are mounted."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -43,13 +45,12 @@ def new(path: Path) -> Iterator[Path]:
 
 def create(path: Path, data: bytes) -> bool:
     """Put a file only if none is there; of several writers exactly one gets True."""
-    return _put(path, lambda temp: temp.write_bytes(data), os.link)  # link fails when the name exists, unlike rename
+    return _put(path, lambda temp: temp.write_bytes(data), _link)
 
 
 def replace(path: Path, data: bytes, expected: bytes) -> bool:
     """Replace a file only if it still holds ``expected``; a lock file makes compare and replace one step."""
-    with _full_said(path), open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _full_said(path), _locked(Path(f"{path}.lock")):
         if not path.exists() or path.read_bytes() != expected:
             return False
         write(path, data)
@@ -78,6 +79,18 @@ def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path
 
 
 @contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which its last user may delete."""
+    while True:
+        with open(path, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Deleted while this process waited, it may be there anew, and locked by another.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                yield
+                return
+
+
+@contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A name in the target's own folder, since rename and link are atomic only within a file system."""
     _make(path.parent)
@@ -89,6 +102,19 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temp
     finally:
         temp.unlink(missing_ok=True)
+
+
+def _link(temp: Path, path: Path) -> None:
+    """Fails when the name exists, unlike a rename."""
+    try:
+        os.link(temp, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise ConfigError(
+            f"{path.parent}: this file system has no hard links ({error.strerror}), by which several writers agree who "
+            f"is first; write to another disk or to an object store"
+        ) from error
 
 
 def _make(folder: Path) -> None:

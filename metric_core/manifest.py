@@ -62,10 +62,14 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
             f"{uri} holds {', '.join(inside[:3])}{'…' if len(inside) > 3 else ''} but no {PLAN}: not the output of "
             f"an earlier run; give --out an empty or a new folder"
         )
-    found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
-    if found["kind"] != kind:
-        raise Occupied(f"{uri} holds {found['kind']}, not {kind}; give --out another folder")
-    there, here = _flat(found["plan"]), _flat(json.loads(canonical(plan)))
+    try:
+        found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
+        of, there = found["kind"], _flat(found["plan"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Occupied(f"{uri}/{PLAN} is not one of ours, or damaged ({error!r}); give --out another folder") from error
+    if of != kind:
+        raise Occupied(f"{uri} holds {of}, not {kind}; give --out another folder")
+    here = _flat(json.loads(canonical(plan)))
     if there != here:
         differ = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
         changes = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differ)

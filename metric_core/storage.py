@@ -19,7 +19,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from metric_core import durable
-from metric_core.errors import ConfigError, Missing
+from metric_core.errors import ConfigError, DataError, Missing
 
 Range = tuple[str, int, int | None]
 """Address, offset and length; None is to the end."""
@@ -112,6 +112,14 @@ def content_tag(uri: str) -> str:
         return _info_tag(fs.info(path))
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
+
+
+def read_text(uri: str) -> str:
+    """A text file in UTF-8, with or without a mark in front. Raises Missing, or DataError for another encoding."""
+    try:
+        return read_bytes(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} is not in UTF-8 ({error}); save it in that encoding") from error
 
 
 def walk(uri: str) -> Iterator[tuple[str, str]]:
@@ -347,7 +355,11 @@ def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
         if name.endswith("/"):
             yield from _walk_local(root, prefix + name)
         else:
-            yield prefix + name, _stat_tag(entry.stat())
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # a link that leads nowhere; whoever reads it is told so
+                stat = entry.stat(follow_symlinks=False)
+            yield prefix + name, _stat_tag(stat)
 
 
 def _stat_tag(stat: os.stat_result) -> str:

@@ -73,7 +73,8 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         found = (table for table in map(erased.left_out, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
-            raise DataError(f"{source_address} holds no pictures; expected one folder a person with pictures in it")
+            but = f" but the {erased.count} that were erased" if erased.count else ""
+            raise DataError(f"{source_address} holds no pictures{but}; expected a folder a person with pictures in it")
         tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
         plan = {"root": source.root, "namespace": namespace}
         done = manifest.begin(out, "faces", plan)

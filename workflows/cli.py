@@ -126,26 +126,12 @@ def parse(job: str, config_class: type, options: list[Option], argv: list[str]) 
     """
     parser = _parser(job, options)
     problems: list[str] = []
-    tokens = _file_tokens(argv, options, problems) + argv
-    known = {name for action in parser._actions for name in action.option_strings}
     values: dict[str, Any] = {}
     flags = argparse.Namespace(json=False, print_config=False, config=None)
-    for group in _grouped(tokens):
-        flag = group[0].split("=", 1)[0]
-        if flag.startswith("--") and flag not in known:
-            near = difflib.get_close_matches(flag, sorted(known), n=1, cutoff=0.6)
-            problems.append(f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else ""))
-            continue
-        try:
-            found, left = parser.parse_known_args(group)
-        except argparse.ArgumentError as error:
-            problems.append(f"{error.argument_name or flag}: {error.message}")
-            continue
-        if left:
-            problems.append(f"{' '.join(left)}: not expected here")
-        for key, value in vars(found).items():
-            target = values if key not in ("json", "print_config", "config") else vars(flags)
-            target[key] = value
+    for tokens in (_file_tokens(argv, options, problems), argv):
+        found = _parsed(parser, tokens, problems)
+        values |= {key: value for key, value in found.items() if key not in vars(flags)}
+        vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
     for option in options:
         if option.default is MISSING and option.path not in values:
             problems.append(f"{option.flag} is missing: {option.help}")
@@ -194,7 +180,7 @@ def _parser(job: str, options: list[Option]) -> argparse.ArgumentParser:
         text = option.help.replace("%", "%%")
         if option.default is MISSING:
             text += " (required)"
-        elif option.default not in (None, [], False):
+        elif option.default is not None and option.default is not False and option.default != []:
             text += f" (default: {option.default})"
         how: dict[str, Any] = {"help": text}
         if kind is bool:
@@ -210,6 +196,29 @@ def _parser(job: str, options: list[Option]) -> argparse.ArgumentParser:
         else:
             parser.add_argument(option.flag, dest=option.path, **how)
     return parser
+
+
+def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[str]) -> dict[str, Any]:
+    """What the tokens say; of an option given twice the last, of positional values all, wherever they stand."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    positional = {action.dest for action in parser._actions if not action.option_strings}
+    values: dict[str, Any] = {}
+    for group in _grouped(tokens):
+        flag = group[0].split("=", 1)[0]
+        if flag.startswith("--") and flag not in known:
+            near = difflib.get_close_matches(flag, sorted(known), n=1, cutoff=0.6)
+            problems.append(f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else ""))
+            continue
+        try:
+            found, left = parser.parse_known_args(group)
+        except argparse.ArgumentError as error:
+            problems.append(f"{error.argument_name or flag}: {error.message}")
+            continue
+        if left:
+            problems.append(f"{' '.join(left)}: not expected here")
+        for key, value in vars(found).items():
+            values[key] = values.get(key, []) + value if key in positional else value
+    return values
 
 
 def _grouped(tokens: list[str]) -> Iterator[list[str]]:
@@ -228,6 +237,7 @@ def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) ->
     """What the --config files say, as command-line tokens."""
     paths = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
     paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    positional = {option.path for option in options if option.positional}
     tokens: list[str] = []
     for path in paths:
         import yaml
@@ -245,6 +255,8 @@ def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) ->
             flag = "--" + key.replace("_", "-")
             if isinstance(value, bool):
                 tokens.append(flag if value else "--no-" + flag[2:])
+            elif key in positional:
+                tokens = [*map(str, value or []), *tokens]  # in front, where no option can take them
             elif isinstance(value, list):
                 tokens += [flag, *map(str, value)] if value else []
             elif value is not None:

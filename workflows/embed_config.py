@@ -33,7 +33,7 @@ class EmbedConfig(RunOptions):
     unit_size: int = 2048
     """Faces a unit of work, which is also a part: what is lost when a worker dies."""
     batch: int = 128
-    """Faces a forward pass."""
+    """Faces decoded together; on a GPU they also go through the network together."""
     actors: int | None = None
     """Embedding processes; default: one a CPU that does not decode, or as many as the GPUs hold with --gpu."""
     decoders: int | None = None

@@ -99,9 +99,12 @@ def run(config: IndexConfig) -> dict[str, Any]:
         say(f"version {version} is built already")
         content = done.content
     else:
-        with runtime.cluster(config), lease.held(out):
+        with runtime.cluster(config), lease.held(out) as held:
             runtime.require_shared([out, *(one.manifest.uri for one in source.sources)])
-            content = _build(config, out, version, source, chosen)
+            built = _build(config, out, version, source, chosen)
+            held.confirm()
+            made = provenance.record(embeddings=source.uri, faces=source.faces)
+            content = store.finish(out, version, built, made).content
     store.publish(out, version)
     say(f"version {version} of {out} is live")
     return {
@@ -115,7 +118,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     }
 
 
-def _build(config: IndexConfig, out: str, version: str, source: Collection, chosen: IndexSpec) -> dict[str, Any]:
+def _build(config: IndexConfig, out: str, version: str, source: Collection, chosen: IndexSpec) -> Content:
     with console.bar("index", chosen.shards + 2) as bar:
         template = _template(config, out, version, source, chosen)
         bar.update(1, f"{chosen.factory} trained")
@@ -137,8 +140,7 @@ def _build(config: IndexConfig, out: str, version: str, source: Collection, chos
         tuned = _tune(config, out, version, source, content)
         content = replace(content, nprobe=tuned.nprobe, recall=asdict(tuned))
         bar.update(2 + len(shards), f"recall@{tuned.k} {tuned.recall:.4f}")
-    where = {"embeddings": source.uri, "faces": source.sources[-1].manifest.provenance.get("faces")}
-    return store.finish(out, version, content, provenance.record(**where)).content
+    return content
 
 
 def _template(config: IndexConfig, out: str, version: str, source: Collection, chosen: IndexSpec) -> bytes:

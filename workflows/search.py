@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metric_core import manifest, storage
+from metric_core import ids, manifest, schema, storage
 from metric_core.collection import Collection
 from metric_core.data.faces import Faces
 from metric_core.data.readers import fetch
-from metric_core.errors import ConfigError
+from metric_core.errors import ConfigError, Missing
 from metric_core.index import store
 from metric_core.index.search import OpenIndex, check_fingerprint
 from workflows.parts import erasures, models, pictures, probes, provenance
@@ -65,17 +65,19 @@ def run(config: SearchConfig) -> dict[str, Any]:
     index = store.open_index(storage.absolute(config.index))
     unreadable: list[dict[str, str]] = []
     if config.embeddings:
-        table = _search_embeddings(config, index, config.embeddings)
+        source = erasures.left_out(Collection.open(config.embeddings))
+        check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
+        table, asked = _search_embeddings(config, index, source), source.digest
     else:
         model = models.load(config.model or "")
         check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
         found = probes.embed(model, config.image)
         unreadable = found.unreadable
-        table = index.identify(found.embedding_QD, found.name_Q, config.top)
+        table, asked = index.identify(found.embedding_QD, found.name_Q, config.top), found.digest
     for bad in unreadable:
         say(f"{bad['query']} cannot be searched for: {bad['reason']}")
     if config.out:
-        _write(config, index, table, storage.absolute(config.out))
+        _write(config, index, table, asked, storage.absolute(config.out))
     if config.gallery:
         _draw(config, index, table, storage.absolute(config.gallery))
     return {"matches": table.to_pylist(), "unreadable": unreadable}
@@ -91,9 +93,7 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _search_embeddings(config: SearchConfig, index: OpenIndex, uri: str) -> pa.Table:
-    source = erasures.left_out(Collection.open(uri))
-    check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
+def _search_embeddings(config: SearchConfig, index: OpenIndex, source: Collection) -> pa.Table:
     parts = [
         index.identify(
             block.embedding_ND,
@@ -103,15 +103,15 @@ def _search_embeddings(config: SearchConfig, index: OpenIndex, uri: str) -> pa.T
         )
         for block in source.iter_vectors()
     ]
-    return pa.concat_tables(parts)
+    return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
 
 
-def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, out: str) -> None:
+def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, asked: str, out: str) -> None:
     plan = {
         "fingerprint": index.fingerprint,
         "version": index.version,
         "top": config.top,
-        "queries": manifest.digest(table["query"].to_pylist()),
+        "queries": asked,
     }
     if manifest.begin(out, "matches", plan):
         say(f"{out} is finished already")
@@ -126,9 +126,13 @@ def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, out: str) -> 
     address = config.faces or index_faces(storage.absolute(config.index), index.version)
     if not address:
         raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")
-    faces = _Pictures(Faces.open(address))
-    probe = (lambda name: faces.of(int(name))) if config.embeddings else storage.read_bytes
-    pictures.gallery(table, probe, faces.of, out)
+    probe: pictures.Fetch = storage.read_bytes
+    if config.embeddings:
+        asked = Collection.open(config.embeddings).faces
+        if not asked:
+            raise ConfigError(f"{config.embeddings} does not say where its Faces are; leave out --gallery")
+        probe = _Pictures(Faces.open(asked)).named
+    pictures.gallery(table, probe, _Pictures(Faces.open(address)).of, out)
     say(f"gallery: {out}")
 
 
@@ -149,7 +153,14 @@ class _Pictures:
         order_N = np.argsort(ids_N)
         return ids_N[order_N], order_N
 
+    def named(self, query: str) -> bytes:
+        """Of a face that was asked about, which goes by its id."""
+        return self.of(int(query))
+
     def of(self, face_id: int) -> bytes:
+        """Raises Missing when these Faces have not got it: they may have been catalogued anew since."""
         ids_N, order_N = self._order
+        if not ids.within(np.array([face_id]), ids_N)[0]:
+            raise Missing(f"{self._faces.uri} has no face {face_id}")
         row = int(order_N[np.searchsorted(ids_N, face_id)])
         return fetch(self._faces.root, self._faces.table.slice(row, 1).to_pylist()[0])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
@@ -31,6 +32,7 @@ from metric_core.model import bundle
 from metric_core.model.embedder import Embedder, ModelSpec
 from workflows.parts import console, lease, provenance, runtime, tracking, validation
 from workflows.parts.console import say
+from workflows.parts.lease import Lease
 from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
 from workflows.train_loop import STATE, diverged, sampler_of, train_loop
@@ -66,13 +68,17 @@ def run(config: TrainConfig) -> dict[str, Any]:
         done = manifest.begin(out, "model", config.plan(faces.manifest.digest))
         if done:
             say(f"{out} is finished already; nothing to do")
+            if storage.exists(storage.join(out, WORK)):  # killed between the manifest and here
+                _open_run(config, out).finish("FINISHED")
+                storage.remove_tree(storage.join(out, WORK))
             return dict(done.provenance["result"])
-        with lease.held(out):
+        with lease.held(out) as held:
             _describe(config, train, valid, sampler)
             tracker = _open_run(config, out)
             try:
                 spec = config.model_spec(_mean_face(config, out, train, faces.root))
-                last = _fit(config, spec, out, train, valid, faces, tracker)
+                last = _fit(config, spec, out, train, valid, faces, tracker, held)
+                held.confirm()
                 result = _finish(config, spec, out, last, tracker)
             except BaseException as error:
                 tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -86,10 +92,16 @@ def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | Non
     there = set(faces.table["split"].to_pylist())
     train = config.train_split or ("train" if "train" in there else None)
     valid = config.valid_split or ("valid" if "valid" in there else None)
-    watched = faces.select(valid) if valid else None
-    if watched is not None:
-        validation.check(watched)
-    return faces.select(train), watched
+    if valid is None:
+        return faces.select(train), None
+    if train == valid:
+        raise ConfigError(f"train_split and valid_split are both {valid!r}; validation needs people of its own")
+    watched = faces.select(valid)
+    validation.check(watched)
+    learnt = faces.select(train)
+    if train is None:
+        learnt = learnt.filter(pc.fill_null(pc.not_equal(learnt["split"], valid), True))
+    return learnt, watched
 
 
 def _check_resources(config: TrainConfig) -> None:
@@ -159,6 +171,7 @@ def _fit(
     valid: pa.Table | None,
     faces: Faces,
     tracker: Tracker,
+    held: Lease,
 ) -> dict[str, Any]:
     """Run the workers and keep the watcher informed; the last event holds the final figures and the checkpoint."""
     board = runtime.Board.remote()  # type: ignore[attr-defined]
@@ -181,6 +194,8 @@ def _fit(
 
         def watch() -> None:
             while not over.wait(0.5):
+                if held.lost:
+                    stop.set()
                 _drain(board, stop, tracker, bar, last)
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -193,6 +208,7 @@ def _fit(
             over.set()
             watcher.join()
             _drain(board, stop, tracker, bar, last)
+    held.check()
     if "diverged" in last:
         raise JobFailed(last["diverged"])
     if "refused" in last:

@@ -31,7 +31,7 @@ class TrainConfig(RunOptions):
     out: str
     """Folder or object-store address of the Model to write."""
     train_split: str | None = None
-    """Split to learn from; default: train when the catalogue has splits, else everybody."""
+    """Split to learn from; default: train when there is one, else everybody but the validation split."""
     valid_split: str | None = None
     """Split to watch and to calibrate on, of other people; default: valid when there is one."""
 

@@ -40,6 +40,8 @@ def augment(
 ) -> torch.Tensor:
     """Changed pictures (B, C, S, S): float64 when the input is, else float32; on the input's device."""
     x_BCSS = pixels_BCSS if pixels_BCSS.dtype == torch.float64 else pixels_BCSS.float()
+    if not len(x_BCSS):  # a worker's whole share can be unreadable, and nothing can be sampled from no picture
+        return x_BCSS
     draw_nB = torch.from_numpy(counter.uniform(seed, step, face_id_B, "augment", 12).T).to(x_BCSS)
     signed_nB = 2 * draw_nB - 1
     x_BCSS = _warp(x_BCSS, draw_nB[0] < how.flip, signed_nB[1:5], how)

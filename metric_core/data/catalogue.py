@@ -103,7 +103,7 @@ def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int)
 
 def read_splits(address: str) -> dict[str, str]:
     """A CSV with columns identity and split; others are ignored. Raises DataError naming what does not fit."""
-    text = storage.read_bytes(address).decode("utf-8-sig")
+    text = storage.read_text(address)
     reader = csv.DictReader(io.StringIO(text))
     if not {"identity", "split"} <= set(reader.fieldnames or []):
         raise DataError(f"{address}: columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")

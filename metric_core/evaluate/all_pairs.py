@@ -45,20 +45,17 @@ def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
     if max_pairs < 2:
         raise ValueError(f"max_pairs must be at least 2, got {max_pairs}")
     code_M, embedding_MD = _sorted(vectors)
-    a_N, b_N = _genuine_pairs(code_M)
-    total = len(code_M) * (len(code_M) - 1) // 2
+    order_M = np.argsort(code_M, kind="stable")  # a person's pictures side by side
+    rows = len(order_M)
+    first_M = np.arange(1, rows + 1)
+    end_M = np.searchsorted(code_M[order_M], code_M[order_M], side="right")
+    genuine, impostor = int((end_M - first_M).sum()), int((rows - end_M).sum())
     random = counter.generator(seed, "all-pairs")
-    if total <= max_pairs:
-        rows_N, columns_N = np.triu_indices(len(code_M), k=1)
-        other = code_M[rows_N] != code_M[columns_N]
-        c_N, d_N = rows_N[other], columns_N[other]
-    else:
-        if len(a_N) > max_pairs // 2:
-            kept = np.sort(random.choice(len(a_N), max_pairs // 2, replace=False))
-            a_N, b_N = a_N[kept], b_N[kept]
-        c_N, d_N = _impostor_sample(code_M, max_pairs - len(a_N), random)
+    everything = genuine + impostor <= max_pairs
+    a_N, b_N = _pairs(first_M, end_M - first_M, genuine if everything else min(genuine, max_pairs // 2), random)
+    c_N, d_N = _pairs(end_M, rows - end_M, impostor if everything else min(impostor, max_pairs - len(a_N)), random)
     same_N = np.arange(len(a_N) + len(c_N)) < len(a_N)
-    score_N = _scores(embedding_MD, np.concatenate([a_N, c_N]), np.concatenate([b_N, d_N]))
+    score_N = _scores(embedding_MD, order_M[np.concatenate([a_N, c_N])], order_M[np.concatenate([b_N, d_N])])
     return PairScores(score_N, same_N, np.zeros(len(same_N), np.int64))
 
 
@@ -156,34 +153,16 @@ def _sorted(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
     return code_M.astype(np.int32), np.ascontiguousarray(vectors.embedding_ND[order], dtype=np.float32)
 
 
-def _genuine_pairs(code_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int64 positions of both sides of every pair of one person."""
-    order = np.argsort(code_M, kind="stable")
-    edges = np.flatnonzero(np.diff(code_M[order])) + 1
-    a, b = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for person in np.split(order, edges):
-        i, j = np.triu_indices(len(person), k=1)
-        a.append(person[i])
-        b.append(person[j])
-    return np.concatenate(a), np.concatenate(b)
-
-
-def _impostor_sample(code_M: np.ndarray, wanted: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct impostor pairs, uniformly: ``wanted`` of them, or all if there are fewer."""
-    rows = len(code_M)
-    _, size = np.unique(code_M, return_counts=True)
-    there = (rows * rows - int((size.astype(np.int64) ** 2).sum())) // 2
-    wanted = min(wanted, there)
-    drawn = np.empty(0, np.int64)
-    while len(drawn) < wanted:
-        if 2 * wanted > there:  # rejection would go on for long; this many fit into memory anyway
-            i, j = np.triu_indices(rows, k=1)
-            drawn = (i * rows + j)[code_M[i] != code_M[j]]
-            break
-        i, j = np.sort(random.integers(0, rows, (2, 2 * wanted)), axis=0)
-        drawn = np.unique(np.concatenate([drawn, (i * rows + j)[code_M[i] != code_M[j]]]))
-    chosen = np.sort(random.permutation(drawn)[:wanted])
-    return chosen // rows, chosen % rows
+def _pairs(
+    first_M: np.ndarray, count_M: np.ndarray, wanted: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides of ``wanted`` different pairs, drawn uniformly from those of each row with the ``count`` rows that
+    begin at ``first``; numbered through, so that none is made that is not wanted."""
+    last_M = np.cumsum(count_M)
+    there = int(last_M[-1]) if len(last_M) else 0
+    at_N = np.arange(there) if wanted == there else np.sort(random.choice(there, wanted, replace=False, shuffle=False))
+    row_N = np.searchsorted(last_M, at_N, side="right")
+    return row_N, first_M[row_N] + at_N - (last_M - count_M)[row_N]
 
 
 def _scores(embedding_MD: np.ndarray, a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def load(address: str) -> Pairs:
         Missing: there is no such file.
     """
     if not address.endswith(".bin"):
-        return read_pairs(storage.read_bytes(address).decode(), address)
+        return read_pairs(storage.read_text(address), address)
     same_N = np.array(pickled.read(address).same)
     numbers = np.arange(2 * len(same_N)).astype(str).astype(object)
     folds = np.array_split(np.arange(len(same_N)), min(10, len(same_N)))

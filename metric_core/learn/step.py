@@ -66,7 +66,7 @@ def global_loss(
     the memory is added, with an N of its own, and the batch is then enqueued.
 
     health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, which hold
-    a NaN or an infinity: they take part in nothing, so that a net that has diverged has loss 0;
+    a NaN or an infinity: the loss and all other figures of such a step say nothing;
     ``active_fraction`` of triplets whose hinge is not 0, or of anchors whose farthest positive plus margin is
     beyond their nearest negative; ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's
     farthest selected positive and ``d_an_…`` of its nearest selected negative (NaN without contributing

@@ -77,12 +77,12 @@ class Embedder(nn.Module):
 
     @torch.no_grad()
     def embed(self, pixels_BCSS: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Inference: unit vectors float32 (B, D) and their lengths before normalising, float32 (B,).
+        """Inference: unit vectors float32 (B, D) and the lengths of what the network answered, float32 (B,), a face's
+        and its mirror image's averaged.
 
         The caller puts the module into ``eval()`` and the pixels on its device.
         """
-        raw_BD = self.raw(pixels_BCSS).float()
-        if self.spec.flip_average:
-            raw_BD = F.normalize(raw_BD, dim=1) + F.normalize(self.raw(pixels_BCSS.flip(-1)).float(), dim=1)
-        norm_B = raw_BD.norm(dim=1)
-        return F.normalize(raw_BD, dim=1).cpu().numpy(), norm_B.cpu().numpy()
+        views = [pixels_BCSS, pixels_BCSS.flip(-1)] if self.spec.flip_average else [pixels_BCSS]
+        raw_VBD = torch.stack([self.raw(view).float() for view in views])
+        vector_BD = F.normalize(F.normalize(raw_VBD, dim=2).sum(0), dim=1)
+        return vector_BD.cpu().numpy(), raw_VBD.norm(dim=2).mean(0).cpu().numpy()

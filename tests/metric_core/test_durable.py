@@ -1,12 +1,17 @@
 """A file is on the disk before it has its name, and its name is on the disk before anybody is told."""
 
+import errno
+import fcntl
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from metric_core import durable
+from metric_core.errors import ConfigError
 
 DATA = b"0123456789"
 PUT: dict[str, Callable[[Path, Path], object]] = {
@@ -73,3 +78,41 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OSError, match="file"):
         durable.create(tmp_path / "file" / "below", DATA)
+
+
+def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(ConfigError, match="has no hard links"):
+        durable.create(tmp_path / "plan.json", DATA)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_that_was_deleted_locks_nobody(tmp_path: Path) -> None:
+    """One waits for a lock; its holder deletes the file; a third makes it anew: the first must wait for the third."""
+    path, lock = tmp_path / "x", tmp_path / "x.lock"
+    path.write_bytes(b"0")
+    answers: list[bool] = []
+    waiting = threading.Thread(target=lambda: answers.append(durable.replace(path, b"2", b"0")))
+    with open(lock, "w") as first, open(tmp_path / "other", "w") as third:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        waiting.start()
+        while f" {os.fstat(first.fileno()).st_ino} " not in blocked():
+            time.sleep(0.01)
+        fcntl.flock(third, fcntl.LOCK_EX)
+        os.replace(tmp_path / "other", lock)
+        fcntl.flock(first, fcntl.LOCK_UN)
+        while f" {os.fstat(third.fileno()).st_ino} " not in blocked():
+            time.sleep(0.01)
+        path.write_bytes(b"1")
+    waiting.join()
+    assert answers == [False]
+    assert path.read_bytes() == b"1"
+
+
+def blocked() -> str:
+    """The inodes of files whose lock somebody waits for, each between spaces."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return " ".join(f" {line.split()[6].split(':')[-1]} " for line in lines if line.split()[1] == "->")

@@ -71,6 +71,10 @@ def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         manifest.begin(out, "faces", {"seed": 5, "size": 2})
     with pytest.raises(Occupied, match="holds faces, not model"):
         manifest.begin(out, "model", {"seed": 1, "size": 2})
+    for text in ("{", "[]", '{"name": "a plan of another program"}', '{"kind": "faces", "plan": 3}'):
+        Path(out, "plan.json").write_text(text)
+        with pytest.raises(Occupied, match=r"plan\.json is not one of ours, or damaged"):
+            manifest.begin(out, "faces", {"seed": 1, "size": 2})
 
 
 def test_a_difference_inside_an_option_is_told_by_its_name(tmp_path: Path) -> None:

@@ -189,6 +189,8 @@ def test_walk_order_is_that_of_whole_paths(tmp_path: Path) -> None:
         (tmp_path / path).write_bytes(b"x")
     found = [path for path, _ in storage.walk(str(tmp_path))]
     assert found == ["a.txt", "a/b.jpg", "a/z/2.jpg", "b/1.jpg"] == sorted(found)
+    (tmp_path / "a" / "c.jpg").symlink_to("nowhere.jpg")
+    assert [path for path, _ in storage.walk(str(tmp_path / "a"))] == ["b.jpg", "c.jpg", "z/2.jpg"], "whoever reads it"
 
 
 def test_walk_agrees_between_stores(tmp_path: Path, bucket: str) -> None:

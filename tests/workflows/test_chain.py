@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,6 +16,7 @@ from PIL import Image
 from tiny import Chain, small
 
 from metric_core import manifest, schema
+from metric_core.data.faces import Faces
 from metric_core.embeddings import Embeddings
 from metric_core.errors import (
     ConfigError,
@@ -32,7 +35,7 @@ from workflows.catalogue import CatalogueConfig
 from workflows.embed import EmbedConfig
 from workflows.evaluate import EvaluateConfig
 from workflows.index import IndexConfig
-from workflows.parts import lease, models
+from workflows.parts import lease, models, pictures
 from workflows.search import SearchConfig
 from workflows.verify import VerifyConfig
 
@@ -163,6 +166,44 @@ def test_search_by_embeddings_does_not_find_itself(chain: Chain) -> None:
     assert "\n  2. " in search.show(answer)
 
 
+def test_a_finished_search_answers_for_the_pictures_it_was_asked(chain: Chain, people: Path, tmp_path: Path) -> None:
+    probe, out = tmp_path / "probe.jpg", str(tmp_path / "matches")
+    config = SearchConfig(index=chain.index, model=chain.model, image=[str(probe)], out=out)
+    probe.write_bytes((people / "person-0003" / "02.jpg").read_bytes())
+    search.run(config)
+    assert search.run(config)["matches"] == pq.read_table(f"{out}/matches.parquet").to_pylist()
+    probe.write_bytes((people / "person-0004" / "02.jpg").read_bytes())
+    with pytest.raises(Occupied, match="queries: "):
+        search.run(config)
+
+
+def test_a_gallery_shows_who_was_asked_about(
+    chain: Chain, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes that were catalogued apart from the index have ids that its Faces do not know."""
+    at = {name: str(tmp_path / name) for name in ("faces", "embeddings")}
+    catalogue.run(CatalogueConfig(source=str(people), out=at["faces"], namespace="probes"))
+    embed.run(EmbedConfig(faces=at["faces"], model=chain.model, out=at["embeddings"]))
+    sheets: list[tuple[bytes, bytes]] = []
+
+    def gallery(matches: pa.Table, fetch_probe: pictures.Fetch, fetch_face: Callable[[int], bytes], out: str) -> None:
+        best = [row for row in matches.to_pylist() if row["rank"] == 1]
+        sheets.extend((fetch_probe(row["query"]), fetch_face(row["face_id"])) for row in best)
+        with pytest.raises(Missing, match="has no face"):
+            fetch_face(int(best[0]["query"]))
+
+    monkeypatch.setattr(pictures, "gallery", gallery)
+    search.run(SearchConfig(index=chain.index, embeddings=at["embeddings"], gallery=str(tmp_path / "g.png")))
+    assert len(sheets) == 144
+    assert all(asked == found for asked, found in sheets), "each finds its own picture"
+
+
+def test_a_search_for_nobody_finds_nobody(chain: Chain, tmp_path: Path) -> None:
+    config = EmbedConfig(faces=chain.faces, model=chain.model, out=str(tmp_path / "none"), since=chain.embeddings)
+    assert embed.run(config)["embedded"] == 0
+    assert search.run(SearchConfig(index=chain.index, embeddings=config.out))["matches"] == []
+
+
 def test_a_search_needs_something_readable(chain: Chain, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"")
     with pytest.raises(ImageUnreadable, match="none of 1 pictures can be read"):
@@ -260,6 +301,8 @@ def test_what_training_refuses(chain: Chain, tmp_path: Path, people: Path) -> No
         train.run(small(faces_of("Bobx1", "Cyx1"), str(tmp_path / "m2"), chain.tracking_uri))
     with pytest.raises(ConfigError, match=r"workers is 6 at 1 CPUs each .* room for 4 of them, on nodes of 1 x 4 CPUs"):
         train.run(small(chain.faces, str(tmp_path / "m3"), chain.tracking_uri, workers=6))
+    with pytest.raises(ConfigError, match="train_split and valid_split are both 'valid'"):
+        train.run(small(chain.faces, str(tmp_path / "m6"), chain.tracking_uri, train_split="valid"))
     with pytest.raises(ConfigError, match="has no split 'test'; it has: train, valid"):
         train.run(small(chain.faces, str(tmp_path / "m4"), chain.tracking_uri, train_split="test"))
     (tmp_path / "unfinished").mkdir()
@@ -280,3 +323,18 @@ def test_a_second_run_waits_for_the_lease(chain: Chain, tmp_path: Path) -> None:
     (out / lease.NAME).write_text(json.dumps(dead))
     with lease.held(str(out)):
         assert json.loads((out / lease.NAME).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("others", [None, "learning"])
+def test_validation_people_are_never_learnt_from(people: Path, tmp_path: Path, others: str | None) -> None:
+    """Also when a list of splits names only them, or calls the others by another name."""
+    names = sorted(path.name for path in people.iterdir())
+    split_of = dict.fromkeys(names[:4], "valid") | (dict.fromkeys(names[4:], others) if others else {})
+    lines = [f"{name},{split}" for name, split in split_of.items()]
+    (tmp_path / "splits.csv").write_text("\n".join(["identity,split", *lines]))
+    at = str(tmp_path / "faces")
+    catalogue.run(CatalogueConfig(source=str(people), out=at, splits=str(tmp_path / "splits.csv")))
+    learnt, watched = train._splits(small(at, "x", "y"), Faces.open(at))
+    assert watched is not None
+    assert sorted(set(watched["identity"].to_pylist())) == names[:4]
+    assert sorted(set(learnt["identity"].to_pylist())) == names[4:]

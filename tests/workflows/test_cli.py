@@ -40,6 +40,10 @@ class Config:
     """Use it."""
     image: list[str] = field(default_factory=list)
     """Some files."""
+    also: list[str] = field(default_factory=list, metadata={"positional": True})
+    """More files."""
+    seed: int = 0
+    """Of everything."""
     inner: Inner = field(default_factory=lambda: Inner(margin=0.4, steepness=3))
 
     def __post_init__(self) -> None:
@@ -68,6 +72,24 @@ def test_files_lie_below_the_command_line_wherever_they_stand(tmp_path: Path) ->
     path.write_text("faces: f\nbatch_size: 5\ngpu: true\nimage: [x, y]\nkind: two\ninner: {margin: 0.7}\n")
     config = parse("--batch-size", "9", "--config", str(path), "--out", "o", "--no-gpu")
     assert config == Config(faces="f", out="o", batch_size=9, kind="two", image=["x", "y"], inner=Inner(0.7, 3))
+
+
+def test_positional_values_are_taken_wherever_they_stand(tmp_path: Path) -> None:
+    assert parse("a", "--faces", "f", "b", "--out", "o", "c").also == ["a", "b", "c"]
+    (tmp_path / "c.yaml").write_text("image: [x]\nalso: [a, b]\nfaces: f\nout: o\n")
+    from_file = parse("--config", str(tmp_path / "c.yaml"))
+    assert (from_file.image, from_file.also) == (["x"], ["a", "b"])
+    assert parse("--config", str(tmp_path / "c.yaml"), "--out", "o", "c").also == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("option", "default"), [("seed", "0"), ("batch-size", "32"), ("inner.margin", "0.4"), ("name", None), ("gpu", None)]
+)
+def test_help_tells_a_default_that_is_one(option: str, default: str | None) -> None:
+    text = " ".join(cli._parser("train", list(cli.options_of(Config))).format_help().split())
+    of_option = text.split(f"--{option} ", 2)[-1].split(" --", 1)[0]
+    assert ("(default:" in of_option) == (default is not None)
+    assert default is None or f"(default: {default})" in of_option
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

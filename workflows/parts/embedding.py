@@ -167,7 +167,7 @@ class Embedding:
             with self._turn, _clock(seconds, "forward"):
                 vector_BD, norm_B = self._forward(batch.pixels_BCSS, self._setup.precision)
             # A network can answer NaN, and NaN never enters an artefact.
-            finite_B = np.isfinite(vector_BD).all(axis=1) & (norm_B > 0)
+            finite_B = np.isfinite(vector_BD).all(axis=1) & vector_BD.any(axis=1)
             rejects += _rejects(batch.table, [Bad(int(n), *NO_VECTOR) for n in np.flatnonzero(~finite_B)])
             kept[-1] = batch.table.filter(finite_B)
             vectors.append(vector_BD[finite_B])

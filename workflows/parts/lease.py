@@ -42,9 +42,14 @@ class Lease:
         }
         self._lost = threading.Event()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another run has taken it over, as far as the last beat knows."""
+        return self._lost.is_set()
+
     def check(self) -> None:
         """Raises JobRunning when another run has taken the lease over."""
-        if self._lost.is_set():
+        if self.lost:
             raise JobRunning(
                 f"{self._folder}: this run was silent for too long, and another one took over; wait for that one"
             )

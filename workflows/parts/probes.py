@@ -1,12 +1,13 @@
 """Probes: pictures that somebody asks about, embedded in this process as the model's manifest says."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from metric_core import image, storage
+from metric_core import image, manifest, storage
 from metric_core.data.readers import folder
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.model.bundle import Model
@@ -24,6 +25,8 @@ class Probes:
     """float32, unit length"""
     unreadable: list[dict[str, str]]
     """{query, reason} of the pictures that could not be embedded"""
+    digest: str
+    """sha256 over the names and the bytes of those that could."""
 
 
 def addresses(images: list[str]) -> list[str]:
@@ -48,6 +51,7 @@ def embed(model: Model, images: list[str]) -> Probes:
         ImageUnreadable: none of them can be read.
     """
     names: list[str] = []
+    contents: list[str] = []
     vectors: list[np.ndarray] = []
     unreadable: list[dict[str, str]] = []
     everything = addresses(images)
@@ -55,13 +59,15 @@ def embed(model: Model, images: list[str]) -> Probes:
         pixels = []
         for address in everything[start : start + BATCH]:
             try:
-                pixels.append(image.preprocess(storage.read_bytes(address), model.embedder.spec.preprocessing))
+                data = storage.read_bytes(address)
+                pixels.append(image.preprocess(data, model.embedder.spec.preprocessing))
                 names.append(address)
-            except ImageUnreadable as error:
+                contents.append(hashlib.sha256(data).hexdigest())
+            except (ImageUnreadable, Missing, *storage.OF_ONE_FILE) as error:
                 unreadable.append({"query": address, "reason": str(error)})
         if pixels:
             vectors.append(model.embedder.embed(torch.from_numpy(np.stack(pixels)))[0])
     if not vectors:
         first = unreadable[0] if unreadable else {"query": ", ".join(images), "reason": "no pictures there"}
         raise ImageUnreadable(f"none of {len(everything)} pictures can be read; {first['query']}: {first['reason']}")
-    return Probes(names, np.concatenate(vectors), unreadable)
+    return Probes(names, np.concatenate(vectors), unreadable, manifest.digest([names, contents]))

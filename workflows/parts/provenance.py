@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import git
-
 
 def record(**more: Any) -> dict[str, Any]:
     """The facts of this process, and whatever else the job knows."""
@@ -25,7 +23,11 @@ def record(**more: Any) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from; None for an installed package."""
+    """The commit of the checkout that this code runs from; None for an installed package, or without git."""
+    try:
+        import git  # fails where there is no git executable
+    except ImportError:
+        return None
     try:
         return git.Repo(Path(__file__).parents[2]).head.commit.hexsha
     except (git.InvalidGitRepositoryError, git.NoSuchPathError, ValueError):  # ValueError: no commit yet

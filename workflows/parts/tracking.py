@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def load_model(uri: str) -> Model:
         inside = [p.parent for p in path.rglob("manifest.json")]
         if not inside:
             raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
-        return bundle.load(str(inside[0]))
+        return replace(bundle.load(str(inside[0])), uri=uri)
 
 
 def _prepared(uri: str) -> str:

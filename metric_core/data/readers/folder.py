@@ -39,7 +39,8 @@ def scan(root: str) -> Source:
 
     Raises:
         DataError: an image lies directly in the root, two folders in different places share a person's name, or images
-            differ in their ending only, so that a face_id could go from one to the other; these are counted.
+            have names that are not UTF-8, or differ in their ending only, so that a face_id could go from one to the
+            other; these are counted.
     """
     return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
 
@@ -48,10 +49,16 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
     folder_of: dict[str, str] = {}
     taken: set[str] = set()
     alike: list[str] = []
+    undecoded: list[str] = []
     for path, tag in storage.walk(root):
         place = PurePosixPath(path)
         if place.suffix.lower() not in IMAGE_ENDINGS:
             ignored[place.suffix.lower() or "(none)"] += 1
+            continue
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            undecoded.append(ascii(path))
             continue
         folder = str(place.parent)
         if folder == ".":
@@ -71,10 +78,18 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
             continue
         taken.add(key)
         yield Found(identity=identity, key=key, uri=path, content_tag=tag)
-    if alike:
-        shown = ", ".join(alike[:3]) + (" …" if len(alike) > 3 else "")
+    if undecoded:
         raise DataError(
-            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({shown}); a "
-            f"face_id goes by the path without the ending, and these would share theirs: rename or remove one of each, "
-            f"or pass a CSV list with columns path,identity,key as --source"
+            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({_some(undecoded)}): rename them, "
+            f"convmv does that for whole folders"
         )
+    if alike:
+        raise DataError(
+            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({_some(alike)}); "
+            f"a face_id goes by the path without the ending, and these would share theirs: rename or remove one of "
+            f"each, or pass a CSV list with columns path,identity,key as --source"
+        )
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

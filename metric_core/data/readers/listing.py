@@ -68,7 +68,7 @@ def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterato
     seen: set[str] = set()
     for number, (row, tag) in enumerate(_tagged(root, table), start=1):
         path = row["path"]
-        key = row.get("key") or str(PurePosixPath(path).with_suffix(""))
+        key = row.get("key") or str(PurePosixPath(path.removeprefix(f"{root}/")).with_suffix(""))
         if key in seen:
             raise DataError(f"{address}: the key {key!r} stands twice; each row needs its own path or key")
         seen.add(key)

@@ -142,11 +142,11 @@ def _fields(sample: _Sample, address: str) -> dict[str, Any]:
 
 
 def _identity(sample: _Sample, fields: dict[str, Any], address: str) -> str:
-    label = fields.get("identity", fields.get("label", ""))
+    label = fields.get(".cls") or fields.get("identity", fields.get("label", ""))
     if isinstance(label, bool) or not isinstance(label, str | int):
         raise DataError(f"{address}: {sample.name}.json says {label!r} for the identity; a name or number was expected")
     folder = PurePosixPath(sample.name).parent.name
-    identity = fields.get(".cls") or str(label) or fields.get(".txt") or folder
+    identity = str(label) or fields.get(".txt") or folder
     if not identity:
         raise DataError(
             f"{address}: nothing says who {sample.name} is; expected {sample.name}.cls, a .json with identity or "

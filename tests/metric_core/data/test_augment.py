@@ -54,3 +54,9 @@ def test_erase_blanks_a_rectangle() -> None:
 def test_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"flip = 2, rotate = 90"):
         Augmentation(flip=2, rotate=90)
+
+
+def test_no_pictures_are_no_failure() -> None:
+    """A worker's whole share of a batch can be unreadable."""
+    pixels, ids = faces(0)
+    assert augment(pixels, ids, Augmentation(), seed=0, step=0).shape == (0, 1, 24, 24)

@@ -1,3 +1,4 @@
+import os
 import threading
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
         list(catalogue.scan(tree(tmp_path / "2", "x/Ann/1.jpg", "y/Ann/1.jpg")).faces)
     with pytest.raises(Missing):
         catalogue.scan(str(tmp_path / "nothing"))
+    latin = tree(tmp_path / "4", "Ann/1.jpg")
+    Path(latin, "Ann", os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 pictures whose names are not UTF-8 \('Ann/\\udce9\.jpg'\): rename"):
+        list(catalogue.scan(latin).faces)
     with pytest.raises(DataError, match=r"x\.zip is none of \.rec, \.tar"):
         catalogue.scan(tree(tmp_path / "3", "x.zip") + "/x.zip")
 
@@ -93,6 +98,15 @@ def test_a_list_keeps_its_order_and_says_view_and_split(tmp_path: Path) -> None:
     rows = catalogue.to_table(list(source.faces), source.name).to_pylist()
     assert [(r["identity"], r["view"], r["split"]) for r in rows] == [("007", "id", "train"), ("Bob", None, "train")]
     assert [fetch(source.root, row) for row in rows] == [b"p/2.jpg", b"p/1.jpg"]
+
+
+def test_ids_do_not_tell_where_a_list_lies(tmp_path: Path) -> None:
+    root = tree(tmp_path, "p/1.jpg", "p/2.jpg")
+    (tmp_path / "l.csv").write_text(f"path,identity\np/1.jpg,Ann\n{root}/p/2.jpg,Ann\n/else/where.jpg,Ann\n")
+    with pytest.raises(DataError, match=r"1 of 3 files that are not there: /else/where\.jpg"):
+        list(catalogue.scan(str(tmp_path / "l.csv")).faces)
+    (tmp_path / "l.csv").write_text(f"path,identity\np/1.jpg,Ann\n{root}/p/2.jpg,Ann\n")
+    assert [face.key for face in catalogue.scan(str(tmp_path / "l.csv")).faces] == ["p/1", "p/2"]
 
 
 def test_only_an_empty_cell_is_nothing(tmp_path: Path) -> None:
@@ -176,6 +190,9 @@ def test_split_files(tmp_path: Path) -> None:
     assert catalogue.read_splits(str(path)) == {"Ann": "train", "Bob": "valid"}
     path.write_text("identity,split\nAnn,train\nAnn,valid\n")
     with pytest.raises(DataError, match="line 3: Ann is in train and in valid"):
+        catalogue.read_splits(str(path))
+    path.write_bytes("identity,split\nZoë,train\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"s\.csv is not in UTF-8"):
         catalogue.read_splits(str(path))
     path.write_text("who,where\n")
     with pytest.raises(DataError, match="expected identity,split"):

@@ -56,10 +56,13 @@ def test_who_it_is(tmp_path: Path) -> None:
             "4.txt": "Zoë\n".encode(),
             "./deep/Bob/5.png": b"5",
             "deep/Bob/5.cls": b"",
+            "6.cls": b"20",
+            "6.jpg": b"6",
+            "6.json": b'{"label": null}',
         },
     )
     faces = [(f.identity, f.key) for f in scan(tmp_path / "x.tar")]
-    assert faces == [("17", "1"), ("18", "2"), ("Ann Lee", "3"), ("Zoë", "4"), ("Bob", "deep/Bob/5")]
+    assert faces == [("17", "1"), ("18", "2"), ("Ann Lee", "3"), ("Zoë", "4"), ("Bob", "deep/Bob/5"), ("20", "6")]
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,14 @@ def test_balanced_scores_have_as_many_of_both_kinds(people):
         scores = all_pairs.balanced_scores(v, wanted, 0)
         assert (scores.same_N.sum(), (~scores.same_N).sum()) == (each, each)
     assert len(all_pairs.balanced_scores(people([1, 1, 1]), 100, 0).score_N) == 2
+
+
+def test_pairs_that_are_not_wanted_are_not_made():
+    """One person on nearly all pictures: half a billion genuine pairs, and impostors that are hard to come upon."""
+    n = 30_000
+    emb = np.ones((n, 1), np.float32)
+    emb[-1] = -1
+    v = Vectors(np.arange(n), np.array(["Ann"] * (n - 1) + ["Bob"], object), emb)
+    scores = all_pairs.all_pairs_scores(v, 50_000, 0)
+    assert (scores.same_N.sum(), (~scores.same_N).sum()) == (25_000, 25_000)
+    np.testing.assert_array_equal(scores.score_N, np.where(scores.same_N, 1, -1))

@@ -81,3 +81,10 @@ def test_saved_and_loaded_it_is_the_same_model(pixels: torch.Tensor, tmp_path: P
 def test_every_network_takes_every_side(name: str, size: int) -> None:
     spec = replace(SPEC, backbone=backbones.spec(name, norm="group", dim=8), preprocessing=Preprocessing(size, "grey"))
     assert made(spec)(torch.zeros(2, 1, size, size, dtype=torch.uint8)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("flip_average", [False, True])
+def test_the_length_is_that_of_the_network_s_answer(pixels: torch.Tensor, flip_average: bool) -> None:
+    embedder = made(replace(SPEC, flip_average=flip_average))
+    lengths = [embedder.raw(view).norm(dim=1).detach() for view in (pixels, pixels.flip(-1))[: 1 + flip_average]]
+    np.testing.assert_allclose(embedder.embed(pixels)[1], torch.stack(lengths).mean(0), rtol=1e-5)
