@@ -3,6 +3,8 @@
 A delta (``embed --since``) holds the faces that are new or changed and lists those that are gone; behind the artefacts
 that it is a delta of, it gives the vectors that embedding the whole catalogue would. A face is hidden in an artefact
 when a later one took it in again, even without success, or lists it as gone; erased faces can be hidden everywhere.
+
+Shape letters: M ids of a sorted set, N faces, D components.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,6 +8,8 @@
 A file is written once and atomically and is described in the manifest by its rows and sha256; planning which faces
 go into which part, and when a part counts as done, is left to the embed job. Several artefacts are read as one by
 ``collection``.
+
+Shape letters: N faces, D components.
 """
 
 import hashlib

@@ -1,4 +1,7 @@
-"""Sorted arrays of face_ids as sets: eight bytes a face, so that a hundred million fit in memory."""
+"""Sorted arrays of face_ids as sets: eight bytes a face, so that a hundred million fit in memory.
+
+Shape letters: M ids of a set, N ids that are looked up.
+"""
 
 import hashlib
 

@@ -3,6 +3,8 @@
 They are a folder beside the Faces artefacts, ``tombstones``, that all Faces of one parent folder share, with a file for
 each erasure. People are kept as keyed hashes of their names: the list says of a name whether it was erased, but not
 which names were. Taking vectors out of what is finished already is left to other jobs.
+
+Shape letters: M erased faces, P erased people, N names or faces that are looked up.
 """
 
 import hashlib

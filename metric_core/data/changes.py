@@ -2,6 +2,8 @@
 
 Without earlier embeddings that is every row. With them, it is those that are new there or have changed since: their
 bytes by ``content_tag``, and all else that a row is made of. How the rows are then embedded is left to the job.
+
+Shape letters: M ids of a sorted set, N rows.
 """
 
 import hashlib

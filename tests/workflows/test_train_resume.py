@@ -1,5 +1,6 @@
 """A training that loses a worker, or its driver, ends as an undisturbed one does."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from tiny import Chain, small
 
 from metric_core import manifest
+from metric_core.errors import JobRunning
 from metric_core.learn.objective import Objective
 from metric_core.model import bundle
 from workflows import train
+from workflows.parts import lease
+from workflows.parts.tracking import Tracker
 from workflows.train_config import TrainConfig
 
 
@@ -98,3 +103,36 @@ def test_a_finished_training_is_not_done_again(chain: Chain) -> None:
     config = small(chain.faces, chain.model, chain.tracking_uri, workers=2)
     assert train.run(config) == chain.answers["train"]
     assert bundle.load(chain.model).fingerprint == chain.answers["train"]["fingerprint"]
+
+
+def test_a_training_that_was_taken_over_writes_no_model(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process slept for too long; the lease file is another's when it wakes up."""
+    tracked = train._open_run
+
+    def slept(config: TrainConfig, out: str) -> Tracker:
+        (tmp_path / "model" / lease.NAME).write_text("{}")
+        return tracked(config, out)
+
+    monkeypatch.setattr(train, "_open_run", slept)
+    monkeypatch.setattr(lease, "BEAT_S", 0.5)
+    with pytest.raises(JobRunning, match="another one took over"):
+        train.run(small(chain.faces, str(tmp_path / "model"), chain.tracking_uri, steps=100_000))
+    assert not list((tmp_path / "model").glob("*.safetensors"))
+    assert not (tmp_path / "model" / "manifest.json").exists()
+
+
+def test_a_run_killed_after_its_last_word_is_tidied_up(chain: Chain, tmp_path: Path) -> None:
+    """The manifest is there, the checkpoints still are, and MLflow takes the run to be going on."""
+    out = tmp_path / "model"
+    config = small(chain.faces, str(out), chain.tracking_uri)
+    answer = train.run(config)
+    (out / "_run").mkdir()
+    state = {"uri": chain.tracking_uri, "run_id": answer["mlflow_run"]}
+    (out / "_run" / "mlflow.json").write_text(json.dumps(state))
+    client = MlflowClient(chain.tracking_uri)
+    client.update_run(answer["mlflow_run"], "RUNNING")
+    assert train.run(config) == answer
+    assert not (out / "_run").exists()
+    assert client.get_run(answer["mlflow_run"]).info.status == "FINISHED"
