@@ -72,7 +72,7 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     here = _flat(json.loads(canonical(plan)))
     if there != here:
         differ = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
-        changes = "; ".join(f"{n}: {there.get(n)!r} there, {here.get(n)!r} here" for n in differ)
+        changes = "; ".join(f"{n}: {_short(there.get(n))} there, {_short(here.get(n))} here" for n in differ)
         raise Occupied(f"{uri} was begun with other arguments ({changes}); repeat those or give --out another folder")
     return read(uri, kind) if NAME in inside else None
 
@@ -159,6 +159,12 @@ def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in plan.items():
         out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return out
+
+
+def _short(value: Any) -> str:
+    """A value as people can compare it: of a long one, such as a picture in text, its digest."""
+    text = repr(value)
+    return text if len(text) <= 400 else f"sha256 {digest(value)[:12]}…"
 
 
 def _pretty(value: Any) -> bytes:

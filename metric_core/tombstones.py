@@ -66,12 +66,12 @@ def named(folder: str) -> str:
     """The address of tombstones that somebody asks for by name, which an absent folder does not have.
 
     Raises:
-        Missing: no such folder is there.
+        Missing: no such folder is there, or there is none of what ``add`` writes in it.
     """
     address = storage.absolute(folder)
-    if not storage.exists(address):
+    if not storage.exists(storage.join(address, KEY)):
         raise Missing(
-            f"{address}: there is no such folder of tombstones, and nothing would be left out as erased; mend the "
+            f"{address}: there is no folder of tombstones, and nothing would be left out as erased; mend the "
             f"address, mount what it is on, or leave --tombstones out if nothing was erased yet"
         )
     return address

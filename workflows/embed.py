@@ -95,6 +95,8 @@ def _embed(job: Job, before: Manifest | None, held: Lease) -> dict[str, Any]:
         say(tally.breakdown())
     if embed_plan.erasures(config).digest != job.erasures:
         raise JobFailed(f"{out}: faces were erased meanwhile; start again with the same arguments to leave them out")
+    if tally.rejected:
+        say(f"{tally.rejected} faces could not be embedded ({tally.told()}); see {out}/quarantine")
     content = _content(job, ledger, tally, embed_plan.put_gone(job))
     held.confirm()
     since = [source.manifest.uri for source in job.since.sources] if job.since else []

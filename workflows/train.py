@@ -142,6 +142,8 @@ def _open_run(config: TrainConfig, out: str) -> Tracker:
     state = storage.join(out, WORK, "mlflow.json")
     uri = config.tracking_uri or tracking.default_uri()
     before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
+    if before:
+        say("continuing an earlier run, from its last checkpoint if it came to one")
     resume = before["run_id"] if before.get("uri") == uri else None
     name = config.run_name or out.rsplit("/", 1)[-1]
     options = asdict(config)

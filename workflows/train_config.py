@@ -141,6 +141,8 @@ class TrainConfig(RunOptions):
                 ("images", self.images, self.images >= 2, "2 or more: an anchor needs a positive"),
                 ("learning_rate", self.learning_rate, 0 < self.learning_rate < 10, "above 0 and below 10"),
                 ("weight_decay", self.weight_decay, 0 <= self.weight_decay < 10, "0 to 10"),
+                ("experiment", repr(self.experiment), bool(self.experiment), "a name"),
+                ("register", repr(self.register), bool(self.register), "a name"),
                 ("max_bad_fraction", self.max_bad_fraction, 0 <= self.max_bad_fraction <= 1, "a share, 0 to 1"),
             )
             if not fits

@@ -105,3 +105,10 @@ def test_nan_never_enters_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         manifest.write(str(tmp_path), "faces", {"x": float("nan")}, {})
     assert not (tmp_path / manifest.NAME).exists()
+
+
+def test_a_difference_that_nobody_can_read_is_told_by_digest(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    manifest.begin(out, "faces", {"mean_face": "A" * 5000})
+    with pytest.raises(Occupied, match=r"\(mean_face: sha256 [0-9a-f]{12}… there, sha256 [0-9a-f]{12}… here\)"):
+        manifest.begin(out, "faces", {"mean_face": "B" * 5000})

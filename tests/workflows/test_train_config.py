@@ -67,3 +67,9 @@ def test_hardening_is_refused_where_it_would_fail_in_the_workers(how: dict, obje
     with pytest.raises(ValueError, match=f"harden does not go with this objective: .*{problem}"):
         replace(CONFIG, harden=True, **asked)
     assert replace(CONFIG, **asked).objective == Objective(**objective), "nothing is wrong without it"
+
+
+@pytest.mark.parametrize("name", ["register", "experiment"])
+def test_names_that_mlflow_would_refuse_at_the_end_are_refused_at_once(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is ''; it must be a name"):
+        replace(CONFIG, **{name: ""})

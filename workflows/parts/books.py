@@ -7,7 +7,6 @@ and how long the rest would take.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from metric_core.errors import DataError, TooManyBadImages
@@ -87,13 +86,16 @@ class Books:
             for stage, spent in record.seconds.items():
                 self.seconds[stage] += spent
 
+    def told(self) -> str:
+        """The reasons of all rejects, with how often each stands."""
+        return ", ".join(f"{name} {count}" for name, count in self.reasons.most_common())
+
     def refuse_bad(self, limit: float, out: str) -> None:
         """Raises TooManyBadImages when more than the share ``limit`` of all faces is in the quarantine."""
         faces = self.total + self.unchanged
         if self.rejected > limit * faces:
-            shown = ", ".join(f"{name} {count}" for name, count in self.reasons.most_common())
             raise TooManyBadImages(
-                f"{self.rejected} of {faces} faces cannot be embedded ({shown}), more than --max-bad-fraction "
+                f"{self.rejected} of {faces} faces cannot be embedded ({self.told()}), more than --max-bad-fraction "
                 f"{limit:.2%}; see {out}/quarantine; what is done stays; mend the source and start again with "
                 f"--retry-quarantined, or raise the limit"
             )
@@ -105,13 +107,12 @@ class Books:
         return {"done": self.done, "images_per_second": round(rate, 1), "rejected": self.rejected, **spent}
 
     def note(self, elapsed: float) -> str:
-        """The live line's figures."""
+        """The live line's figures, beside how much is done and how long the rest will take."""
         figures = self.figures(elapsed)
         if not self.fresh:
             return f"{self.rejected} rejects"
-        left = timedelta(seconds=round((self.total - self.done) * elapsed / self.fresh))
         slowest = self.pools.slowest(self.seconds)
-        return f"{figures['images_per_second']:.0f} images/s, {left} left, {self.rejected} rejects, slowest: {slowest}"
+        return f"{figures['images_per_second']:.0f}/s, {self.rejected} rejects, {slowest} slowest"
 
     def breakdown(self) -> str:
         """Where the time went and what to scale."""

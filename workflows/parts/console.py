@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 LINE_EVERY_S = 30.0
 """Where stderr is no terminal and a bar cannot move."""
@@ -31,7 +33,9 @@ class Bar:
         self._progress.update(self._task, completed=done, note=note)
         if not _console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
-            say(f"{self._title} {done:,}/{self._total:,} {note}")
+            seconds = self._progress.tasks[self._task].time_remaining
+            left = f", {timedelta(seconds=round(seconds))} left" if seconds is not None else ""
+            say(f"{self._title} {done:,}/{self._total:,}{left}, {note}")
 
 
 @contextmanager
@@ -39,11 +43,11 @@ def bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """A progress bar over ``total`` units while the block runs; where stderr is no terminal, a line now and then."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     with Progress(*columns, console=_console, refresh_per_second=4) as progress:
         yield Bar(progress, title, total, done)
