@@ -64,6 +64,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
     """
     index = store.open_index(storage.absolute(config.index))
     unreadable: list[dict[str, str]] = []
+    source = None
     if config.embeddings:
         source = erasures.left_out(Collection.open(config.embeddings))
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
@@ -79,7 +80,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
     if config.out:
         _write(config, index, table, asked, storage.absolute(config.out))
     if config.gallery:
-        _draw(config, index, table, storage.absolute(config.gallery))
+        _draw(config, index, table, source, storage.absolute(config.gallery))
     return {"matches": table.to_pylist(), "unreadable": unreadable}
 
 
@@ -122,17 +123,17 @@ def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, asked: str, 
     manifest.write(out, "matches", plan | {"rows": table.num_rows}, provenance.record(index=config.index))
 
 
-def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, out: str) -> None:
+def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, source: Collection | None, out: str) -> None:
     address = config.faces or index_faces(storage.absolute(config.index), index.version)
     if not address:
         raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")
+    indexed = _Pictures(Faces.open(address))
     probe: pictures.Fetch = storage.read_bytes
-    if config.embeddings:
-        asked = Collection.open(config.embeddings).faces
-        if not asked:
-            raise ConfigError(f"{config.embeddings} does not say where its Faces are; leave out --gallery")
-        probe = _Pictures(Faces.open(asked)).named
-    pictures.gallery(table, probe, _Pictures(Faces.open(address)).of, out)
+    if source:
+        if not source.faces:
+            raise ConfigError(f"{source.uri} does not say where its Faces are; leave out --gallery")
+        probe = (indexed if source.faces == address else _Pictures(Faces.open(source.faces))).named
+    pictures.gallery(table, probe, indexed.of, out)
     say(f"gallery: {out}")
 
 

@@ -53,6 +53,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     config = config.settled()
     out = storage.absolute(config.out)
+    work = storage.join(out, WORK)
     faces = Faces.open(config.faces)
     train, valid = _splits(config, faces)
     if config.align == "arcface":
@@ -68,11 +69,13 @@ def run(config: TrainConfig) -> dict[str, Any]:
         done = manifest.begin(out, "model", config.plan(faces.manifest.digest))
         if done:
             say(f"{out} is finished already; nothing to do")
-            if storage.exists(storage.join(out, WORK)):  # killed between the manifest and here
+            if storage.exists(work):  # killed between the manifest and here
                 _open_run(config, out).finish("FINISHED")
-                storage.remove_tree(storage.join(out, WORK))
+                storage.remove_tree(work)
             return dict(done.provenance["result"])
         with lease.held(out) as held:
+            if storage.exists(work):
+                say("continuing an earlier run, from its last checkpoint if it came to one")
             _describe(config, train, valid, sampler)
             tracker = _open_run(config, out)
             try:
@@ -84,7 +87,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
                 tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
                 raise
             tracker.finish("FINISHED")
-            storage.remove_tree(storage.join(out, WORK))
+            storage.remove_tree(work)
     return result
 
 
@@ -142,8 +145,6 @@ def _open_run(config: TrainConfig, out: str) -> Tracker:
     state = storage.join(out, WORK, "mlflow.json")
     uri = config.tracking_uri or tracking.default_uri()
     before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
-    if before:
-        say("continuing an earlier run, from its last checkpoint if it came to one")
     resume = before["run_id"] if before.get("uri") == uri else None
     name = config.run_name or out.rsplit("/", 1)[-1]
     options = asdict(config)

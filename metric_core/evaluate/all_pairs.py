@@ -51,9 +51,9 @@ def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
     end_M = np.searchsorted(code_M[order_M], code_M[order_M], side="right")
     genuine, impostor = int((end_M - first_M).sum()), int((rows - end_M).sum())
     random = counter.generator(seed, "all-pairs")
-    everything = genuine + impostor <= max_pairs
-    a_N, b_N = _pairs(first_M, end_M - first_M, genuine if everything else min(genuine, max_pairs // 2), random)
-    c_N, d_N = _pairs(end_M, rows - end_M, impostor if everything else min(impostor, max_pairs - len(a_N)), random)
+    kept = genuine if genuine + impostor <= max_pairs else min(genuine, max_pairs // 2)
+    a_N, b_N = _pairs(first_M, end_M - first_M, kept, random)
+    c_N, d_N = _pairs(end_M, rows - end_M, min(impostor, max_pairs - kept), random)
     same_N = np.arange(len(a_N) + len(c_N)) < len(a_N)
     score_N = _scores(embedding_MD, order_M[np.concatenate([a_N, c_N])], order_M[np.concatenate([b_N, d_N])])
     return PairScores(score_N, same_N, np.zeros(len(same_N), np.int64))

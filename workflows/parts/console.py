@@ -34,8 +34,8 @@ class Bar:
         if not _console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
             seconds = self._progress.tasks[self._task].time_remaining
-            left = f", {timedelta(seconds=round(seconds))} left" if seconds is not None else ""
-            say(f"{self._title} {done:,}/{self._total:,}{left}, {note}")
+            left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+            say(", ".join(filter(None, [f"{self._title} {done:,}/{self._total:,}", left, note])))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from metric_core import storage
-from metric_core.data.readers.found import Found, Source
+from metric_core.data.readers.found import Found, Source, some
 from metric_core.errors import DataError
 
 IMAGE_ENDINGS = frozenset(
@@ -80,16 +80,12 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
         yield Found(identity=identity, key=key, uri=path, content_tag=tag)
     if undecoded:
         raise DataError(
-            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({_some(undecoded)}): rename them, "
+            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({some(undecoded)}): rename them, "
             f"convmv does that for whole folders"
         )
     if alike:
         raise DataError(
-            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({_some(alike)}); "
+            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({some(alike)}); "
             f"a face_id goes by the path without the ending, and these would share theirs: rename or remove one of "
             f"each, or pass a CSV list with columns path,identity,key as --source"
         )
-
-
-def _some(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

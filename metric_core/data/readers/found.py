@@ -79,3 +79,8 @@ def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:
 def resolve(root: str, uri: str) -> str:
     """The address of a row's bytes."""
     return uri if uri.startswith("/") or "://" in uri else storage.join(root, uri)
+
+
+def some(paths: list[str]) -> str:
+    """The first of many paths, for a message."""
+    return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.data.readers.found import Found, Source, read_landmarks, resolve
+from metric_core.data.readers.found import Found, Source, read_landmarks, resolve, some
 from metric_core.errors import DataError, Missing
 
 REQUIRED = ("path", "identity")
@@ -78,10 +78,9 @@ def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterato
         points = read_landmarks(row.get("landmarks"), f"{address}, row {number}")
         yield Found(row["identity"], key, path, tag, view=row.get("view"), split=row.get("split"), landmarks=points)
     if missing:
-        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise DataError(
-            f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {shown}; paths are relative "
-            f"to {root}; mend or remove these rows"
+            f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {some(missing)}; paths are "
+            f"relative to {root}; mend or remove these rows"
         )
 
 
