@@ -66,13 +66,19 @@ def named(folder: str) -> str:
     """The address of tombstones that somebody asks for by name, which an absent folder does not have.
 
     Raises:
-        Missing: no such folder is there, or there is none of what ``add`` writes in it.
+        Missing: no such folder is there, or it holds something else.
     """
     address = storage.absolute(folder)
-    if not storage.exists(storage.join(address, KEY)):
+    if not storage.exists(address):
         raise Missing(
-            f"{address}: there is no folder of tombstones, and nothing would be left out as erased; mend the "
+            f"{address}: there is no such folder of tombstones, and nothing would be left out as erased; mend the "
             f"address, mount what it is on, or leave --tombstones out if nothing was erased yet"
+        )
+    inside = storage.names(address)
+    if inside and KEY not in inside:
+        raise Missing(
+            f"{address} holds {', '.join(inside[:3])} and no {KEY}: no folder of tombstones, and nothing would be "
+            f"left out as erased; mend the address, or restore {KEY} from a backup"
         )
     return address
 

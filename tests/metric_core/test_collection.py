@@ -112,6 +112,9 @@ def test_erased_faces_are_hidden(stacked: str, tmp_path: Path) -> None:
         found.without_erased(str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
     assert found.without_erased(str(tmp_path / "elsewhere")) is found
+    (tmp_path / "elsewhere" / "notes.txt").touch()
+    with pytest.raises(Missing, match=r"elsewhere holds notes\.txt and no key: no folder of tombstones"):
+        found.without_erased(str(tmp_path / "elsewhere"))
 
 
 def test_what_cannot_be_known_to_be_erased(stacked: str, tmp_path: Path) -> None:

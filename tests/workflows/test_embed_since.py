@@ -236,9 +236,9 @@ def test_catalogues_leave_erased_people_out(corpus: Corpus) -> None:
     assert "person-0001" not in Faces.open(corpus.at("faces-b")).table["identity"].to_pylist()
     assert catalogue.run(config) == answer, "the same again"
     elsewhere = replace(config, out=corpus.at("other/faces"), tombstones=corpus.at("elsewhere"))
-    with pytest.raises(Missing, match="elsewhere: there is no folder of tombstones"):
+    with pytest.raises(Missing, match="elsewhere: there is no such folder of tombstones"):
         catalogue.run(elsewhere)
-    with pytest.raises(Missing, match="elsewhere: there is no folder of tombstones"):
+    with pytest.raises(Missing, match="elsewhere: there is no such folder of tombstones"):
         corpus.embed(corpus.at("faces-b"), "b", tombstones=corpus.at("elsewhere"))
     assert not any(Path(corpus.at(name)).exists() for name in ("other/faces", "b")), "before anything starts"
     tombstones.add(corpus.at("elsewhere"), namespace)
