@@ -69,6 +69,14 @@ def test_what_keeps_failing_ends_the_job(ray_session: None, tmp_path: Path, what
     assert len(list(tmp_path.glob("3-*"))) == (ATTEMPTS if what in ("die", "fail") else 1)
 
 
+def test_a_unit_is_not_blamed_for_its_neighbour(ray_session: None, tmp_path: Path) -> None:
+    """The one that works slowly would be beside the one that kills the process each time; they are parted at once."""
+    with pytest.raises(JobFailed, match=rf"^1 die: given up after {ATTEMPTS} attempts"):
+        dict(flow_of(tmp_path, actors=1).run(["0 slow", "1 die"]))
+    assert len(list(tmp_path.glob("1-*"))) == ATTEMPTS
+    assert len(list(tmp_path.glob("0-*"))) <= 2, "it was taken down no more than once"
+
+
 def test_actors_that_do_not_come_up_end_the_job(ray_session: None, tmp_path: Path) -> None:
     (tmp_path / "refuse").touch()
     with pytest.raises(JobFailed, match=r"the actors: given up .*: this process does not come up"):

@@ -76,13 +76,24 @@ class Flow:
             self._decoding[self._decode(unit)] = unit
             held += 1
         while self._free and (self._decoded if self._decode else self._waiting):
+            places = self._places(self._decoded[0][0] if self._decode else self._waiting[0])
+            actor = next((actor for actor in self._free if self._free.count(actor) >= places), None)
+            if actor is None:
+                return
+            for _ in range(places):
+                self._free.remove(actor)
             unit, decoded = self._decoded.popleft() if self._decode else (self._waiting.popleft(), None)
-            actor = self._free.popleft()
             self._running[actor.work.remote(unit, decoded)] = (unit, actor)
+
+    def _places(self, unit: Any) -> int:
+        """Of an actor's places, how many a unit takes: all once it has failed, so that whatever kills its process takes
+        no other unit down with it again and again, and none is blamed for another."""
+        return IN_FLIGHT if self._failures[unit] else 1
 
     def _take(self, reference: Any) -> tuple[Any, Any] | None:
         """A unit and its answer; None when an actor has become ready, or has failed."""
         unit, actor = self._running.pop(reference)
+        given_back = [actor] * self._places(unit)
         try:
             answer = ray.get(reference)
         except RayActorError as error:
@@ -90,14 +101,14 @@ class Flow:
             return None
         except RayError as error:
             self._failed(unit, error)
-            self._free.append(actor)
+            self._free.extend(given_back)
             return None
         if unit is None:
             self._started = self._started or time.monotonic()
             self._failures[None] = 0
             self._free.extend([actor] * IN_FLIGHT)
             return None
-        self._free.append(actor)
+        self._free.extend(given_back)
         return unit, answer
 
     def _replace(self, lost: Any, unit: Any, error: RayActorError) -> None:
