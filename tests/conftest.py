@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from places import DATA
+from support.places import DATA
 
-from metric_core.data import synthetic
+from workflows.demo import drawn
 
 # Read by Ray when it starts; the suite's own chatter is not what is tested.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
@@ -26,7 +26,7 @@ def data_root() -> Path:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 drawn people with 6 pictures of 48 pixels each, one folder a person."""
     root = tmp_path_factory.mktemp("people")
-    synthetic.write_people(root, people=24, pictures=6, seed=7, size=48)
+    drawn.write_people(root, people=24, pictures=6, seed=7, size=48)
     return root
 
 
@@ -45,9 +45,9 @@ def ray_session() -> Iterator[None]:
 
     import ray
 
-    from workflows.parts import runtime
+    from workflows.shared import cluster
 
-    os.environ.update(runtime.QUIET)
+    os.environ.update(cluster.QUIET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

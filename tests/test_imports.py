@@ -7,18 +7,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Inside metric_core imports point to the left; the three in the middle never import each other.
-LAYERS = {"root": set(), "data": {"root"}, "model": {"root"}, "learn": {"root"}}
-LAYERS["index"] = {"root", "data", "model", "learn"}
-LAYERS["evaluate"] = {*LAYERS["index"], "index"}
+# Inside metric_core imports point to what stands above. Of the folders in the middle, learn and model are strangers.
+ABOVE: dict[str, set[str]] = {"root": set(), "storage": {"root"}}
+ABOVE["artefacts"] = {"root", "storage"}
+ABOVE["image"] = ABOVE["sources"] = {"root", "storage", "artefacts"}
+ABOVE["sampling"] = {*ABOVE["image"], "image", "sources"}
+ABOVE["model"] = {*ABOVE["image"], "image"}
+ABOVE["learn"] = {*ABOVE["image"], "sampling"}
+ABOVE["index"] = {*ABOVE["sampling"], "sampling", "model", "learn"}
+ABOVE["evaluate"] = {*ABOVE["index"], "index"}
+FOLDERS = set(ABOVE) - {"root"}
+ROOT_FILES = {"__init__", "counter", "errors", "metrics", "options"}
 OWNERS = {
     "faiss": "metric_core/index/",
     "torch.distributed": "metric_core/learn/collective.py",
     "ray": "workflows/",
-    "mlflow": "workflows/parts/tracking.py",
+    "mlflow": "workflows/shared/tracking.py",
     "argparse": "workflows/cli.py",
 }
-COMPOSERS = {"demo", "pipeline", "cli"}
+JOBS = {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "embeddings", "demo"}
+COMPOSERS = {"demo"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -36,37 +44,63 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def layer(dotted: str) -> str:
+def place(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def folder(dotted: str) -> str:
+    """Of a module of metric_core, the folder that it lies in."""
     parts = dotted.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in LAYERS else "root"
+    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else "root"
 
 
-@pytest.mark.parametrize("path", modules("metric_core"), ids=lambda p: str(p.relative_to(ROOT)))
-def test_library_imports_point_left(path: Path) -> None:
-    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+def test_every_folder_of_the_library_has_its_place_and_the_root_holds_what_all_use() -> None:
+    inside = {path for path in (ROOT / "metric_core").iterdir() if path.name != "__pycache__"}
+    assert {path.name for path in inside if path.is_dir()} == FOLDERS
+    assert {path.stem for path in inside if path.suffix == ".py"} == ROOT_FILES
+
+
+@pytest.mark.parametrize("path", modules("metric_core"), ids=place)
+def test_library_imports_point_one_way(path: Path) -> None:
+    own = folder(".".join(path.relative_to(ROOT).with_suffix("").parts))
     for name in imports(path):
         assert not name.startswith("workflows"), f"the library must not know the jobs: {name}"
         if name.startswith("metric_core."):
-            assert layer(name) in LAYERS[own] | {own}, f"{own} must not import {name}"
+            assert folder(name) in ABOVE[own] | {own}, f"{own} must not import {name}"
 
 
-@pytest.mark.parametrize("path", modules("metric_core") + modules("workflows"), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules("metric_core") + modules("workflows"), ids=place)
 def test_heavy_dependencies_have_one_owner(path: Path) -> None:
-    place = str(path.relative_to(ROOT))
     for name in imports(path):
         for package, owner in OWNERS.items():
             if name == package or name.startswith(package + "."):
-                assert place.startswith(owner), f"{package} belongs to {owner}"
+                assert place(path).startswith(owner), f"{package} belongs to {owner}"
 
 
-def test_jobs_do_not_import_each_other() -> None:
-    dotted = {p: ".".join(p.relative_to(ROOT / "workflows").with_suffix("").parts) for p in modules("workflows")}
-    jobs = {name for p, name in dotted.items() if "\ndef run(" in p.read_text()}
-    assert {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "demo", "embeddings.check"} <= jobs
-    for job in jobs - COMPOSERS:
-        path = next(p for p, name in dotted.items() if name == job)
-        used = {name.removeprefix("workflows.") for name in imports(path)}
-        assert not used & (jobs - {job}), f"{job} imports {used & jobs}"
+def test_every_job_has_a_folder_with_options_and_work() -> None:
+    inside = {path.name for path in (ROOT / "workflows").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert inside == JOBS | {"shared"}
+    for job in JOBS:
+        names = {path.name for path in (ROOT / "workflows" / job).iterdir()}
+        assert "config.py" in names
+        assert "job.py" in names or job == "embeddings", "embeddings has a module for each of its four jobs"
+
+
+@pytest.mark.parametrize("path", modules("workflows"), ids=place)
+def test_a_job_s_folder_is_imported_by_no_other_job(path: Path) -> None:
+    own = path.relative_to(ROOT / "workflows").parts[0]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "workflows" and len(parts) > 1 and parts[1] in JOBS - {own}:
+            assert own in COMPOSERS, f"{place(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows" / "shared").glob("[!_]*.py")), ids=place)
+def test_what_is_shared_has_two_users_or_more(path: Path) -> None:
+    name = f"workflows.shared.{path.stem}"
+    users = {p.relative_to(ROOT / "workflows").parts[0] for p in modules("workflows") if name in imports(p)}
+    among = {p.stem for p in (ROOT / "workflows" / "shared").glob("*.py") if p != path and name in imports(p)}
+    assert len(users - {"shared"}) + len(among) >= 2, f"only {users | among} use it"
 
 
 def test_library_reads_no_environment() -> None:

@@ -20,19 +20,42 @@ from typing import Any
 
 from metric_core.errors import ConfigError, LikenessError
 
+
+@dataclass(frozen=True)
+class Job:
+    """A subcommand: where its options and its work are, neither imported before it is asked for."""
+
+    options: str
+    """``module:class`` of its config, which imports nothing heavy."""
+    work: str
+    """Module with ``run(config)`` and, where the result is shown otherwise than as lines, ``show(result)``."""
+    text: str
+
+    @property
+    def config_class(self) -> type:
+        """The dataclass of its options."""
+        module, name = self.options.split(":")
+        found: type = getattr(importlib.import_module(module), name)
+        return found
+
+
+def _job(folder: str, name: str, text: str, work: str = "job") -> Job:
+    return Job(f"workflows.{folder}.config:{name}", f"workflows.{folder}.{work}", text)
+
+
 JOBS = {
-    "catalogue": ("workflows.catalogue", "CatalogueConfig", "list the faces of a corpus"),
-    "train": ("workflows.train", "TrainConfig", "learn a metric from a catalogue"),
-    "embed": ("workflows.embed", "EmbedConfig", "embed every face of a catalogue"),
-    "index": ("workflows.index", "IndexConfig", "build and publish a search index from embeddings"),
-    "search": ("workflows.search", "SearchConfig", "find whom pictures show"),
-    "verify": ("workflows.verify", "VerifyConfig", "decide whether two pictures show one person"),
-    "evaluate": ("workflows.evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
-    "embeddings check": ("workflows.embeddings.check", "CheckConfig", "verify embeddings, also against a catalogue"),
-    "embeddings stats": ("workflows.embeddings.stats", "StatsConfig", "say what embeddings hold"),
-    "embeddings export": ("workflows.embeddings.export", "ExportConfig", "write vectors as .npy or .fvecs"),
-    "embeddings compare": ("workflows.embeddings.compare", "CompareConfig", "show how scores move with a new model"),
-    "demo": ("workflows.demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
+    "catalogue": _job("catalogue", "CatalogueConfig", "list the faces of a corpus"),
+    "train": _job("train", "TrainConfig", "learn a metric from a catalogue"),
+    "embed": _job("embed", "EmbedConfig", "embed every face of a catalogue"),
+    "index": _job("index", "IndexConfig", "build and publish a search index from embeddings"),
+    "search": _job("search", "SearchConfig", "find whom pictures show"),
+    "verify": _job("verify", "VerifyConfig", "decide whether two pictures show one person"),
+    "evaluate": _job("evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
+    "embeddings check": _job("embeddings", "CheckConfig", "verify embeddings, also against a catalogue", "check"),
+    "embeddings stats": _job("embeddings", "StatsConfig", "say what embeddings hold", "stats"),
+    "embeddings export": _job("embeddings", "ExportConfig", "write vectors as .npy or .fvecs", "export"),
+    "embeddings compare": _job("embeddings", "CompareConfig", "show how scores move with a new model", "compare"),
+    "demo": _job("demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
 }
 
 
@@ -62,8 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         return _top(args)
     name, rest = " ".join(args[:words]), args[words:]
     try:
-        module = importlib.import_module(JOBS[name][0])
-        config_class = getattr(module, JOBS[name][1])
+        config_class = JOBS[name].config_class
         options = list(options_of(config_class))
         if "-h" in rest or "--help" in rest:
             _parser(name, options).print_help()
@@ -76,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
-        result = module.run(config)
+        job = importlib.import_module(JOBS[name].work)
+        result = job.run(config)
     except LikenessError as error:
         for line in str(error).splitlines():
             print(f"likeness {name}: {line}", file=sys.stderr)
@@ -90,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     if flags.json:
         print(json.dumps(result))
     else:
-        show = getattr(module, "show", None)
+        show = getattr(job, "show", None)
         print(show(result) if show else "\n".join(_lines(result)))
     return 0
 
@@ -143,7 +166,7 @@ def parse(job: str, config_class: type, options: list[Option], argv: list[str]) 
 
 
 def _top(args: list[str]) -> int:
-    jobs = "\n".join(f"  {name:<18} {text}" for name, (_, _, text) in JOBS.items())
+    jobs = "\n".join(f"  {name:<18} {job.text}" for name, job in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="likeness",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -167,7 +190,7 @@ def _top(args: list[str]) -> int:
 def _parser(job: str, options: list[Option]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"likeness {job}",
-        description=JOBS[job][2].capitalize() + ".",
+        description=JOBS[job].text.capitalize() + ".",
         allow_abbrev=False,
         exit_on_error=False,
         argument_default=argparse.SUPPRESS,
@@ -288,7 +311,7 @@ def _build(
             given[field.name] = values[prefix + field.name]
     try:
         return config_class(**given) if defaults is None else replace(defaults, **given)
-    except (ValueError, ConfigError) as error:
+    except ConfigError as error:
         problems += [f"{prefix}{line}" for line in str(error).splitlines()]
         return None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from metric_core import counter
-from metric_core.embeddings import Vectors, check_unit
+from metric_core.artefacts.embeddings import Vectors, check_unit
 from metric_core.evaluate.pairs import PairScores
 from metric_core.metrics import OperatingPoint
 

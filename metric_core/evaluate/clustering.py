@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import normalized_mutual_info_score
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.evaluate.neighbours import nearest_others, people
 
 NEIGHBOURS = 50

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.errors import TooFewImages
 
 GRID = 1 << 20  # scores are multiples of 1/GRID, about what the float32 sums of two equal vectors may differ by

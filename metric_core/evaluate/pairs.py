@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from metric_core import storage
-from metric_core.data.readers import pickled
 from metric_core.errors import DataError
+from metric_core.sources import pickled
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.evaluate.neighbours import nearest_others, people
 
 

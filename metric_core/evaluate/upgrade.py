@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metric_core import metrics
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.evaluate import all_pairs, neighbours
 from metric_core.evaluate.pairs import PairScores
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from metric_core import counter, metrics
-from metric_core.data.faces import face_id
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
+from metric_core.artefacts.faces import face_id
 from metric_core.errors import DataError
 from metric_core.evaluate.all_pairs import measurable
 from metric_core.evaluate.pairs import Pairs, PairScores

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_core import counter
-from metric_core.embeddings import Vectors, check_unit
+from metric_core.artefacts.embeddings import Vectors, check_unit
 from metric_core.errors import ConfigError, IndexBuildError
 from metric_core.index import identities
 from metric_core.index.codec import load, template_hash, trained_hash

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.index.search import Neighbours, OpenIndex
 
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much

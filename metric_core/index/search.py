@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metric_core import schema
-from metric_core.embeddings import check_unit
+from metric_core.artefacts import schema
+from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
 from metric_core.index.build import search as search_shard
 from metric_core.index.engine import faiss

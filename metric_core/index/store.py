@@ -23,14 +23,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from metric_core import manifest, schema, storage
+from metric_core import storage
+from metric_core.artefacts import manifest, schema
+from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, IndexBuildError, Missing, Occupied, Unfinished
 from metric_core.index import codec, identities
 from metric_core.index.build import Built
 from metric_core.index.identities import Identities
 from metric_core.index.search import OpenIndex
 from metric_core.index.spec import IndexSpec
-from metric_core.manifest import Manifest
 
 CURRENT = "CURRENT"
 VERSIONS = "versions"

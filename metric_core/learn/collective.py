@@ -104,19 +104,6 @@ def exchange(sent: list[Tensor], rows: list[int], columns: list[int], world: Wor
     return [part.view(r, c) for part, r, c in zip(received.split(sizes), rows, columns)]
 
 
-def pass_on(t: Tensor, world: World) -> Tensor:
-    """Gives ``t`` to the next worker of the ring and returns the previous worker's, of the same shape."""
-    if world.size == 1:
-        return t
-    received = torch.empty_like(t)
-    following, previous = (world.rank + 1) % world.size, (world.rank - 1) % world.size
-    # Posted together: on NCCL a send ends only with its receive, and a ring of lone sends would wait for ever.
-    both = [dist.P2POp(dist.isend, t.contiguous(), following), dist.P2POp(dist.irecv, received, previous)]
-    for work in dist.batch_isend_irecv(both):
-        work.wait()
-    return received
-
-
 def _gather(x_LD: Tensor, counts: list[int], world: World) -> Tensor:
     # gloo aborts the process on an uneven all_gather: exchange equal, padded slots and slice.
     slots = [x_LD.new_empty(max(counts), *x_LD.shape[1:]) for _ in counts]

@@ -11,29 +11,19 @@ Shape letters: A anchors of a block, R references, P pairs, X and Y rows of two 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Distance = Literal["euclidean", "squared-euclidean", "cosine"]
-
-LARGEST: dict[str, float] = {"euclidean": 2.0, "squared-euclidean": 4.0, "cosine": 2.0}
-"""The largest distance between two unit vectors; the smallest is 0."""
+from metric_core.learn.objective import Distance
 
 _CHUNK = 1 << 21  # elements of a temporary of gathered rows: 8 MiB in float32, near the size of a cache
 _BLOCK = 1 << 21  # elements of a block of distances: 8 MiB in float32
 _ON_GPU = 64  # times as many elements: there a small block takes longer to be started than to be computed
 _FEWEST_ROWS = 32  # of a block: with fewer, a product waits for memory
 _NEAR = 1e-3  # ‖x − y‖² below which the product's cancellation costs more than direct subtraction
-
-
-def to_euclidean(d: float, distance: Distance) -> float:
-    """The Euclidean distance of two unit vectors at this distance; below 0, by rounding, is 0, and NaN is NaN."""
-    square = {"euclidean": d * d, "squared-euclidean": d, "cosine": 2.0 * d}[distance]
-    return math.sqrt(max(square, 0.0))
 
 
 def row_blocks(n_rows: int, n_columns: int, device: torch.device, elements: int = _BLOCK) -> Iterator[slice]:

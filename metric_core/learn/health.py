@@ -8,14 +8,10 @@ Shape letters: R rows, D columns, A anchors, G rows or columns of a Gram matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-from metric_core.learn import limits
-from metric_core.learn.distance import Distance, to_euclidean
 
 _RANK_ROWS = 1024  # rows that ``effective_rank`` looks at; more cost time and change little
 
@@ -27,7 +23,7 @@ def effective_rank(emb_RD: Tensor) -> Tensor:
     tr(C)² / ‖C‖²_F. Gao et al., "A theory of multineuronal dimensionality", 2017. Taken over evenly spaced
     rows where there are more than 1024.
     """
-    emb_RD = every_nth(emb_RD.detach(), 0, len(emb_RD))
+    emb_RD = emb_RD.detach()[:: max(1, -(-len(emb_RD) // _RANK_ROWS))]
     if len(emb_RD) < 2:
         return emb_RD.new_zeros(())
     centred_RD = emb_RD - emb_RD.mean(0)
@@ -38,55 +34,12 @@ def effective_rank(emb_RD: Tensor) -> Tensor:
     return torch.where(trace > floor, trace.square() / gram_GG.square().sum().clamp(min=floor**2), 0.0)
 
 
-def every_nth(emb_LD: Tensor, start: int, n_rows: int) -> Tensor:
-    """Of the rows that stand at ``start`` among ``n_rows``, those that ``effective_rank`` looks at."""
-    stride = max(1, -(-n_rows // _RANK_ROWS))
-    return emb_LD[-start % stride :: stride]
-
-
 def spread(name: str, value_A: Tensor) -> dict[str, Tensor]:
     """``name_mean``, ``name_q10``, ``name_q50`` and ``name_q90`` of the values; NaN when there are none."""
     if len(value_A) == 0:
         return {f"{name}_{figure}": value_A.new_full((), torch.nan) for figure in ("mean", "q10", "q50", "q90")}
     q10, q50, q90 = torch.quantile(value_A, value_A.new_tensor([0.1, 0.5, 0.9])).unbind()
     return {f"{name}_mean": value_A.mean(), f"{name}_q10": q10, f"{name}_q50": q50, f"{name}_q90": q90}
-
-
-@dataclass(frozen=True)
-class Collapse:
-    """Decides from a step's health whether the embeddings have collapsed, or are about to."""
-
-    rank: float = 2.0
-    """Effective rank below which the faces lie on a line or in a point; at least 1."""
-    distance: float = 0.05
-    """Median Euclidean distance to the nearest negative below which strangers coincide, whatever distance is learnt.
-    On LFW the default recipe comes down to 0.1 and recovers; batch-hard triplets that never recover lie below 0.02."""
-    patience: int = 20
-    """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
-
-    def __post_init__(self) -> None:
-        limits.check(
-            ("rank", self.rank, self.rank >= 1.0, "1 or more"),
-            ("distance", self.distance, self.distance > 0.0, "above 0"),
-            ("patience", self.patience, self.patience >= 1, "1 or more"),
-        )
-
-    def watch(self, streak: int, health: Mapping[str, Tensor], distance: Distance) -> tuple[int, str | None]:
-        """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
-
-        ``distance`` is what the figures of ``health`` are measured in. The warning comes once, when the streak
-        reaches the patience. Keep the streak in the checkpoint.
-        """
-        rank, nearest = float(health["effective_rank"]), to_euclidean(float(health["d_an_q50"]), distance)
-        suspicious = rank < self.rank or nearest < self.distance
-        streak = streak + 1 if suspicious else 0
-        if streak != self.patience:
-            return streak, None
-        return streak, (
-            f"the embeddings have collapsed: for {streak} steps effective rank {rank:.2f} (healthy: above "
-            f"{self.rank}) or median Euclidean distance to the nearest stranger {nearest:.2g} (healthy: above "
-            f"{self.distance}). Try a lower learning rate, the semi-hard miner first, or a larger margin."
-        )
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -10,12 +10,12 @@ Shape letters: T triplets, A anchors, K references of one identity, R references
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Form = Literal["hinge", "soft"]
+from metric_core.learn.objective import Form
 
 
 def triplet(d_ap_T: Tensor, d_an_T: Tensor, margin: float, form: Form = "hinge") -> Tensor:

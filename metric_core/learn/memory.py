@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows
-from metric_core.learn.distance import Distance, add_block_gradient, block_distance, row_blocks
+from metric_core.learn.distance import add_block_gradient, block_distance, row_blocks
 from metric_core.learn.mining import Batch
+from metric_core.learn.objective import Distance
 from metric_core.learn.stream import BLOCK
-from metric_core.sharding import share
+from metric_core.sampling.sharding import share
 
 _EMPTY = -1  # the step, and the ids, of a row that was never written
 

@@ -6,14 +6,19 @@ Every field is checked here, all problems at once; what the choices do is left t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from metric_core.learn.distance import LARGEST, Distance
-from metric_core.learn.loss import Form
+from metric_core.options import Options, out_of_range
 
+Distance = Literal["euclidean", "squared-euclidean", "cosine"]
+"""Between unit vectors; on these ‖x − y‖² = 2(1 − cos)."""
+Form = Literal["hinge", "soft"]
 Loss = Literal["triplet", "contrastive", "softall", "multi-similarity", "multi-view"]
 Miner = Literal["auto", "batch-hard", "easy-positive", "semi-hard", "distance-weighted", "all", "multi-similarity"]
 Reduction = Literal["anchors", "active"]
+
+LARGEST: dict[str, float] = {"euclidean": 2.0, "squared-euclidean": 4.0, "cosine": 2.0}
+"""The largest distance between two unit vectors; the smallest is 0."""
 
 _MINERS: dict[str, tuple[str, ...]] = {  # the first is what "auto" means
     "triplet": ("batch-hard", "easy-positive", "semi-hard", "distance-weighted", "all"),
@@ -25,8 +30,8 @@ _MINERS: dict[str, tuple[str, ...]] = {  # the first is what "auto" means
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What training minimises. Raises ValueError with every problem at once."""
+class Objective(Options):
+    """What training minimises. Raises ConfigError with every problem at once."""
 
     loss: Loss = "triplet"
     """Which loss: the functions of ``learn.loss``. multi-view needs faces with views."""
@@ -57,9 +62,6 @@ class Objective:
     epsilon: float = 0.1
     """multi-similarity with its own miner: slack ε, in units of ``distance``, at least 0."""
 
-    ring: bool = False
-    """Never hold all workers' embeddings at once, but pass them round a ring: slower, for batches whose
-    embeddings don't fit. Any loss over all pairs, and batch-hard; without a memory."""
     memory_rows: int = 0
     """Embeddings of earlier batches to compare with as well, over all workers together; 0 for none."""
     memory_max_age: int = 0
@@ -70,56 +72,27 @@ class Objective:
     """Lets batch-hard pick the hardest of the memory too. Off, because the hardest of stale embeddings are
     often merely the most stale, and learning from them hurts."""
 
-    def __post_init__(self) -> None:
-        problems = self._problems()
-        if problems:
-            raise ValueError("\n".join(problems))
-
     @property
     def pairs(self) -> str:
         """The miner, with auto resolved."""
         return _MINERS[self.loss][0] if self.miner == "auto" else self.miner
 
-    def _problems(self) -> list[str]:
-        problems = [
-            f"{name} is {value!r}; expected one of {', '.join(allowed)}"
-            for name, value, allowed in (
-                ("loss", self.loss, get_args(Loss)),
-                ("distance", self.distance, get_args(Distance)),
-                ("miner", self.miner, get_args(Miner)),
-                ("form", self.form, get_args(Form)),
-                ("reduction", self.reduction, get_args(Reduction)),
-            )
-            if value not in allowed
-        ]
-        problems += [
-            f"{name} is {value}; expected a number above 0"
-            for name, value in (
-                ("temperature", self.temperature),
-                ("alpha", self.alpha),
-                ("beta", self.beta),
-                ("memory_weight", self.memory_weight),
-            )
-            if not 0.0 < value < float("inf")
-        ]
+    def problems(self) -> list[str]:
+        above = "(0, inf)"
+        problems = out_of_range(self, temperature=above, alpha=above, beta=above, memory_weight=above)
+        problems += out_of_range(self, epsilon="[0, inf)", memory_rows="[0, inf)", memory_max_age="[0, inf)")
         largest = LARGEST.get(self.distance, 4.0)
         if not 0.0 < self.margin < largest:
             problems.append(
-                f"margin is {self.margin}; expected above 0 and below {largest}, the largest "
+                f"margin is {self.margin}; it must be above 0 and below {largest}, the largest "
                 f"{self.distance} distance of unit vectors: a larger margin never deactivates"
             )
         if not 0.0 <= self.positive_margin < self.margin:
-            problems.append(f"positive_margin is {self.positive_margin}; expected from 0 to below the margin")
+            problems.append(f"positive_margin is {self.positive_margin}; it must be 0 or more and below the margin")
         if not 0.0 <= self.base <= largest:
-            problems.append(f"base is {self.base}; expected from 0 to {largest}, a {self.distance} distance")
-        if not self.epsilon >= 0.0:
-            problems.append(f"epsilon is {self.epsilon}; expected at least 0")
+            problems.append(f"base is {self.base}; it must be from 0 to {largest}, a {self.distance} distance")
         if self.loss in _MINERS and self.miner not in ("auto", *_MINERS[self.loss]):
             problems.append(f"miner is {self.miner!r}; {self.loss} takes auto, {', '.join(_MINERS[self.loss])}")
-        if self.memory_rows < 0 or self.memory_max_age < 0:
-            problems.append(
-                f"memory_rows is {self.memory_rows} and memory_max_age {self.memory_max_age}; expected at least 0"
-            )
         if self.loss == "triplet" and self.memory_rows > 0 and self.pairs != "all":
             if self.pairs != "batch-hard":
                 problems.append(f"miner is {self.pairs!r} with a memory; triplet takes all or batch-hard there")
@@ -128,10 +101,6 @@ class Objective:
                     "batch-hard with a memory would learn from its stalest rows; use another loss or miner 'all', "
                     "or set hardest_from_memory"
                 )
-        if self.ring and self.loss == "triplet" and self.pairs not in ("all", "batch-hard"):
-            problems.append(f"ring is on with miner {self.pairs!r}; on a ring triplet takes all or batch-hard")
-        if self.ring and self.memory_rows > 0:
-            problems.append("ring is on with a memory, which needs all workers' embeddings; use one of the two")
         if self.form == "soft":
             if self.reduction == "active":
                 problems.append("reduction is 'active' but the soft form is never inactive; use 'anchors'")

@@ -4,15 +4,13 @@ Batch-hard triplets collapse a young net; semi-hard ones stop teaching a mature 
 figures that are the same on every worker, so all switch at the same step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
-from torch import Tensor
-
-from metric_core.learn import limits
+from metric_core.errors import ConfigError
 from metric_core.learn.objective import Objective
+from metric_core.options import Options, out_of_range
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class HardeningState:
 
 
 @dataclass(frozen=True)
-class Hardening:
+class Hardening(Options):
     """When a triplet objective goes from semi-hard to batch-hard, and by how much its margin grows then."""
 
     below: float = 0.2
@@ -36,22 +34,18 @@ class Hardening:
     margin_factor: float = 1.0
     """The margin is multiplied by this at the switch, above 0."""
 
-    def __post_init__(self) -> None:
-        limits.check(
-            ("below", self.below, 0.0 < self.below < 1.0, "above 0 and below 1"),
-            ("memory", self.memory, 0.0 <= self.memory < 1.0, "from 0 to below 1"),
-            ("margin_factor", self.margin_factor, 0.0 < self.margin_factor < float("inf"), "a number above 0"),
-        )
+    def problems(self) -> list[str]:
+        return out_of_range(self, below="(0, 1)", memory="[0, 1)", margin_factor="(0, inf)")
 
     def objective(self, objective: Objective, state: HardeningState) -> Objective:
-        """The objective of the next step. Raises ValueError where ``objective`` cannot take its miner or margin."""
+        """The objective of the next step. Raises ConfigError where ``objective`` cannot take its miner or margin."""
         if objective.loss != "triplet":
-            raise ValueError(f"a miner schedule needs the triplet loss; found {objective.loss}")
+            raise ConfigError(f"a miner schedule needs the triplet loss; found {objective.loss}")
         if not state.hard:
             return replace(objective, miner="semi-hard")
         return replace(objective, miner="batch-hard", margin=objective.margin * self.margin_factor)
 
-    def update(self, state: HardeningState, health: Mapping[str, Tensor]) -> HardeningState:
+    def update(self, state: HardeningState, health: Mapping[str, SupportsFloat]) -> HardeningState:
         """The state after a step with the given health."""
         active = self.memory * state.active + (1.0 - self.memory) * float(health["active_fraction"])
         return HardeningState(active, state.hard or active < self.below)

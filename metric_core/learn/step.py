@@ -16,18 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metric_core.learn.collective import (
-    World,
-    all_gather_ids,
-    all_gather_rows,
-    all_reduce_sum,
-    row_counts,
-)
-from metric_core.learn.health import effective_rank, every_nth, spread
+from metric_core.learn.collective import World, all_gather_ids, all_gather_rows, all_reduce_sum, row_counts
+from metric_core.learn.health import effective_rank, spread
 from metric_core.learn.memory import CrossBatchMemory
 from metric_core.learn.mining import Batch
 from metric_core.learn.objective import Objective
-from metric_core.learn.ring import RingReferences
 from metric_core.learn.stream import BatchReferences
 from metric_core.learn.terms import Terms, mine, selected_terms, streamed_terms
 
@@ -89,17 +82,13 @@ def global_loss(
             anchor_LD=emb_LD,
             label_L=label_L,
             face_id_L=face_id_L,
-            reference_RD=emb_LD if objective.ring else all_gather_rows(emb_LD, counts, world),
+            reference_RD=all_gather_rows(emb_LD, counts, world),
             label_R=label_R,
             face_id_R=face_id_R,
             view_L=view_L,
             view_R=view_R[0] if view_R else None,
         )
-        sample_RD = batch.reference_RD
-        if objective.ring:
-            terms = streamed_terms(objective, batch, RingReferences(emb_LD, counts, world, objective.distance))
-            sample_RD = all_gather_ids(every_nth(emb_LD, sum(counts[: world.rank]), sum(counts)), world)
-        elif objective.pairs in ("all", "multi-similarity"):
+        if objective.pairs in ("all", "multi-similarity"):
             terms = streamed_terms(objective, batch, BatchReferences(batch, objective.distance))
         else:
             terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
@@ -111,7 +100,7 @@ def global_loss(
             "anchors_without_positive": lonely,
             "embeddings_not_finite": not_finite,
             "active_fraction": active / considered.clamp(min=1.0),
-            "effective_rank": effective_rank(sample_RD),
+            "effective_rank": effective_rank(batch.reference_RD),
             **spread("d_ap", d_ap_A),
             **spread("d_an", d_an_A),
         }

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from metric_core.learn.distance import Distance, add_block_gradient, block_distance, pair_weight, row_blocks
+from metric_core.learn.distance import add_block_gradient, block_distance, pair_weight, row_blocks
 from metric_core.learn.mining import Batch
+from metric_core.learn.objective import Distance
 
 BLOCK = 1 << 19  # elements of a block; a loss and its gradient hold some ten temporaries of this size
 

@@ -4,53 +4,11 @@ Normalising pixels and vectors, and averaging over flips, is left to ``embedder`
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """The shape of a network."""
-
-    family: Literal["plain", "iresnet"]
-    """plain: convolutions and maximum pooling (Simonyan and Zisserman 2015, "VGG"); iresnet: the improved residual form
-    of ArcFace's reference code (Deng et al. 2019, sec. 3.1; Duta et al. 2020, arXiv:2004.04989)."""
-    widths: tuple[int, ...]
-    """Channels a stage; each stage halves the side."""
-    depths: tuple[int, ...]
-    """Convolutions (plain) or residual blocks (iresnet) a stage."""
-    activation: Literal["prelu", "relu"]
-    """prelu has a learnt slope a channel; relu is a third faster to train on CPUs."""
-    norm: Literal["group", "batch"]
-    """group: a face's vector does not depend on its batch, so that training is the same at every world size."""
-    dim: int
-    """Components of an embedding."""
-
-
-_Shape = tuple[Literal["plain", "iresnet"], tuple[int, ...], tuple[int, ...], Literal["prelu", "relu"]]
-
-# One entry a size that the command offers. The first is this project's own: on a few thousand pictures it learns more
-# than a residual network of the same cost. The others have the published shapes, whose weights from elsewhere fit but
-# for the names.
-SIZES: dict[str, _Shape] = {
-    "plain": ("plain", (32, 64, 128, 192), (1, 1, 1, 1), "relu"),
-    "iresnet18": ("iresnet", (64, 128, 256, 512), (2, 2, 2, 2), "prelu"),
-    "iresnet50": ("iresnet", (64, 128, 256, 512), (3, 4, 14, 3), "prelu"),
-    "iresnet100": ("iresnet", (64, 128, 256, 512), (3, 13, 30, 3), "prelu"),
-}
-
-
-def spec(size: str, *, norm: Literal["group", "batch"], dim: int) -> BackboneSpec:
-    """The spec of a named size. Raises ValueError when there is no such size or dim is out of range."""
-    if size not in SIZES:
-        raise ValueError(f"unknown backbone {size!r}; there are {', '.join(SIZES)}")
-    if not 8 <= dim <= 4096:
-        raise ValueError(f"embedding size must be 8 to 4096, got {dim}")
-    family, widths, depths, activation = SIZES[size]
-    return BackboneSpec(family, widths, depths, activation, norm, dim)
+from metric_core.model.spec import BackboneSpec
 
 
 class Backbone(nn.Module):

@@ -12,11 +12,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from metric_core import manifest, storage
+from metric_core import storage
+from metric_core.artefacts import manifest
+from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import Corrupt
-from metric_core.manifest import Manifest
 from metric_core.metrics import OperatingPoint
-from metric_core.model.embedder import Embedder, ModelSpec
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"

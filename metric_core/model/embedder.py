@@ -1,50 +1,12 @@
 """The embedder: pixels of cropped faces to unit vectors, whose cosine is the likeness of two faces."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from metric_core.image import DECODER_RULE, Preprocessing
-from metric_core.model.backbones import Backbone, BackboneSpec
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything besides the weights that changes an embedding. Written as ``model.json``."""
-
-    backbone: BackboneSpec
-    preprocessing: Preprocessing
-    standardise: bool
-    """Whether every picture is brought to mean 0 and deviation 1, so that light and contrast say nothing; else pixels
-    are scaled from 0 … 255 to -1 … 1."""
-    flip_average: bool
-    """Whether a face's vector is the normalised sum of its own and its mirror image's."""
-    distance: Literal["euclidean", "squared-euclidean", "cosine"]
-    """The distance it was trained for; on unit vectors all three rank alike."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object from which ``from_json`` makes an equal spec."""
-        return asdict(self) | {"decoder": DECODER_RULE}
-
-    @classmethod
-    def from_json(cls, body: dict[str, Any]) -> "ModelSpec":
-        """Raises ValueError when the model was made under another decoder rule, KeyError when a field is missing."""
-        if body["decoder"] != DECODER_RULE:
-            raise ValueError(f"its pictures were decoded by {body['decoder']!r}, here the rule is {DECODER_RULE!r}")
-        backbone = dict(body["backbone"])
-        backbone["widths"], backbone["depths"] = tuple(backbone["widths"]), tuple(backbone["depths"])
-        return cls(
-            backbone=BackboneSpec(**backbone),
-            preprocessing=Preprocessing(**body["preprocessing"]),
-            standardise=body["standardise"],
-            flip_average=body["flip_average"],
-            distance=body["distance"],
-        )
-
+from metric_core.model.backbones import Backbone
+from metric_core.model.spec import ModelSpec
 
 NOISE = 8.0
 """Added to a picture's deviation, of 255: the noise of a flat picture is not blown up to a face."""

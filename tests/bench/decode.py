@@ -21,9 +21,10 @@ import table
 from PIL import Image
 from table import Case, more
 
-from metric_core import image
-from metric_core.data import synthetic
-from metric_core.image import Preprocessing
+from metric_core.image.decoding import decode
+from metric_core.image.preprocess import preprocess
+from metric_core.image.spec import Preprocessing
+from workflows.demo import drawn
 
 Decode = Callable[[bytes], np.ndarray]
 
@@ -33,7 +34,7 @@ def pictures(size: int, count: int) -> list[bytes]:
     out = []
     for number in range(count):
         data = io.BytesIO()
-        pixels = synthetic.draw(synthetic.person(0, number), seed=0, picture=0, size=size)
+        pixels = drawn.draw(drawn.person(0, number), seed=0, picture=0, size=size)
         Image.fromarray(pixels).save(data, "JPEG", quality=92)
         out.append(data.getvalue())
     return out
@@ -42,7 +43,7 @@ def pictures(size: int, count: int) -> list[bytes]:
 def ours(colour: str) -> Decode:
     """What every job does with an image's bytes, before it brings them to size."""
     mode = "RGB" if colour == "rgb" else "L"
-    return lambda data: np.asarray(image.decode(data).convert(mode))
+    return lambda data: np.asarray(decode(data).convert(mode))
 
 
 def peers(colour: str) -> dict[str, Decode]:
@@ -95,7 +96,7 @@ def decoding(size: int, colour: str, repeats: int) -> list[Case]:
 def whole(size: int, colour: str, repeats: int) -> Case:
     """Everything from bytes to what the network is fed, with the share of decoding in it."""
     files, how = pictures(size, 40), Preprocessing(112, colour)  # type: ignore[arg-type]
-    everything, decoding = rates([lambda data: image.preprocess(data, how), ours(colour)], files, repeats)
+    everything, decoding = rates([lambda data: preprocess(data, how), ours(colour)], files, repeats)
     return Case(f"{size}x{size} {colour}/preprocess to 112, decoding alone", everything, decoding, None, "1/s")
 
 

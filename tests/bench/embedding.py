@@ -32,12 +32,14 @@ import table
 import torch
 from table import Case, less, more
 
-from metric_core import embeddings, image, manifest
-from metric_core.data import synthetic
-from metric_core.data.faces import Faces
-from metric_core.image import Preprocessing
-from metric_core.model import backbones, bundle
-from metric_core.model.embedder import Embedder, ModelSpec
+from metric_core.artefacts import embeddings, manifest
+from metric_core.artefacts.faces import Faces
+from metric_core.image.preprocess import preprocess
+from metric_core.image.spec import Preprocessing
+from metric_core.model import bundle
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec, backbone_spec
+from workflows.demo import drawn
 
 SIZE, DIM, THREADS, BATCH = 112, 256, 2, 128
 NOOPS = 10_000
@@ -65,13 +67,13 @@ class Place:
 
     def prepare(self, counts: set[int]) -> None:
         """Draw pictures, list them as often as needed, and put a network beside them."""
-        from workflows import catalogue
-        from workflows.catalogue import CatalogueConfig
+        from workflows.catalogue import job as catalogue
+        from workflows.catalogue.config import CatalogueConfig
 
-        synthetic.write_people(Path(self.folder, "pictures"), people=40, pictures=10, seed=1, size=SIZE)
+        drawn.write_people(Path(self.folder, "pictures"), people=40, pictures=10, seed=1, size=SIZE)
         torch.manual_seed(0)
         spec = ModelSpec(
-            backbones.spec("plain", norm="group", dim=DIM),
+            backbone_spec("plain", norm="group", dim=DIM),
             Preprocessing(size=SIZE, colour="rgb"),
             standardise=False,
             flip_average=False,
@@ -87,8 +89,8 @@ class Place:
 
 def ours(place: Place, count: int) -> dict[str, float]:
     """The embed job, with the peak memory of its processes in MB."""
-    from workflows import embed
-    from workflows.embed import EmbedConfig
+    from workflows.embed import job as embed
+    from workflows.embed.config import EmbedConfig
 
     out = tempfile.mkdtemp(dir=place.folder)
     with _peaks() as peaks:
@@ -110,7 +112,7 @@ def bare_loop(place: Place, count: int) -> dict[str, float]:
     with ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, count, BATCH):
             some = paths[first : first + BATCH]
-            pixels = np.stack(list(pool.map(lambda path: image.preprocess(Path(path).read_bytes(), how), some)))
+            pixels = np.stack(list(pool.map(lambda path: preprocess(Path(path).read_bytes(), how), some)))
             vector, norm = model.embedder.embed(torch.from_numpy(pixels))
             vectors.append(vector)
             norms.append(norm)
@@ -133,7 +135,7 @@ def ray_data(place: Place, count: int) -> dict[str, float]:
             Path(folder, f"ready-{os.getpid()}").write_text(str(time.time()))
 
         def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-            pixels = np.stack([image.preprocess(Path(path).read_bytes(), self.how) for path in batch["path"]])
+            pixels = np.stack([preprocess(Path(path).read_bytes(), self.how) for path in batch["path"]])
             vector, norm = self.embedder.embed(torch.from_numpy(pixels))
             return {"path": batch["path"], "embedding": vector, "norm": norm}
 
@@ -156,8 +158,8 @@ def ray_data(place: Place, count: int) -> dict[str, float]:
 
 def plan(folder: str) -> dict[str, float]:
     """From the catalogue's address to all units, and which of them are done; the peak memory of the process."""
-    from workflows.parts import units
-    from workflows.parts.ledger import Ledger
+    from workflows.embed import units
+    from workflows.embed.records import Ledger
 
     start = time.monotonic()
     faces = Faces.open(folder)
@@ -171,10 +173,11 @@ def noops(count: int) -> dict[str, float]:
     """Units that need nothing done, driven through two actors."""
     import ray
 
-    from metric_core.data.rows import Part
-    from workflows.parts import runtime, units
-    from workflows.parts.flow import Flow
-    from workflows.parts.runtime import RunOptions
+    from metric_core.artefacts.rows import Part
+    from workflows.embed import units
+    from workflows.embed.pool import Flow
+    from workflows.shared import cluster
+    from workflows.shared.options import RunOptions
 
     @ray.remote(num_cpus=1, max_concurrency=2)
     class Noop:
@@ -185,7 +188,7 @@ def noops(count: int) -> dict[str, float]:
             return unit.number
 
     todo = units.units([Part("faces-000000.parquet", count, "")], 1)
-    with runtime.cluster(RunOptions()):
+    with cluster.connected(RunOptions()):
         flow = Flow(Noop.remote, THREADS)
         assert sorted(number for _, number in flow.run(todo)) == list(range(count))
         return {"seconds": flow.elapsed}

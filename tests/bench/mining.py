@@ -33,7 +33,7 @@ from torch import Tensor
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
 from metric_core.learn.step import global_loss, new_memory
-from metric_core.sharding import share
+from metric_core.sampling.sharding import share
 
 DIM, FACES, THREADS, GLOO_ROWS = 512, 4, 2, 2048
 ONE = World(0, 1)

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core import manifest, schema
-from metric_core.data import catalogue, faces
+from metric_core.artefacts import faces, manifest, schema
+from metric_core.sources import catalogue
 
 CHUNK = 1 << 18
 FACES_A_PERSON = 10

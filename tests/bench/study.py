@@ -29,20 +29,22 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMi
 from table import Case, more
 from torch import Tensor
 
-from metric_core.data.augment import augment
-from metric_core.data.faces import Faces, identity_codes
-from metric_core.data.loader import FaceDataset, mean_face
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
+from metric_core.artefacts.faces import Faces, identity_codes
 from metric_core.evaluate import pairs, verification
-from metric_core.image import Preprocessing
+from metric_core.image.augment import augment
+from metric_core.image.spec import Preprocessing
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
 from metric_core.learn.step import global_loss, new_memory
-from metric_core.model.embedder import Embedder, ModelSpec
-from workflows import catalogue, train_loop
-from workflows.catalogue import CatalogueConfig
-from workflows.parts import runtime
-from workflows.train_config import TrainConfig
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec
+from metric_core.sampling.loader import FaceDataset, mean_face
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.shared import cluster
+from workflows.train import loop
+from workflows.train.config import TrainConfig
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
@@ -103,15 +105,15 @@ def learn(name: str, config: TrainConfig, spec: ModelSpec) -> Embedder:
     """The network after ``config.steps`` steps of a line's loss; everything else is what ``likeness train`` does."""
     train, pixels_NCSS = _pixels(config.faces, "train", spec.preprocessing)
     code_N, id_N = identity_codes(train), train["face_id"].to_numpy()
-    sampler, embedder = train_loop.sampler_of(config, train), train_loop.initial(spec, config.seed)
-    optimizer, loss = train_loop.optimizer_of(config, embedder), loss_of(name, config)
+    sampler, embedder = loop.sampler_of(config, train), loop.initial(spec, config.seed)
+    optimizer, loss = loop.optimizer_of(config, embedder), loss_of(name, config)
     for step in range(config.steps):
         rows = sampler.rows(step)
-        train_loop.set_learning_rate(optimizer, config, step)
+        loop.set_learning_rate(optimizer, config, step)
         x_BCSS = augment(pixels_NCSS[rows], id_N[rows], config.augmentation, seed=config.seed, step=step)
         labels, ids = torch.from_numpy(code_N[rows]), torch.from_numpy(id_N[rows])
         optimizer.zero_grad(set_to_none=True)
-        loss(train_loop.forward(embedder, x_BCSS, config), labels, ids, step).backward()
+        loss(loop.forward(embedder, x_BCSS, config), labels, ids, step).backward()
         optimizer.step()
     return embedder.eval()
 
@@ -156,7 +158,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     options = parser.parse_args()
     steps, seeds = (25, [0]) if options.quick else (options.steps, options.seeds)
-    os.environ.update(runtime.KEEP_MEMORY["env_vars"])  # as the jobs do; read when a process starts
+    os.environ.update(cluster.KEEP_MEMORY["env_vars"])  # as the jobs do; read when a process starts
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         faces = str(Path(scratch) / "faces")
         catalogue.run(

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from tiny import Chain, small
+from support.tiny import Chain, small
 
-from workflows import catalogue, embed, index, train
-from workflows.catalogue import CatalogueConfig
-from workflows.embed import EmbedConfig
-from workflows.index import IndexConfig
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.embed import job as embed
+from workflows.embed.config import EmbedConfig
+from workflows.index import job as index
+from workflows.index.config import IndexConfig
+from workflows.train import job as train
 
 
 @pytest.fixture(scope="session")

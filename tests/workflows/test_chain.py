@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from tiny import Chain, small
+from support.tiny import Chain, small
 
-from metric_core import manifest, schema
-from metric_core.data.faces import Faces
-from metric_core.embeddings import Embeddings
+from metric_core.artefacts import manifest, schema
+from metric_core.artefacts.embeddings import Embeddings
+from metric_core.artefacts.faces import Faces
 from metric_core.errors import (
     ConfigError,
     FingerprintMismatch,
@@ -30,14 +30,22 @@ from metric_core.errors import (
 )
 from metric_core.evaluate import clustering
 from metric_core.model import bundle
-from workflows import catalogue, cli, embed, evaluate, index, search, train, verify
-from workflows.catalogue import CatalogueConfig
-from workflows.embed import EmbedConfig
-from workflows.evaluate import EvaluateConfig
-from workflows.index import IndexConfig
-from workflows.parts import lease, models, pictures
-from workflows.search import SearchConfig
-from workflows.verify import VerifyConfig
+from workflows import cli
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.embed import job as embed
+from workflows.embed.config import EmbedConfig
+from workflows.evaluate import job as evaluate
+from workflows.evaluate.config import EvaluateConfig
+from workflows.index import job as index
+from workflows.index.config import IndexConfig
+from workflows.search import gallery as pictures
+from workflows.search import job as search
+from workflows.search.config import SearchConfig
+from workflows.shared import lease, models
+from workflows.train import job as train
+from workflows.verify import job as verify
+from workflows.verify.config import VerifyConfig
 
 
 def test_train_writes_a_model_with_operating_points(chain: Chain) -> None:

@@ -21,7 +21,7 @@ class Inner:
 
     def __post_init__(self) -> None:
         if self.margin > 2:
-            raise ValueError(f"margin is {self.margin}; it must be at most 2")
+            raise ConfigError(f"margin is {self.margin}; it must be at most 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 or more")
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be 1 or more")
 
 
 def parse(*argv: str) -> Config:
@@ -158,8 +158,7 @@ def test_help_imports_no_heavy_module() -> None:
 def test_every_option_has_help(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*job.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    module, name, _ = cli.JOBS[job]
-    for option in cli.options_of(getattr(__import__(module, fromlist=["x"]), name)):
+    for option in cli.options_of(cli.JOBS[job].config_class):
         assert option.help, f"{option.path} has no docstring"
         assert (option.path.upper() if option.positional else option.flag) in shown
 
@@ -220,6 +219,5 @@ OPTIONS = {
 
 @pytest.mark.parametrize("job", cli.JOBS)
 def test_options_are_pinned(job: str) -> None:
-    module, name, _ = cli.JOBS[job]
-    options = cli.options_of(getattr(__import__(module, fromlist=["x"]), name))
+    options = cli.options_of(cli.JOBS[job].config_class)
     assert [option.flag[2:] for option in options] == OPTIONS[job].split()

@@ -1,29 +1,12 @@
 """``likeness embeddings check``: every byte, vector and count of embeddings, and whether they cover a catalogue."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from metric_core import audit, tombstones
-from metric_core.collection import Collection
-from metric_core.data import changes
-from metric_core.data.faces import Faces
-from metric_core.errors import ConfigError, Corrupt, DataError
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig:
-    """Verify embeddings."""
-
-    embeddings: str
-    """The Embeddings artefact to check, or several read as one: A,B."""
-    faces: str | None = None
-    """The Faces that they should cover: each face embedded from what its picture is now, quarantined or erased."""
-    tombstones: str | None = None
-    """Folder of erased faces, with --faces; default: the folder tombstones beside the Faces."""
-
-    def __post_init__(self) -> None:
-        if self.tombstones and not self.faces:
-            raise ConfigError("tombstones is given, but nothing is compared with a catalogue; give --faces, too")
+from metric_core.artefacts import audit, delta, tombstones
+from metric_core.artefacts.collection import Collection
+from metric_core.artefacts.faces import Faces
+from metric_core.errors import Corrupt, DataError
+from workflows.embeddings.config import CheckConfig
 
 
 def run(config: CheckConfig) -> dict[str, Any]:
@@ -52,7 +35,7 @@ def run(config: CheckConfig) -> dict[str, Any]:
 def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict[str, int]:
     faces, split = Faces.open(address), collection.sources[-1].manifest.content["split"]
     erased = tombstones.of(address, config.tombstones)
-    selection = changes.select(faces, split, collection.require_whole(), erased)
+    selection = delta.select(faces, split, collection.require_whole(), erased)
     quarantined = len(set(collection.quarantined().tolist()) - set(selection.gone_M.tolist()))
     whole = faces.count(split)
     found = {

@@ -1,42 +1,19 @@
 """``likeness embeddings compare``: how scores move when faces are embedded anew by another model, beside the old."""
 
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from metric_core import counter, ids, storage
-from metric_core.collection import Collection
-from metric_core.data import faces
+from metric_core import counter, storage
+from metric_core.artefacts import faces, ids
+from metric_core.artefacts.collection import Collection
 from metric_core.errors import ConfigError, DataError
 from metric_core.evaluate import upgrade
-from workflows.parts import erasures, pictures
-from workflows.parts.options import too_low
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Show how scores move with a new model."""
-
-    old: str
-    """Embeddings by the model in use, A or A,B read as one."""
-    new: str
-    """Embeddings of the same faces by the new model."""
-    faces: int = 10_000
-    """Faces to look at, all pictures of people drawn by a seed, of those that both have."""
-    threshold: float | None = None
-    """A similarity in use as a threshold; the report says which one of the new model has the same FAR."""
-    picture: str | None = None
-    """PNG to write: genuine and impostor scores of both."""
-    seed: int = 0
-    """Of who is drawn."""
-
-    def __post_init__(self) -> None:
-        problems = too_low(self, faces=4)
-        if self.threshold is not None and not -1 < self.threshold < 1:
-            problems.append(f"threshold is {self.threshold}; it must lie between -1 and 1")
-        if problems:
-            raise ConfigError.of(problems)
+from metric_core.evaluate.pairs import PairScores
+from workflows.embeddings.config import CompareConfig
+from workflows.shared import erasures
 
 
 def run(config: CompareConfig) -> dict[str, Any]:
@@ -63,7 +40,7 @@ def run(config: CompareConfig) -> dict[str, Any]:
     }
     if config.picture:
         answer["picture"] = storage.absolute(config.picture)
-        pictures.score_distributions({"old": found.old, "new": found.new}, answer["picture"])
+        _draw({"old": found.old, "new": found.new}, answer["picture"])
     return answer
 
 
@@ -83,3 +60,20 @@ def _drawn(old: Collection, new: Collection, config: CompareConfig) -> np.ndarra
         raise DataError(f"{old.uri} and {new.uri} have no faces in common; embed the same catalogue with both models")
     last = np.partition(draw_N, min(config.faces, len(draw_N)) - 1)[min(config.faces, len(draw_N)) - 1]
     return np.sort(id_N[draw_N <= last])
+
+
+def _draw(models: Mapping[str, PairScores], out: str) -> None:
+    """Write a PNG with a panel a model: how often genuine and impostor pairs have which cosine similarity."""
+    from matplotlib.figure import Figure  # takes a second to import, and few ask for it
+
+    figure = Figure(figsize=(7, 2.4 * len(models)), layout="constrained")
+    panels = figure.subplots(len(models), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (name, scores) in zip(panels, models.items()):
+        for kind, of_kind_N in (("impostor", ~scores.same_N), ("genuine", scores.same_N)):
+            panel.hist(scores.score_N[of_kind_N], bins=100, range=(-1, 1), density=True, alpha=0.6, label=kind)
+        panel.set(ylabel="density", title=name)
+        panel.legend()
+    panels[-1].set_xlabel("cosine similarity")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    storage.write_bytes(out, buffer.getvalue())

@@ -1,32 +1,15 @@
 """``likeness embeddings export``: vectors as one .npy or .fvecs file, and beside it their face_ids."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metric_core import storage
-from metric_core.collection import Collection
-from metric_core.errors import ConfigError, DataError
-from workflows.parts import erasures
-
-ENDINGS = (".npy", ".fvecs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Write vectors for other programs."""
-
-    embeddings: str
-    """The Embeddings artefact to export, or several read as one: A,B; without what was erased."""
-    out: str
-    """File to write: NAME.npy (a float array as stored, faces x components) or NAME.fvecs (float32); the face_ids go
-    to NAME.ids.npy (int64), in the same order."""
-
-    def __post_init__(self) -> None:
-        if not self.out.endswith(ENDINGS):
-            raise ConfigError(f"out is {self.out}; it must end in {' or '.join(ENDINGS)}, which says the format")
+from metric_core.artefacts.collection import Collection
+from metric_core.errors import DataError
+from workflows.embeddings.config import ExportConfig
+from workflows.shared import erasures
 
 
 def run(config: ExportConfig) -> dict[str, Any]:

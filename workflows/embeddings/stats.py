@@ -1,24 +1,16 @@
 """``likeness embeddings stats``: what embeddings hold, read from their small columns."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from metric_core import metrics, storage
-from metric_core.collection import Collection
+from metric_core.artefacts.collection import Collection
+from workflows.embeddings.config import StatsConfig
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatsConfig:
-    """Say what embeddings hold."""
-
-    embeddings: str
-    """The Embeddings artefact, or several read as one: A,B."""
 
 
 def run(config: StatsConfig) -> dict[str, Any]:

@@ -3,8 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from metric_core.data.faces import face_id
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
+from metric_core.artefacts.faces import face_id
 
 
 @pytest.fixture

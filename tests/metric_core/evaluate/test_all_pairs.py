@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_core import metrics
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.evaluate import all_pairs
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.errors import TooFewImages
 from metric_core.evaluate import classification, clustering, neighbours, retrieval
 from metric_core.evaluate.neighbours import nearest_others

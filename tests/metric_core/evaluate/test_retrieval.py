@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.evaluate import neighbours, retrieval
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from metric_core import metrics
-from metric_core.data.faces import face_id
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
+from metric_core.artefacts.faces import face_id
 from metric_core.errors import DataError
 from metric_core.evaluate import verification
 from metric_core.evaluate.pairs import PairScores, read_pairs

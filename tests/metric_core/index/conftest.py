@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metric_core.data.faces import face_id
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
+from metric_core.artefacts.faces import face_id
 from metric_core.index import build, codec, store
 from metric_core.index.search import OpenIndex
 from metric_core.index.spec import IndexSpec

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_core.embeddings import Vectors
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.errors import ConfigError, Corrupt, IndexBuildError
 from metric_core.index import build, codec, identities
 from metric_core.index.engine import faiss

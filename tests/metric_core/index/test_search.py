@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_core import schema
-from metric_core.embeddings import Vectors
+from metric_core.artefacts import schema
+from metric_core.artefacts.embeddings import Vectors
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import build
 from metric_core.index.identities import Identities

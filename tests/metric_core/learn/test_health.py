@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from metric_core.learn.distance import Distance, pair_distance
-from metric_core.learn.health import Collapse, effective_rank, gradient_norm, spread
+from metric_core.learn.collapse import Collapse
+from metric_core.learn.distance import pair_distance
+from metric_core.learn.health import effective_rank, gradient_norm, spread
+from metric_core.learn.objective import Distance
 
 
 def test_effective_rank_counts_directions() -> None:

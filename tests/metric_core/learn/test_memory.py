@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import learn_oracle as oracle
-import learn_ranks as ranks
 import pytest
 import torch
+from support import learn_oracle as oracle
+from support import learn_ranks as ranks
 from torch import Tensor
 
+from metric_core.errors import ConfigError
 from metric_core.learn.collective import World
 from metric_core.learn.memory import CrossBatchMemory
 from metric_core.learn.objective import Objective
@@ -109,5 +110,5 @@ def test_batch_larger_than_the_memory_leaves_its_last_rows() -> None:
 
 @pytest.mark.parametrize("miner", ["batch-hard", "semi-hard"])
 def test_hardest_from_a_stale_memory_is_refused_unless_asked_for(miner: str) -> None:
-    with pytest.raises(ValueError, match="memory"):
+    with pytest.raises(ConfigError, match="memory"):
         Objective(miner=miner, memory_rows=100)

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from metric_core.errors import ConfigError
 from metric_core.learn.objective import Objective
 from metric_core.learn.schedule import Hardening, HardeningState
 
 
 def test_all_problems_come_in_one_error() -> None:
-    with pytest.raises(ValueError, match="loss is 'arcface'") as raised:
+    with pytest.raises(ConfigError, match="loss is 'arcface'") as raised:
         Objective(loss="arcface", margin=5.0, temperature=0.0, form="soft", reduction="active")
     assert len(str(raised.value).splitlines()) == 4
 
@@ -30,13 +31,13 @@ def test_margin_must_lie_inside_the_distance(distance: str, margin: float, good:
     if good:
         assert Objective(distance=distance, margin=margin).margin == margin
     else:
-        with pytest.raises(ValueError, match="margin"):
+        with pytest.raises(ConfigError, match="margin"):
             Objective(distance=distance, margin=margin)
 
 
 @pytest.mark.parametrize("miner", ["semi-hard", "multi-similarity"])
 def test_miner_must_fit_the_loss(miner: str) -> None:
-    with pytest.raises(ValueError, match="softall takes auto, all"):
+    with pytest.raises(ConfigError, match="softall takes auto, all"):
         Objective(loss="softall", miner=miner)
 
 
@@ -48,5 +49,5 @@ def test_schedule_switches_once_when_few_triplets_are_active() -> None:
         state = schedule.update(state, {"active_fraction": torch.tensor(active)})
     assert [objective.pairs for objective in seen] == ["semi-hard"] * 4 + ["batch-hard"] * 2
     assert seen[-1].margin == pytest.approx(0.3)
-    with pytest.raises(ValueError, match="triplet"):
+    with pytest.raises(ConfigError, match="triplet"):
         schedule.objective(Objective(loss="softall"), state)

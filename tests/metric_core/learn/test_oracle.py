@@ -1,8 +1,8 @@
 """Every loss, distance and miner against triple loops in float64: values and gradients."""
 
-import learn_oracle as oracle
 import pytest
 import torch
+from support import learn_oracle as oracle
 
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import learn_oracle as oracle
 import pytest
 import torch
+from support import learn_oracle as oracle
 
 from metric_core.learn.collective import World
 from metric_core.learn.distance import block_distance, few_true, pair_distance

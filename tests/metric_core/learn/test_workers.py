@@ -1,11 +1,9 @@
 """N workers train like one: values and gradients at W in {1, 2, 3, 4}, with even and uneven shares."""
 
-from dataclasses import replace
-
-import learn_oracle as oracle
-import learn_ranks as ranks
 import pytest
 import torch
+from support import learn_oracle as oracle
+from support import learn_ranks as ranks
 
 from metric_core.learn.collective import World
 from metric_core.learn.objective import Objective
@@ -15,11 +13,10 @@ WHICH = ("random", "duplicates", "one singleton", "singletons", "all identical",
 Case = tuple[Objective, oracle.Labelled, list[int]]
 
 
-def compare(cases: list[Case], n_ranks: int, alone: list[Objective] | None = None, device: str = "cpu") -> None:
-    """Each case on workers against one process on a CPU with the same objective, or with that of ``alone``."""
-    single = alone or [objective for objective, _, _ in cases]
-    for (objective, batch, sizes), actual, one in zip(cases, ranks.run(cases, n_ranks, device), single):
-        expected = ranks.one_case(one, batch, [len(batch[1])], World(0, 1))
+def compare(cases: list[Case], n_ranks: int, device: str = "cpu") -> None:
+    """Each case on workers against one process on a CPU."""
+    for (objective, batch, sizes), actual in zip(cases, ranks.run(cases, n_ranks, device)):
+        expected = ranks.one_case(objective, batch, [len(batch[1])], World(0, 1))
         where = f"{objective} {sizes}"
         assert oracle.close(actual.value, expected.value), where
         assert oracle.close(actual.input_grad_BD, expected.input_grad_BD), where
@@ -44,20 +41,6 @@ def test_objectives_on_a_gpu_equal_one_process_on_a_cpu(n_ranks: int) -> None:
     batch = oracle.batches()["random"]
     share = ranks.shares(len(batch[1]), n_ranks)[0]
     compare([(objective, batch, share) for objective in oracle.objectives()], n_ranks, device="cuda")
-
-
-@pytest.mark.parametrize("n_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_ring_equals_one_process_that_gathers(n_ranks: int) -> None:
-    gathered = [
-        objective
-        for objective in oracle.objectives()
-        if objective.form == "hinge" and objective.pairs in ("all", "multi-similarity", "batch-hard")
-    ]
-    cases: list[Case] = []
-    for i, objective in enumerate(gathered):
-        batch = oracle.batches()[("random", "duplicates", "one singleton")[i % 3]]
-        cases.append((replace(objective, ring=True), batch, ranks.shares(len(batch[1]), n_ranks)[i % 2]))
-    compare(cases, n_ranks, gathered)
 
 
 @pytest.mark.slow

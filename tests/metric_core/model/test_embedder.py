@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from metric_core.image import Preprocessing
-from metric_core.model import backbones, bundle
-from metric_core.model.embedder import Embedder, ModelSpec
+from metric_core.image.spec import Preprocessing
+from metric_core.model import bundle
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec, backbone_spec
 
 SPEC = ModelSpec(
-    backbones.spec("plain", norm="group", dim=16),
+    backbone_spec("plain", norm="group", dim=16),
     Preprocessing(32, "rgb"),
     standardise=True,
     flip_average=True,
@@ -79,7 +80,7 @@ def test_saved_and_loaded_it_is_the_same_model(pixels: torch.Tensor, tmp_path: P
 @pytest.mark.parametrize("size", [16, 33, 56])
 @pytest.mark.parametrize("name", ["plain", "iresnet18"])
 def test_every_network_takes_every_side(name: str, size: int) -> None:
-    spec = replace(SPEC, backbone=backbones.spec(name, norm="group", dim=8), preprocessing=Preprocessing(size, "grey"))
+    spec = replace(SPEC, backbone=backbone_spec(name, norm="group", dim=8), preprocessing=Preprocessing(size, "grey"))
     assert made(spec)(torch.zeros(2, 1, size, size, dtype=torch.uint8)).shape == (2, 8)
 
 

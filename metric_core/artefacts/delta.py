@@ -1,0 +1,141 @@
+"""What a catalogue asks of an embed job: which rows are to be embedded, which of them are erased, and what is gone.
+
+Without earlier embeddings that is every row. With them, it is those that are new there or have changed since: their
+bytes by ``content_tag``, and all else that a row is made of. How the rows are then embedded is left to the job.
+
+Shape letters: M ids of a sorted set, N rows.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metric_core.artefacts import ids, rows, schema
+from metric_core.artefacts.collection import Collection
+from metric_core.artefacts.faces import Faces
+from metric_core.artefacts.rows import Part
+from metric_core.artefacts.tombstones import Tombstones
+
+MADE_OF = ("content_tag", "identity", "view", "landmarks")
+"""Columns of the catalogue that a row of embeddings depends on."""
+_ROWS = 8 * rows.ROW_GROUP
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of a catalogue, for a job."""
+
+    wanted: dict[str, np.ndarray] | None = None
+    """Of a delta: for each part of the catalogue, bool (rows,), what is new or changed. None: all of the split."""
+    erased: dict[str, np.ndarray] = field(default_factory=dict)
+    """For parts that have any, int64, sorted: which rows of those that are wanted are erased."""
+    erased_M: np.ndarray = field(default_factory=lambda: ids.NONE)
+    """int64, sorted: their face_ids."""
+    gone_M: np.ndarray = field(default_factory=lambda: ids.NONE)
+    """int64, sorted: faces that the earlier embeddings took in, and that are no more or are erased."""
+    unchanged: int = 0
+    """Rows that the earlier embeddings have."""
+
+    def count(self, whole: int) -> int:
+        """Rows that are wanted, the erased ones included; ``whole``: how many the split has."""
+        return whole if self.wanted is None else int(sum(wanted_N.sum() for wanted_N in self.wanted.values()))
+
+    @property
+    def erased_digest(self) -> str | None:
+        """Equal when the same faces are erased; None when there are none."""
+        return ids.digest(self.erased_M) if len(self.erased_M) else None
+
+
+def tags(table: pa.Table) -> pa.Table:
+    """``schema.TAGS`` of some rows of a catalogue."""
+    columns = [table["face_id"], table["content_tag"], pa.array(row_hashes(table))]
+    return pa.Table.from_arrays(columns, schema=schema.TAGS)
+
+
+def row_hashes(table: pa.Table) -> np.ndarray:
+    """int64 (N,): for each row of a catalogue, a hash of what its vector, identity and view follow from."""
+    made_of = zip(*(table[name].to_pylist() for name in MADE_OF))
+    texts = ("\0".join(map(str, row)).encode() for row in made_of)
+    hashes = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True) for text in texts)
+    return np.fromiter(hashes, np.int64, table.num_rows)
+
+
+def select(faces: Faces, split: str | None, since: Collection | None, tombstones: Tombstones) -> Selection:
+    """The rows of ``split`` (None: of all) to embed; a pass over the catalogue when anything may be left out.
+
+    Raises:
+        Corrupt: a file of the catalogue or of the earlier embeddings is damaged.
+    """
+    if since is None and not tombstones:
+        return Selection()
+    known = _Known(since) if since else None
+    wanted: dict[str, list[np.ndarray]] = {}
+    erased: dict[str, list[np.ndarray]] = {}
+    present, erased_ids = [ids.NONE], [ids.NONE]
+    unchanged = 0
+    columns = ["face_id", "identity", "split", *(MADE_OF if since else ())]
+    for part, first, table in _tables(faces, list(dict.fromkeys(columns))):
+        id_N = table["face_id"].to_numpy()
+        wanted_N = np.ones(len(id_N), bool) if split is None else _filled(pc.equal(table["split"], split))
+        erased_N = tombstones.erased(table, faces.namespace)
+        if known:
+            present.append(id_N[wanted_N & ~erased_N])
+            same_N = wanted_N & known.unchanged(id_N, row_hashes(table))
+            unchanged += int((same_N & ~erased_N).sum())
+            wanted_N &= ~same_N
+        wanted.setdefault(part.name, []).append(wanted_N)
+        erased.setdefault(part.name, []).append(first + np.flatnonzero(wanted_N & erased_N))
+        erased_ids.append(id_N[wanted_N & erased_N])
+    return Selection(
+        wanted={name: np.concatenate(some) for name, some in wanted.items()} if known else None,
+        erased={name: at_M for name, some in erased.items() if len(at_M := np.concatenate(some))},
+        erased_M=np.sort(np.concatenate(erased_ids)),
+        gone_M=np.setdiff1d(known.taken_in_M, np.concatenate(present)) if known else ids.NONE,
+        unchanged=unchanged,
+    )
+
+
+class _Known:
+    """What earlier embeddings have, 16 bytes a face."""
+
+    def __init__(self, since: Collection) -> None:
+        face_ids, hashes = [ids.NONE], [ids.NONE]
+        self.taken_in_M = ids.NONE
+        """Every face that went in and is not gone again, embedded or not."""
+        for layer in since.layers:
+            rejects = [table["face_id"].to_numpy() for table in layer.source.iter_quarantine()]
+            without_M = np.unique(np.concatenate([layer.hidden_M, *rejects]))
+            self.taken_in_M = np.setdiff1d(self.taken_in_M, layer.source.gone(), assume_unique=True)
+            taken_in = [self.taken_in_M]
+            for table in layer.source.iter_tags():
+                id_N = table["face_id"].to_numpy()
+                taken_in.append(id_N)
+                embedded_N = ~ids.within(id_N, without_M)
+                face_ids.append(id_N[embedded_N])
+                hashes.append(table["row_hash"].to_numpy()[embedded_N])
+            self.taken_in_M = np.unique(np.concatenate(taken_in))
+        id_M = np.concatenate(face_ids)
+        order_M = np.argsort(id_M)
+        self._id_M, self._hash_M = id_M[order_M], np.concatenate(hashes)[order_M]
+
+    def unchanged(self, id_N: np.ndarray, hash_N: np.ndarray) -> np.ndarray:
+        """bool (N,): which faces were embedded from just the same."""
+        if not len(self._id_M):
+            return np.zeros(len(id_N), bool)
+        at_N = np.minimum(np.searchsorted(self._id_M, id_N), len(self._id_M) - 1)
+        return (self._id_M[at_N] == id_N) & (self._hash_M[at_N] == hash_N)
+
+
+def _tables(faces: Faces, columns: list[str]) -> Iterator[tuple[Part, int, pa.Table]]:
+    for part in faces.parts:
+        for first in range(0, part.rows, _ROWS):
+            last = min(first + _ROWS, part.rows)
+            yield part, first, rows.read_range(faces.uri, part, first, last, columns)
+
+
+def _filled(flags: pa.ChunkedArray) -> np.ndarray:
+    return flags.fill_null(False).to_numpy()

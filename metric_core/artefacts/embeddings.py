@@ -1,0 +1,231 @@
+"""The Embeddings artefact: parts of unit vectors sorted by face_id, with what went in and the quarantine beside them.
+
+    part-NNNNNN.parquet             the vectors
+    tags/part-NNNNNN.parquet        every face that went in, and the content_tag that its picture had
+    quarantine/part-NNNNNN.parquet  those of them that could not be embedded, and why
+    gone.parquet                    of a delta: faces of the artefacts before it that the catalogue has no more
+
+A file is written once and atomically and is described in the manifest by its rows and sha256; planning which faces
+go into which part, and when a part counts as done, is left to the embed job. Several artefacts are read as one by
+``collection``.
+
+Shape letters: N faces, D components.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metric_core import storage
+from metric_core.artefacts import ids, manifest, schema
+from metric_core.artefacts.manifest import Manifest
+from metric_core.errors import Corrupt, SchemaMismatch
+
+UNIT_TOLERANCE = 1e-3
+GONE = "gone.parquet"
+AHEAD = 8
+"""Files that are read before their turn: on an object store each takes round trips, and there are many small ones."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Columns of some Embeddings rows as arrays."""
+
+    face_id_N: np.ndarray
+    """int64 (N,)"""
+    identity_N: np.ndarray
+    """object (N,), str"""
+    embedding_ND: np.ndarray
+    """float32 (N, D), unit length"""
+
+    def __len__(self) -> int:
+        return len(self.face_id_N)
+
+
+def part_name(number: int, retry: int = 0) -> str:
+    """``part-000042.parquet``; ``part-000042-1.parquet`` for what a first retry of its rejects brought."""
+    return f"part-{number:06d}{f'-{retry}' if retry else ''}.parquet"
+
+
+def to_table(
+    face_id_N: np.ndarray, identity: list[str], view: list[str | None], embedding_ND: np.ndarray, norm_N: np.ndarray
+) -> pa.Table:
+    """An Embeddings table sorted by face_id, in the dtype of ``embedding_ND`` (float32 or float16).
+
+    Raises:
+        ValueError: a vector is not finite or not of unit length.
+    """
+    check_unit(embedding_ND, "embedding")
+    order = np.argsort(face_id_N, kind="stable")
+    flat = pa.array(np.ascontiguousarray(embedding_ND[order]).reshape(-1))
+    columns = [
+        pa.array(face_id_N[order]),
+        pa.array([identity[i] for i in order], pa.string()),
+        pa.array([view[i] for i in order], pa.string()),
+        pa.FixedSizeListArray.from_arrays(flat, embedding_ND.shape[1]),
+        pa.array(norm_N[order].astype(np.float32)),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema.embeddings(embedding_ND.shape[1], flat.type))
+
+
+def from_table(table: pa.Table) -> Vectors:
+    """The table's columns as arrays; float16 vectors are widened to float32."""
+    list_type = table.schema.field("embedding").type
+    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Vectors(
+        face_id_N=table["face_id"].to_numpy(),
+        identity_N=np.array(table["identity"].to_pylist(), dtype=object),
+        embedding_ND=flat.reshape(-1, list_type.list_size).astype(np.float32, copy=False),
+    )
+
+
+def check_unit(embedding_ND: np.ndarray, what: str) -> None:
+    """Raises ValueError unless every row is finite and of length 1 within ``UNIT_TOLERANCE`` (float16: 2e-3)."""
+    tolerance = UNIT_TOLERANCE * (2 if embedding_ND.dtype == np.float16 else 1)
+    norm_N = np.linalg.norm(embedding_ND.astype(np.float32, copy=False), axis=1)
+    bad = ~(np.abs(norm_N - 1) <= tolerance)  # NaN compares false, so it counts as bad
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"{what}: {int(bad.sum())} of {len(norm_N)} vectors are not unit length (row {row}: {norm_N[row]:.4g})"
+        )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A finished Embeddings artefact, opened for reading."""
+
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, uri: str) -> "Embeddings":
+        """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
+        return cls(manifest.read(storage.absolute(uri), "embeddings"))
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that made the vectors."""
+        return str(self.manifest.content["fingerprint"])
+
+    @property
+    def dim(self) -> int:
+        """Components a vector."""
+        return int(self.manifest.content["dim"])
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the face_ids were derived in."""
+        return str(self.manifest.content["namespace"])
+
+    @property
+    def rows(self) -> int:
+        """Faces embedded."""
+        return int(self.manifest.content["embedded"])
+
+    @property
+    def parts(self) -> list[dict]:
+        """One {name, rows, sha256} a part, in order."""
+        return list(self.manifest.content["parts"])
+
+    @property
+    def since(self) -> list[str]:
+        """The plan ids of the artefacts that this one is a delta of, in order; none when it is whole."""
+        return [one["plan_id"] for one in self.manifest.content.get("since", [])]
+
+    def read_part(self, part: dict) -> pa.Table:
+        """One part's rows, its bytes, schema and vectors checked.
+
+        Raises:
+            Corrupt: the bytes differ from the manifest's digest, or a vector is not of unit length.
+        """
+        dtype = {"float32": pa.float32(), "float16": pa.float16()}[self.manifest.content["dtype"]]
+        table = self._read(part["name"], part, schema.embeddings(self.dim, dtype))
+        try:
+            check_unit(from_table(table).embedding_ND, storage.join(self.manifest.uri, part["name"]))
+        except ValueError as error:
+            raise Corrupt(str(error)) from error
+        return table
+
+    def iter_vectors(self) -> Iterator[Vectors]:
+        """The artefact's rows, a part at a time."""
+        for part in self.parts:
+            if part["rows"]:
+                yield from_table(self.read_part(part))
+
+    def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the rows, a part at a time; only they are fetched, and thus without a look at the sha256."""
+
+        def read(part: dict) -> pa.Table:
+            with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
+                return pq.read_table(f, columns=list(columns), pre_buffer=True)
+
+        return _ahead(read, [part for part in self.parts if part["rows"]])
+
+    def iter_tags(self) -> Iterator[pa.Table]:
+        """``schema.TAGS`` of every face that went in, a unit at a time.
+
+        Raises:
+            Corrupt: as ``read_part``.
+            SchemaMismatch: an early version wrote the artefact, without tags.
+        """
+        if "tags" not in self.manifest.content:
+            raise SchemaMismatch(
+                f"{self.manifest.uri} has no tags of what went in, an early version wrote it: embed again to another "
+                f"--out"
+            )
+        return _ahead(lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"])
+
+    def iter_quarantine(self) -> Iterator[pa.Table]:
+        """``schema.QUARANTINE`` of every face that could not be embedded. Raises Corrupt as ``read_part``."""
+        return _ahead(
+            lambda file: self._read(f"quarantine/{file['name']}", file, schema.QUARANTINE),
+            self.manifest.content["quarantine"],
+        )
+
+    def gone(self) -> np.ndarray:
+        """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
+        file = self.manifest.content.get("gone")
+        return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else ids.NONE
+
+    def load(self) -> Vectors:
+        """All rows at once: for galleries that fit in memory."""
+        return concatenate(list(self.iter_vectors()), self.dim)
+
+    def _read(self, name: str, file: dict, expected: pa.Schema) -> pa.Table:
+        address = storage.join(self.manifest.uri, name)
+        data = storage.read_bytes(address)
+        if hashlib.sha256(data).hexdigest() != file["sha256"]:
+            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again to another --out")
+        table = schema.check(pq.read_table(pa.BufferReader(data)), expected, address)
+        if table.num_rows != file["rows"]:
+            raise Corrupt(
+                f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed again to another --out"
+            )
+        return table
+
+
+def _ahead(read: Callable[[dict], pa.Table], files: list[dict]) -> Iterator[pa.Table]:
+    """What ``read`` gives for each file, in order, while the next ones are being read."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        running: deque[Future[pa.Table]] = deque()
+        for file in files:
+            running.append(pool.submit(read, file))
+            if len(running) > AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:
+    """The rows of all blocks, of which there may be none, in one."""
+    return Vectors(
+        np.concatenate([ids.NONE, *(b.face_id_N for b in blocks)]),
+        np.concatenate([np.empty(0, object), *(b.identity_N for b in blocks)]),
+        np.concatenate([np.empty((0, dim), np.float32), *(b.embedding_ND for b in blocks)]),
+    )

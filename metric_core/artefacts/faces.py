@@ -1,0 +1,115 @@
+"""The Faces artefact opened for reading, and the identifiers every other artefact joins on.
+
+How a catalogue is made from a source is in ``catalogue``; how an image is fetched is in ``readers``.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metric_core import storage
+from metric_core.artefacts import manifest, rows
+from metric_core.artefacts.manifest import Manifest
+from metric_core.artefacts.rows import Part
+from metric_core.errors import ConfigError, Corrupt, SchemaMismatch
+
+
+def face_id(namespace: str, key: str, salt: int = 0) -> int:
+    """BLAKE2b-64 of ``namespace NUL key NUL salt`` shifted right by one, so that it fits a signed int64.
+
+    The same corpus gets the same ids anywhere, and nobody coordinates. ``salt`` is 0 but for collisions.
+    """
+    text = f"{namespace}\0{key}\0{salt}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A finished catalogue. Rows stay in source order."""
+
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, uri: str) -> "Faces":
+        """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
+        found = manifest.read(storage.absolute(uri), "faces")
+        if "parts" not in found.content:
+            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; catalogue again to another --out")
+        return cls(found)
+
+    @property
+    def uri(self) -> str:
+        """The artefact's folder."""
+        return self.manifest.uri
+
+    @property
+    def root(self) -> str:
+        """The address that the rows' ``uri`` column is relative to."""
+        return str(self.manifest.content["root"])
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the face_ids."""
+        return str(self.manifest.content["namespace"])
+
+    @property
+    def parts(self) -> list[Part]:
+        """The files that hold the rows, in source order."""
+        return [Part(**part) for part in self.manifest.content["parts"]]
+
+    def count(self, split: str | None) -> int:
+        """How many rows a split has, or the whole when ``split`` is None; nothing is read for that.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        content = self.manifest.content
+        if split is None:
+            return int(content["rows"])
+        if split not in content["splits"]:
+            there = ", ".join(sorted(content["splits"])) or "none"
+            raise ConfigError(f"{self.uri} has no split {split!r}; it has: {there}")
+        return int(content["splits"][split]["rows"])
+
+    def first_picture(self) -> Iterator[str]:
+        """The address of the file that holds the first row's picture, if there is a row; read when it is asked for.
+
+        Raises:
+            Corrupt: as ``rows.read_range``.
+        """
+        for part in self.parts[:1]:
+            table = rows.read_range(self.uri, part, 0, 1, ["uri"])
+            yield storage.resolve(self.root, table["uri"][0].as_py())
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows, every part's bytes checked: for what fits in memory.
+
+        Raises:
+            Corrupt, SchemaMismatch: as ``rows.read``.
+        """
+        table = pa.concat_tables([rows.read(self.uri, part) for part in self.parts])
+        if table.num_rows != self.manifest.content["rows"]:
+            raise Corrupt(f"{self.uri}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
+        return table
+
+    def select(self, split: str | None) -> pa.Table:
+        """The rows of one split; all rows when ``split`` is None.
+
+        Raises:
+            ConfigError: there is no such split.
+        """
+        self.count(split)
+        return self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
+
+
+def identity_codes(table: pa.Table) -> np.ndarray:
+    """int64 (N,): identities numbered in byte order of their names, so that codes do not depend on row order."""
+    names, code_N = np.unique(np.array(table["identity"].to_pylist(), dtype=object).astype(str), return_inverse=True)
+    del names
+    return code_N.astype(np.int64)

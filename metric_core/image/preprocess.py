@@ -1,0 +1,110 @@
+"""Image bytes to the pixels a model sees: one function for training, embedding, search and verification.
+
+Where the bytes come from is left to ``sources``; scaling pixels to floats is the embedder's first operation.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from metric_core.errors import ImageUnreadable
+from metric_core.image import align
+from metric_core.image.decoding import decode
+from metric_core.image.spec import Preprocessing
+
+FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+ARCFACE = (38.2946, 51.6963, 73.5318, 51.5014, 56.0252, 71.7366, 41.5493, 92.3655, 70.7299, 92.2041)
+"""Where the eyes, the nose and the corners of the mouth lie in an aligned picture of 112x112: x1, y1 … x5, y5, left to
+right as one sees them, the centre of the first pixel being 0, 0 (insightface ``utils/face_align.py``)."""
+
+
+def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | None = None) -> np.ndarray:
+    """Image bytes to what the network is fed.
+
+    Args:
+        data: an image file's bytes.
+        how: the model's way.
+        landmarks: x1, y1 … x5, y5 as in ``ARCFACE``, in pixels of the upright picture; only looked at to align.
+
+    Returns:
+        uint8 (C, S, S), C = ``how.channels``, S = ``how.size``.
+
+    Raises:
+        ImageUnreadable: as ``decode``; or no-landmarks, bad-landmarks when the model aligns.
+    """
+    if how.align == "arcface" and landmarks is None:
+        raise ImageUnreadable("no-landmarks: the model aligns faces (arcface) by landmarks in the catalogue")
+    picture = decode(data).convert("L" if how.colour == "grey" else "RGB")
+    if how.align == "arcface" and landmarks is not None:
+        picture = _by_landmarks(picture, landmarks, how)
+    elif how.align == "mean-face":
+        picture = _by_mean_face(picture, how)
+    else:
+        picture = picture.resize((how.size, how.size), FILTERS[how.resize], box=_square(picture, how.crop))
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(how.size, how.size, how.channels).transpose(2, 0, 1))
+
+
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    """The central square as ``align`` compares it: uint8 (S, S), grey."""
+    side = (align.SIDE, align.SIDE)
+    return np.asarray(picture.convert("L").resize(side, Image.Resampling.BILINEAR, box=_square(picture, 1.0)))
+
+
+def _square(picture: Image.Image, share: float) -> tuple[float, float, float, float]:
+    """The central square of a share of the shorter side: left, top, right, bottom."""
+    side = share * min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _by_mean_face(picture: Image.Image, how: Preprocessing) -> Image.Image:
+    """The central square in the pose in which it looks most like the mean face."""
+    (pose,) = align.find(thumbnail(picture)[None], align.from_text(how.mean_face))
+    half = min(picture.size) / 2
+    centre = complex(picture.width, picture.height) / 2 + pose.shift * half
+    return _transformed(picture, pose.turn * (how.crop * 2 * half / how.size), centre, how, mirrored=True)
+
+
+def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
+    """In the similarity transform that brings the landmarks nearest to the template."""
+    if len(landmarks) != 10 or not np.isfinite(landmarks).all():
+        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)[:11]}; x and y of 5 points were expected")
+    # Points as complex numbers, for which a similarity is z -> turn * z + shift. The least-squares one is Umeyama's
+    # (1991, eqs. 40-42) without its reflections. Half a pixel is added since Pillow counts from pixels' corners.
+    from_5 = np.array(landmarks[0::2]) + 1j * np.array(landmarks[1::2]) + (0.5 + 0.5j)
+    to_5 = (np.array(ARCFACE[0::2]) + 1j * np.array(ARCFACE[1::2]) + (0.5 + 0.5j)) * (how.size / 112)
+    spread_5 = from_5 - from_5.mean()
+    turn = (spread_5.conj() * (to_5 - to_5.mean())).sum() / max((abs(spread_5) ** 2).sum(), 1e-9)
+    if not 1e-3 < abs(turn) < 1e3:
+        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)}; they are no face's")
+    middle = (1 + 1j) * how.size / 2
+    return _transformed(picture, 1 / turn, from_5.mean() + (middle - to_5.mean()) / turn, how)
+
+
+def _transformed(
+    picture: Image.Image, turn: complex, centre: complex, how: Preprocessing, *, mirrored: bool = False
+) -> Image.Image:
+    """A square of which a step of one pixel is a step of ``turn`` in the picture, and whose middle is at ``centre``
+    there. Beyond the picture it is black or, for a quarter of the shorter side, its own mirror image."""
+    # An affine transform looks at 2x2 or 4x4 pixels whatever it shrinks by, so what shrinks more is shrunk before.
+    factor = max(1, int(abs(turn)))
+    if factor > 1:
+        picture, turn, centre = picture.reduce(factor), turn / factor, centre / factor
+    if mirrored:
+        rim = min(picture.size) // 4
+        pixels = np.asarray(picture)
+        picture = Image.fromarray(np.pad(pixels, [(rim, rim), (rim, rim), (0, 0)][: pixels.ndim], mode="reflect"))
+        centre += rim * (1 + 1j)
+    shift = centre - turn * (1 + 1j) * how.size / 2
+    affine = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
+    smooth = how.resize in ("bicubic", "lanczos")
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
+    return picture.transform((how.size, how.size), Image.Transform.AFFINE, affine, resample)

@@ -1,0 +1,48 @@
+"""When to warn that all faces are becoming one point; the figures it goes by are those of ``health``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import SupportsFloat
+
+from metric_core.learn.objective import Distance
+from metric_core.options import Options, out_of_range
+
+
+@dataclass(frozen=True)
+class Collapse(Options):
+    """Decides from a step's health whether the embeddings have collapsed, or are about to."""
+
+    rank: float = 2.0
+    """Effective rank below which the faces lie on a line or in a point; at least 1."""
+    distance: float = 0.05
+    """Median Euclidean distance to the nearest negative below which strangers coincide, whatever distance is learnt.
+    On LFW the default recipe comes down to 0.1 and recovers; batch-hard triplets that never recover lie below 0.02."""
+    patience: int = 20
+    """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
+
+    def problems(self) -> list[str]:
+        return out_of_range(self, rank="[1, inf)", distance="(0, inf)", patience="[1, inf)")
+
+    def watch(self, streak: int, health: Mapping[str, SupportsFloat], distance: Distance) -> tuple[int, str | None]:
+        """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
+
+        ``distance`` is what the figures of ``health`` are measured in. The warning comes once, when the streak
+        reaches the patience. Keep the streak in the checkpoint.
+        """
+        rank, nearest = float(health["effective_rank"]), to_euclidean(float(health["d_an_q50"]), distance)
+        suspicious = rank < self.rank or nearest < self.distance
+        streak = streak + 1 if suspicious else 0
+        if streak != self.patience:
+            return streak, None
+        return streak, (
+            f"the embeddings have collapsed: for {streak} steps effective rank {rank:.2f} (healthy: above "
+            f"{self.rank}) or median Euclidean distance to the nearest stranger {nearest:.2g} (healthy: above "
+            f"{self.distance}). Try a lower learning rate, the semi-hard miner first, or a larger margin."
+        )
+
+
+def to_euclidean(d: float, distance: Distance) -> float:
+    """The Euclidean distance of two unit vectors at this distance; below 0, by rounding, is 0, and NaN is NaN."""
+    square = {"euclidean": d * d, "squared-euclidean": d, "cosine": 2.0 * d}[distance]
+    return math.sqrt(max(square, 0.0))

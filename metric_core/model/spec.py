@@ -1,0 +1,91 @@
+"""What a model is besides its weights, and the networks there are to choose from; nothing heavy is imported.
+
+The networks themselves are in ``backbones``, what a model does with pixels is in ``embedder``.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from metric_core.errors import ConfigError
+from metric_core.image.spec import DECODER_RULE, Preprocessing
+from metric_core.options import Options, out_of_range
+
+DIMS = "[8, 4096]"
+"""How many components an embedding may have."""
+
+
+@dataclass(frozen=True)
+class BackboneSpec(Options):
+    """The shape of a network."""
+
+    family: Literal["plain", "iresnet"]
+    """plain: convolutions and maximum pooling (Simonyan and Zisserman 2015, "VGG"); iresnet: the improved residual form
+    of ArcFace's reference code (Deng et al. 2019, sec. 3.1; Duta et al. 2020, arXiv:2004.04989)."""
+    widths: tuple[int, ...]
+    """Channels a stage; each stage halves the side."""
+    depths: tuple[int, ...]
+    """Convolutions (plain) or residual blocks (iresnet) a stage."""
+    activation: Literal["prelu", "relu"]
+    """prelu has a learnt slope a channel; relu is a third faster to train on CPUs."""
+    norm: Literal["group", "batch"]
+    """group: a face's vector does not depend on its batch, so that training is the same at every world size."""
+    dim: int
+    """Components of an embedding, 8 to 4096."""
+
+    def problems(self) -> list[str]:
+        return out_of_range(self, dim=DIMS)
+
+
+_Shape = tuple[Literal["plain", "iresnet"], tuple[int, ...], tuple[int, ...], Literal["prelu", "relu"]]
+
+# One entry per size that the command offers. The first is this project's own: on a few thousand pictures it learns more
+# than a residual network of the same cost. The others have the published shapes, whose weights from elsewhere fit but
+# for the names.
+BACKBONES: dict[str, _Shape] = {
+    "plain": ("plain", (32, 64, 128, 192), (1, 1, 1, 1), "relu"),
+    "iresnet18": ("iresnet", (64, 128, 256, 512), (2, 2, 2, 2), "prelu"),
+    "iresnet50": ("iresnet", (64, 128, 256, 512), (3, 4, 14, 3), "prelu"),
+    "iresnet100": ("iresnet", (64, 128, 256, 512), (3, 13, 30, 3), "prelu"),
+}
+
+
+def backbone_spec(size: str, *, norm: Literal["group", "batch"], dim: int) -> BackboneSpec:
+    """The spec of a named size. Raises ConfigError when there is no such size or ``dim`` is out of range."""
+    if size not in BACKBONES:
+        raise ConfigError(f"backbone is {size!r}; expected one of {', '.join(BACKBONES)}")
+    family, widths, depths, activation = BACKBONES[size]
+    return BackboneSpec(family, widths, depths, activation, norm, dim)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything besides the weights that changes an embedding. Written as ``model.json``."""
+
+    backbone: BackboneSpec
+    preprocessing: Preprocessing
+    standardise: bool
+    """Whether every picture is brought to mean 0 and deviation 1, so that light and contrast say nothing; else pixels
+    are scaled from 0 … 255 to -1 … 1."""
+    flip_average: bool
+    """Whether a face's vector is the normalised sum of its own and its mirror image's."""
+    distance: Literal["euclidean", "squared-euclidean", "cosine"]
+    """The distance it was trained for; on unit vectors all three rank alike."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object from which ``from_json`` makes an equal spec."""
+        return asdict(self) | {"decoder": DECODER_RULE}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> "ModelSpec":
+        """Raises ValueError when the model was made under another decoder rule, KeyError when a field is missing."""
+        if body["decoder"] != DECODER_RULE:
+            raise ValueError(f"its pictures were decoded by {body['decoder']!r}, here the rule is {DECODER_RULE!r}")
+        backbone = dict(body["backbone"])
+        backbone["widths"], backbone["depths"] = tuple(backbone["widths"]), tuple(backbone["depths"])
+        return cls(
+            backbone=BackboneSpec(**backbone),
+            preprocessing=Preprocessing(**body["preprocessing"]),
+            standardise=body["standardise"],
+            flip_average=body["flip_average"],
+            distance=body["distance"],
+        )

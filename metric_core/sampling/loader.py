@@ -1,0 +1,175 @@
+"""Faces as tensors: a torch Dataset over catalogue rows, and loaders for training steps and for single passes.
+
+Augmentation (``augment``) and the network are applied by the caller to whole batches.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from metric_core import counter
+from metric_core.errors import DataError, ImageUnreadable, Missing
+from metric_core.image import align
+from metric_core.image.decoding import decode
+from metric_core.image.preprocess import preprocess, thumbnail
+from metric_core.image.spec import Preprocessing
+from metric_core.sampling.sampler import BatchSampler
+from metric_core.sources import fetching
+
+LOCATOR = (*fetching.LOCATOR, "landmarks")
+"""The columns of Faces that say where an image is, and where the face in it."""
+MEAN_OF = 1000
+"""Pictures that a mean face is learnt from."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A row whose image could not be read."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Loaded rows, in the order asked for, without the unreadable ones."""
+
+    pixels_BCSS: torch.Tensor
+    """uint8"""
+    row_B: np.ndarray
+    """int64, positions in the catalogue table"""
+    bad: list[Bad]
+
+
+def locator(table: pa.Table, row: int) -> dict[str, Any]:
+    """The ``LOCATOR`` columns of one row."""
+    return {name: table[name][row].as_py() for name in LOCATOR}
+
+
+def fetched(root: str, rows: Sequence[int], locators: Sequence[Mapping[str, Any]]) -> list[bytes | Bad]:
+    """The image bytes of some rows by their locators, read together, or why there are none."""
+    answers = fetching.fetch_many(root, locators)
+    return [answer if isinstance(answer, bytes) else _bad(row, answer) for row, answer in zip(rows, answers)]
+
+
+def decoded(row: int, data: bytes | Bad, landmarks: Sequence[float] | None, how: Preprocessing) -> np.ndarray | Bad:
+    """Fetched bytes as pixels, uint8 (C, S, S), or why there are none."""
+    if isinstance(data, Bad):
+        return data
+    try:
+        return preprocess(data, how, landmarks)
+    except ImageUnreadable as error:
+        return _bad(row, error)
+
+
+def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
+    """One row's pixels, uint8 (C, S, S), or why there are none."""
+    where = locator(table, row)
+    return decoded(row, fetched(root, [row], [where])[0], where["landmarks"], how)
+
+
+def check_landmarks(table: pa.Table) -> None:
+    """Raises DataError when no face has landmarks to align it by."""
+    if table["landmarks"].null_count == table.num_rows:
+        raise DataError(
+            "align is arcface but no face in the catalogue has landmarks; give --source a list with a column "
+            "landmarks, or align by mean-face"
+        )
+
+
+def mean_face(table: pa.Table, root: str, seed: int) -> str:
+    """What ``Preprocessing.mean_face`` is for these faces, found from ``MEAN_OF`` of them.
+
+    Raises:
+        DataError: none of those can be read.
+    """
+    draw_N = counter.uniform(seed, 0, table["face_id"].to_numpy(), "mean-face", 1)[:, 0]
+    some = np.argsort(draw_N)[:MEAN_OF].tolist()
+    small = []
+    for data in fetched(root, some, [locator(table, row) for row in some]):
+        with suppress(ImageUnreadable):  # training itself counts and caps the unreadable ones
+            small += [] if isinstance(data, Bad) else [thumbnail(decode(data))]
+    if not small:
+        raise DataError(f"none of {len(some)} pictures drawn from the catalogue can be read; check its root {root}")
+    return align.to_text(align.learn(np.stack(small)))
+
+
+def _bad(row: int, error: Exception) -> Bad:
+    if isinstance(error, Missing):
+        return Bad(row, "missing", str(error))
+    reason, _, detail = str(error).partition(": ")
+    return Bad(row, reason, detail)
+
+
+class FaceDataset(Dataset):
+    """Map-style access to the pixels of catalogue rows, kept in memory once decoded, up to ``cache_bytes``."""
+
+    def __init__(self, table: pa.Table, root: str, how: Preprocessing, cache_bytes: int = 0) -> None:
+        self.table, self.root, self.how = table, root, how
+        self._room = cache_bytes // (how.channels * how.size**2)
+        self._cache: dict[int, torch.Tensor | Bad] = {}
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor | Bad]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[int, torch.Tensor | Bad]]:
+        """A batch, as torch's loaders ask for it; what is not in memory is fetched together."""
+        known = {row: self._cache[row] for row in rows if row in self._cache}
+        unknown = [row for row in dict.fromkeys(rows) if row not in known]
+        where = [locator(self.table, row) for row in unknown]
+        for row, at, data in zip(unknown, where, fetched(self.root, unknown, where)):
+            pixels = decoded(row, data, at["landmarks"], self.how)
+            known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
+            if len(self._cache) < self._room:
+                self._cache[row] = known[row]
+        return [(row, known[row]) for row in rows]
+
+    def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> Batch:
+        """Stack what could be read."""
+        good = [(row, value) for row, value in items if isinstance(value, torch.Tensor)]
+        shape = (0, self.how.channels, self.how.size, self.how.size)
+        pixels = torch.stack([v for _, v in good]) if good else torch.empty(shape, dtype=torch.uint8)
+        return Batch(pixels, np.array([r for r, _ in good], np.int64), [v for _, v in items if isinstance(v, Bad)])
+
+
+class _Steps:
+    """A torch batch_sampler that yields one rank's rows of each step from ``first`` on."""
+
+    def __init__(self, sampler: BatchSampler, first: int, last: int, rank: int, size: int) -> None:
+        self.sampler, self.first, self.last, self.rank, self.size = sampler, first, last, rank, size
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, self.last):
+            yield self.sampler.rows(step, self.rank, self.size).tolist()
+
+
+def training_loader(
+    dataset: FaceDataset, sampler: BatchSampler, *, first: int, last: int, rank: int, size: int, workers: int
+) -> DataLoader:
+    """The batches of steps ``first`` to ``last`` (exclusive) of one rank."""
+    steps = _Steps(sampler, first, last, rank, size)
+    return _loader(dataset, workers, batch_sampler=steps)
+
+
+def pass_loader(dataset: FaceDataset, rows_N: np.ndarray, *, batch: int, workers: int) -> DataLoader:
+    """Each of the rows once, in order."""
+    return _loader(dataset, workers, sampler=rows_N.tolist(), batch_size=batch)
+
+
+def _loader(dataset: FaceDataset, workers: int, **how: object) -> DataLoader:
+    # spawn: forking a process that has run gRPC or OpenMP threads (a Ray worker has) can deadlock.
+    context = "spawn" if workers else None
+    return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, multiprocessing_context=context, **how)  # type: ignore[arg-type]

@@ -1,0 +1,198 @@
+"""Sources to Faces: gives every face an id, every person a split, and writes the catalogue.
+
+No image is opened or copied here. Formats are in ``readers``; reading a catalogue back is in ``faces``.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metric_core import counter, storage
+from metric_core.artefacts import faces, rows, schema
+from metric_core.artefacts.rows import Part
+from metric_core.errors import ConfigError, DataError, Missing
+from metric_core.sources import folder, listing, parquet, pickled, shards
+from metric_core.sources.census import Census
+from metric_core.sources.found import Found, Source
+
+
+def scan(address: str) -> Source:
+    """The source behind an address: an image folder, a .csv or .parquet list, shards, or a verification set.
+
+    Raises:
+        Missing: nothing is there.
+        DataError: it is a file of a kind that is not read, or could be two things.
+    """
+    if not storage.exists(address):
+        if shards.is_pattern(address):
+            return shards.scan(*shards.matching(address))
+        raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
+    if storage.is_file(address):
+        if address.endswith(".csv") or (address.endswith(".parquet") and not parquet.has_images(address)):
+            return listing.scan(address)
+        root, _, file = address.rpartition("/")
+        if address.endswith(".bin"):
+            return Source(root, file.removesuffix(".bin"), [partial(pickled.faces, root, file)])
+        return shards.scan(root, [file])
+    files = shards.inside(address)
+    return shards.scan(address, files) if files else folder.scan(address)
+
+
+def settle(
+    id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespace: str
+) -> tuple[dict[int, int], dict[str, int]]:
+    """What becomes of keys whose unsalted ids collide: each takes the next salt whose id is free, but for the first
+    of them in byte order, which keeps its id.
+
+    Only the keys of rows that collide are asked for, so that there may be as many rows as there is memory for ids.
+
+    Returns:
+        {row: id} and {key: salt} of the keys whose salt is not 0.
+
+    Raises:
+        DataError: a key stands twice.
+    """
+    sorted_N = np.sort(id_N)
+    shared = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    if not len(shared):
+        return {}, {}
+    row_M = np.flatnonzero(np.isin(id_N, shared))
+    keys = keys_of(row_M)
+    again = [key for key, count in Counter(keys).items() if count > 1]
+    if again:
+        raise DataError(
+            f"the key {again[0]!r} and {len(again) - 1} more stand twice; rename one, or catalogue the shards that "
+            f"repeat keys by themselves, each with a --namespace of its own"
+        )
+    changed: dict[int, int] = {}
+    salts: dict[str, int] = {}
+    kept: set[int] = set()
+    for row, key in sorted(zip(row_M.tolist(), keys), key=lambda pair: pair[1].encode()):
+        if id_N[row] not in kept:
+            kept.add(int(id_N[row]))
+            continue
+        salt = 1
+        while (number := faces.face_id(namespace, key, salt)) in changed.values() or _holds(sorted_N, number):
+            salt += 1
+        salts[key], changed[row] = salt, number
+    return changed, salts
+
+
+def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """A split for every person, by hash: people keep their split when the corpus grows.
+
+    Raises:
+        ConfigError: the shares are not positive or do not add up to 1.
+    """
+    if min(shares.values(), default=0) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ConfigError(f"shares of splits must be positive and add up to 1, got {dict(shares)}")
+    ids_N = np.array([faces.face_id("split", name) for name in identities], dtype=np.int64)
+    draw_N = counter.uniform(seed, 0, ids_N, "split", 1)[:, 0]
+    edges = np.cumsum(list(shares.values()))
+    index_N = np.minimum(np.searchsorted(edges, draw_N, side="right"), len(shares) - 1)
+    names = list(shares)
+    return {person: names[i] for person, i in zip(identities, index_N)}
+
+
+def read_splits(address: str) -> dict[str, str]:
+    """A CSV with columns identity and split; others are ignored. Raises DataError naming what does not fit."""
+    text = storage.read_text(address)
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"identity", "split"} <= set(reader.fieldnames or []):
+        raise DataError(f"{address}: columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")
+    out: dict[str, str] = {}
+    for row in reader:
+        person, split = row["identity"], row["split"]
+        if not person or not split:
+            raise DataError(f"{address} line {reader.line_num}: identity {person!r}, split {split!r}; both are needed")
+        if out.setdefault(person, split) != split:
+            raise DataError(
+                f"{address} line {reader.line_num}: {person} is in {out[person]} and in {split}; splits are by person"
+            )
+    return out
+
+
+def to_table(found: list[Found], namespace: str) -> pa.Table:
+    """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet."""
+    columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
+    columns["face_id"] = _unsalted(columns["key"], namespace)
+    return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
+
+
+def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
+    """The rows with the splits of their people; the row's own, from a list, stands where its person has none."""
+    people = table["identity"].combine_chunks().dictionary_encode()
+    given = pa.array([split_of.get(person) for person in people.dictionary.to_pylist()], pa.string())
+    place = schema.FACES.get_field_index("split")
+    split = pc.coalesce(given.take(people.indices), table["split"].combine_chunks())
+    return table.set_column(place, schema.FACES.field(place), split)
+
+
+def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any]:
+    """Write rows, as ``to_table`` makes them, beside where the manifest will be; no more than a part is held at once.
+
+    Returns:
+        {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}
+
+    Raises:
+        DataError: a key stands twice, or a person is in two splits.
+    """
+    digest, census = rows.Digest(), Census()
+    ids: list[np.ndarray] = [np.empty(0, np.int64)]
+
+    def counted() -> Iterator[pa.Table]:
+        for table in digest.over(tables):
+            ids.append(np.array(table["face_id"]))  # a copy, for a view would keep all the other columns alive
+            census.add(table)
+            yield table
+
+    parts = list(rows.write(uri, counted()))
+    for stale in set(storage.names(uri)) - {part.name for part in parts}:
+        if rows.is_name(stale):  # of an earlier attempt, when there were more faces
+            storage.remove(storage.join(uri, stale))
+    census.refuse_two_splits(rows.read(uri, part) for part in parts)
+    parts, salts = _settled(uri, parts, np.concatenate(ids), namespace)
+    return {
+        "parts": [asdict(part) for part in parts],
+        "rows_digest": digest.hexdigest(),
+        "salts": salts,
+        **census.summary(),
+    }
+
+
+def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> tuple[list[Part], dict[str, int]]:
+    """The parts after ids that collided were replaced in them, and the salts."""
+    edges = np.cumsum([0] + [part.rows for part in parts])
+
+    def keys_of(row_M: np.ndarray) -> list[str]:
+        keys: list[str] = []
+        for part, first, last in zip(parts, edges, edges[1:]):
+            if len(here := row_M[(row_M >= first) & (row_M < last)] - first):
+                keys += rows.read(uri, part)["key"].take(here).to_pylist()
+        return keys
+
+    changed, salts = settle(id_N, keys_of, namespace)
+    for number in {int(np.searchsorted(edges, row, side="right")) - 1 for row in changed}:
+        table = rows.read(uri, parts[number])
+        ids = [changed.get(row, old) for row, old in enumerate(table["face_id"].to_pylist(), start=edges[number])]
+        place = schema.FACES.get_field_index("face_id")
+        table = table.set_column(place, schema.FACES.field(place), pa.array(ids))
+        parts[number] = rows.rewrite(uri, parts[number], table)
+    return parts, salts
+
+
+def _unsalted(keys: list[str], namespace: str) -> np.ndarray:
+    return np.fromiter((faces.face_id(namespace, key) for key in keys), np.int64, len(keys))
+
+
+def _holds(sorted_N: np.ndarray, number: int) -> bool:
+    place = np.searchsorted(sorted_N, number)
+    return bool(place < len(sorted_N) and sorted_N[place] == number)

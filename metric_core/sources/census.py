@@ -1,0 +1,70 @@
+"""How many faces and people each split has, and whether anybody is in two, counted while rows stream by.
+
+People are kept as hashes of their names, so that a hundred million rows fit; who gets which split is decided in
+``catalogue``.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core.artefacts import faces
+from metric_core.errors import DataError
+
+
+class Census:
+    """Running counts over catalogue rows."""
+
+    def __init__(self) -> None:
+        self._rows: Counter[str | None] = Counter()
+        self._people: dict[str | None, list[np.ndarray]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table's rows."""
+        counted = table.group_by(["split", "identity"]).aggregate([([], "count_all")])
+        names: dict[str | None, list[str]] = {}
+        for split, identity, rows in zip(*(counted[n].to_pylist() for n in ("split", "identity", "count_all"))):
+            self._rows[split] += rows
+            names.setdefault(split, []).append(identity)
+        for split, people in names.items():
+            self._people.setdefault(split, []).append(_hashes(people))
+
+    def refuse_two_splits(self, tables: Iterable[pa.Table]) -> None:
+        """Check that splits are by person. ``tables``, the same rows again, are only looked at for names.
+
+        Raises:
+            DataError: a person is in two splits.
+        """
+        hash_P = np.concatenate([np.empty(0, np.int64), *self._by_split().values()])
+        sorted_P = np.sort(hash_P)
+        in_two = sorted_P[1:][sorted_P[1:] == sorted_P[:-1]]
+        if not len(in_two):
+            return
+        first: dict[str, str | None] = {}
+        for table in tables:
+            people = table.select(["identity", "split"]).group_by(["identity", "split"]).aggregate([])
+            suspect_P = np.isin(_hashes(people["identity"].to_pylist()), in_two)
+            for row in people.filter(suspect_P).to_pylist():
+                split = first.setdefault(row["identity"], row["split"])
+                if split != row["split"]:
+                    raise DataError(
+                        f"{row['identity']} is in split {split} and in {row['split']}; splits are by person"
+                    )
+
+    def summary(self) -> dict[str, Any]:
+        """{rows, identities, splits: {name: {rows, identities}}}"""
+        people = {split: len(hash_P) for split, hash_P in self._by_split().items()}
+        splits = {n: {"rows": self._rows[n], "identities": people[n]} for n in sorted(n for n in people if n)}
+        return {"rows": self._rows.total(), "identities": sum(people.values()), "splits": splits}
+
+    def _by_split(self) -> dict[str | None, np.ndarray]:
+        for split, held in self._people.items():
+            self._people[split] = [np.unique(np.concatenate(held))]
+        return {split: hashes for split, (hashes,) in self._people.items()}
+
+
+def _hashes(names: list[str]) -> np.ndarray:
+    return np.array([faces.face_id("identity", name) for name in names], dtype=np.int64)

@@ -1,0 +1,80 @@
+"""What every reader yields: faces that were found in a source, before they have ids.
+
+How each format is read is in the modules beside this one; getting at the bytes again is in ``fetching``.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from metric_core.errors import DataError
+
+Scan = Callable[[Counter[str]], Iterator["Found"]]
+"""Yields one shard's faces in order, and counts the files that it passes over by their ending. It can be pickled."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One face in a source, before it has an id. ``kind`` says which of the locator's fields are set."""
+
+    identity: str
+    key: str
+    uri: str
+    """Relative to the source's root, or absolute."""
+    content_tag: str
+    """Changes when the bytes change."""
+    kind: str = "file"
+    offset: int | None = None
+    length: int | None = None
+    row_group: int | None = None
+    row: int | None = None
+    column: str | None = None
+    view: str | None = None
+    split: str | None = None
+    landmarks: tuple[float, ...] | None = None
+    """x1, y1 … x5, y5 in pixels of the upright picture: eyes, nose, corners of the mouth, each left to right."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, ready to be scanned."""
+
+    root: str
+    name: str
+    """The default namespace of its face_ids."""
+    shards: list[Scan]
+    """Parts that can be scanned apart; one after the other they give the source's order."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Files that were passed over, counted by their ending; filled as ``faces`` is consumed."""
+
+    @property
+    def faces(self) -> Iterator[Found]:
+        """The faces of all shards, in source order. Raises DataError or Missing as the format's reader does."""
+        for shard in self.shards:
+            yield from shard(self.ignored)
+
+
+def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:
+    """The landmarks in a cell: 10 numbers, five pairs of them, or a text of such; None for an empty cell.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        words = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
+        if words is None or words == [""]:
+            return None
+        numbers = tuple(float(number) for pair in words for number in (pair if isinstance(pair, list) else [pair]))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 10 or not all(map(math.isfinite, numbers)):
+        raise DataError(f"{where}: {str(value)[:80]!r} are no landmarks; 10 numbers x1 y1 … x5 y5 were expected")
+    return numbers
+
+
+def some(paths: list[str]) -> str:
+    """The first of many paths, for a message."""
+    return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

@@ -1,0 +1,189 @@
+"""Parquet files with the images' bytes in a column, as Hugging Face writes them; rows are read back a group at a time.
+
+Lists of image files in Parquet are another format: ``listing``.
+"""
+
+import json
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from metric_core import storage
+from metric_core.errors import DataError, ImageUnreadable
+from metric_core.sources.found import Found, read_landmarks
+
+WHO = ("identity", "label")
+"""The column that says who it is: the first that is there."""
+
+OPTIONAL = ("key", "view", "split", "landmarks")
+MAX_GROUP = 1 << 30
+"""Bytes of images a row group: to read one image, all of its group must be read."""
+
+CACHE = 256 << 20
+"""Bytes of row groups that a process keeps; the last one whatever its size."""
+
+
+def has_images(address: str) -> bool:
+    """Whether a Parquet file holds images, not a list of them. Raises DataError, Missing."""
+    with _open(address) as f:
+        return _image_column(f.schema_arrow) is not None
+
+
+def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
+    """The faces of one file in row order.
+
+    Images are in the column ``image`` (or the only one there is with bytes): bytes, or Hugging Face's struct of bytes
+    and path. ``identity`` or ``label`` says who it is; numbers stand for ClassLabel names if the file has such. The key
+    is in ``key`` if there is that column, else it is the file's name without its ending and the row's number;
+    ``view``, ``split`` and ``landmarks`` are as in a list.
+
+    Raises:
+        DataError: columns are missing, a cell is empty, or a row group is too large.
+        Missing: there is no such file.
+    """
+    address = storage.join(root, file)
+    tag = storage.content_tag(address)
+    with _open(address) as f:
+        schema = f.schema_arrow
+        image = _image_column(schema)
+        who = next((name for name in WHO if name in schema.names), None)
+        if image is None or who is None:
+            raise DataError(
+                f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
+                f"identity or label; a list of files with columns path,identity is given to --source by itself"
+            )
+        names, number = _class_names(schema, who), 0
+        for group in range(f.num_row_groups):
+            _check_size(f, group, image, address)
+            table = f.read_row_group(group, columns=[who, *(name for name in OPTIONAL if name in schema.names)])
+            for row, cells in enumerate(_texts(table, address).to_pylist()):
+                person, key = cells[who], cells.get("key", f"{PurePosixPath(file).with_suffix('')}/{number}")
+                if not person or not key:
+                    raise DataError(f"{address}: row {number} has no {'key' if person else who}; every face needs one")
+                if names is not None and person not in names:
+                    raise DataError(f"{address}: row {number} has the {who} {person}, of {len(names)} that have a name")
+                yield Found(
+                    identity=person if names is None else names[person],
+                    key=key,
+                    uri=file,
+                    content_tag=tag,
+                    kind="parquet",
+                    row_group=group,
+                    row=row,
+                    column=image,
+                    view=cells.get("view"),
+                    split=cells.get("split"),
+                    landmarks=read_landmarks(cells.get("landmarks"), f"{address}, row {number}"),
+                )
+                number += 1
+
+
+def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
+    """The bytes in one cell; no bytes if it is empty.
+
+    Raises:
+        Missing: there is no such file.
+        ImageUnreadable: the row group is damaged, or the file has no such cell.
+    """
+    try:
+        return _groups.get(address, row_group, column)[row].as_py() or b""
+    except (DataError, IndexError) as error:
+        raise ImageUnreadable(
+            f"corrupt: {address}, row group {row_group}, row {row}: {error}; if the file was changed since it was "
+            f"catalogued, catalogue again to another --out"
+        ) from error
+
+
+class _Groups:
+    """The row groups read last. Safe for threads; of several that want one group, one reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
+
+    def get(self, *which: Any) -> pa.ChunkedArray:
+        with self._lock:
+            if which not in self._held:
+                self._held[which] = _read(*which)
+            self._held.move_to_end(which)
+            while len(self._held) > 1 and sum(column.nbytes for column in self._held.values()) > CACHE:
+                self._held.popitem(last=False)
+            return self._held[which]
+
+
+_groups = _Groups()
+
+
+def _read(address: str, row_group: int, column: str) -> pa.ChunkedArray:
+    with _open(address) as f:
+        table = f.read_row_group(row_group, columns=[column])
+    return (table.flatten() if "." in column else table).column(0)
+
+
+@contextmanager
+def _open(address: str) -> Iterator[pq.ParquetFile]:
+    with storage.open_read(address, ahead=False) as f:
+        try:
+            yield pq.ParquetFile(f)
+        except (pa.ArrowInvalid, OSError) as error:
+            if storage.is_trouble(error):
+                raise
+            what = " ".join(str(error).split())
+            raise DataError(f"{address} cannot be read as Parquet: {what}; it is damaged or was cut short") from error
+
+
+def _image_column(schema: pa.Schema) -> str | None:
+    """The leaf with the bytes: ``image``, ``image.bytes``, or another's if it is the only one."""
+    leaves = []
+    for field in schema:
+        inner = field.type.get_field_index("bytes") if pt.is_struct(field.type) else -1
+        if inner >= 0 and _is_bytes(field.type[inner].type):
+            leaves.append(f"{field.name}.bytes")
+        elif _is_bytes(field.type):
+            leaves.append(field.name)
+    named = [leaf for leaf in leaves if leaf in ("image", "image.bytes")] or leaves
+    return named[0] if len(named) == 1 else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pt.is_binary(kind) or pt.is_large_binary(kind)
+
+
+def _class_names(schema: pa.Schema, column: str) -> dict[str, str] | None:
+    """What the numbers of a ClassLabel column stand for; None where they stand for themselves."""
+    try:
+        body = json.loads((schema.metadata or {})[b"huggingface"])
+        names = body["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return {str(number): name for number, name in enumerate(names)} if names else None
+
+
+def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> None:
+    about = f.metadata.row_group(group)
+    chunks = (about.column(i) for i in range(about.num_columns))
+    size = next(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+    if size > MAX_GROUP:
+        raise DataError(
+            f"{address}: row group {group} has {size / 2**30:.1f} GiB of pictures, at most {MAX_GROUP / 2**30:.0f} are "
+            f"possible, since one picture cannot be read without its group; write the file again with a row_group_size "
+            f"of some hundred rows"
+        )
+
+
+def _texts(table: pa.Table, address: str) -> pa.Table:
+    """The same with texts in all columns but the landmarks."""
+    as_texts = []
+    for field in table.schema:
+        kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
+        if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)) and field.name != "landmarks":
+            raise DataError(f"{address}: the column {field.name} is {field.type}; names or whole numbers were expected")
+        as_texts.append((field.name, field.type if field.name == "landmarks" else pa.string()))
+    return table.cast(pa.schema(as_texts))

@@ -1,0 +1,203 @@
+"""MXNet RecordIO files (``train.rec``), with or without InsightFace's header record; MXNet itself is not needed.
+
+    file      records, one after the other
+    record    parts; more than one only where the data holds the magic number at a multiple of 4, which is left out
+    part      magic, place and length in one word, data, zeros up to a multiple of 4
+    data      IRHeader (flag, label, id, id2), ``flag`` labels instead of the one if flag > 0, then the image's bytes
+
+The framing is dmlc-core's ``src/recordio.cc``, the data MXNet's ``recordio.IRHeader``. InsightFace adds records
+without an image: number 0 with the labels (first, end) says that records first to end-1 stand for people, whose own
+labels (from, to) say that theirs are the images from to to-1 (``recognition/_datasets_/face2rec2.py``).
+"""
+
+import io
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from metric_core import storage
+from metric_core.errors import DataError, ImageUnreadable, Missing
+from metric_core.sources.found import Found
+
+WHOLE, PARTS = "recordio", "recordio-parts"
+"""Kinds of locator: the bytes of the image where its record is one part, else those of the record, to be joined."""
+
+MAGIC = b"\x0a\x23\xd7\xce"
+PART = struct.Struct("<4sI")
+HEADER = struct.Struct("<IfQQ")
+ONLY, FIRST, MIDDLE, LAST = range(4)
+"""Places of a part in its record: the upper 3 bits of the second word."""
+
+
+class _Images:
+    """A file's images, column by column in the order of their bytes, since there may be many millions."""
+
+    def __init__(self) -> None:
+        self.number, self.offset, self.length = array("q"), array("q"), array("q")
+        self.label, self.in_parts = array("d"), array("b")
+        self.without: dict[int, tuple[float, ...]] = {}
+        """Labels of the records that have no image, by number."""
+
+
+def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[Found]:
+    """The faces of one .rec in the order of their bytes; the key is ``prefix`` and the record's number.
+
+    Numbers come from the .idx beside it if there is one, else from the records. The identity is the image's label.
+
+    Raises:
+        DataError: naming the byte where the file is no RecordIO or is cut short, or the record whose number or
+            label does not fit.
+        Missing: there is no such file.
+    """
+    address = storage.join(root, file)
+    tag = storage.content_tag(address)
+    images = _scan(address)
+    number_N, label_N = np.array(images.number), np.array(images.label)
+    _check_numbers(number_N, address)
+    _check_ranges(images.without, number_N, label_N, address)
+    for number, label, offset, length, in_parts in zip(
+        images.number, images.label, images.offset, images.length, images.in_parts
+    ):
+        if label != label // 1:  # NaN too
+            raise DataError(f"{address}: record {number} has the label {label}; a whole number was expected")
+        kind = PARTS if in_parts else WHOLE
+        yield Found(str(int(label)), f"{prefix}{number}", file, tag, kind=kind, offset=offset, length=length)
+
+
+def payload(record: bytes, where: str) -> bytes:
+    """The image's bytes in a record of several parts. Raises ImageUnreadable when it is damaged."""
+    f = io.BytesIO(record)
+    try:
+        data = _join(f, _parts(f, 0, len(record), where)[0])
+        _, _, length = _header(data, len(data), where)
+    except DataError as error:
+        raise ImageUnreadable(f"corrupt: {error}") from error
+    return data[len(data) - length :]
+
+
+def _scan(address: str) -> _Images:
+    images, size = _Images(), storage.size(address)
+    listed = _index(address.removesuffix(".rec") + ".idx")
+    with storage.open_read(address) as f:
+        start = 0
+        while listed is None and start < size:
+            start = _enter(images, f, start, None, size, address)
+        for number, start in listed or ():
+            _enter(images, f, int(start), number, size, address)
+    return images
+
+
+def _index(address: str) -> Iterator[tuple[int, int]] | None:
+    """(number, offset) of the records in order of offset; None when there is no such file."""
+    names = ["number", "offset"]
+    types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()))
+    how, split = pyarrow.csv.ReadOptions(column_names=names), pyarrow.csv.ParseOptions(delimiter="\t")
+    try:
+        with storage.open_read(address) as f:
+            table = pyarrow.csv.read_csv(f, how, split, types).sort_by("offset")
+    except Missing:
+        return None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{address}: {error}; number<TAB>offset was expected; mend it or take it away") from error
+    return zip(*(table[name].to_numpy() for name in names))
+
+
+def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: int, address: str) -> int:
+    """Note the record at ``start``, under its own number unless one is given; returns where the next one starts."""
+    where = f"{address}, byte {start}"
+    parts, end = _parts(f, start, size, where)
+    if len(parts) == 1:
+        offset, length = parts[0]
+        f.seek(offset)
+        data = f.read(min(length, HEADER.size))
+        if data[:4] != bytes(4):  # labels follow
+            data += f.read(min(length - len(data), 4 * int.from_bytes(data[:4], "little")))
+    else:
+        data = _join(f, parts)
+        length = len(data)
+    own, labels, image_length = _header(data, length, where)
+    number = own if number is None else int(number)
+    if not image_length and len(labels) > 1:
+        images.without[number] = labels
+        return end
+    images.number.append(number)
+    images.label.append(labels[0])
+    images.in_parts.append(len(parts) > 1)
+    images.offset.append(start if len(parts) > 1 else offset + length - image_length)
+    images.length.append(end - start if len(parts) > 1 else image_length)
+    return end
+
+
+def _parts(f: BinaryIO, start: int, size: int, where: str) -> tuple[list[tuple[int, int]], int]:
+    """(offset, length) of the data of each part of the record at ``start``, and where the next record starts."""
+    parts: list[tuple[int, int]] = []
+    place = MIDDLE
+    while place in (FIRST, MIDDLE):
+        f.seek(start)
+        head = f.read(PART.size)
+        if len(head) < PART.size:
+            raise DataError(f"{where}: a record starts but the file ends at {size}; it was cut short, copy it anew")
+        magic, word = PART.unpack(head)
+        place, length = word >> 29, word & (1 << 29) - 1
+        if magic != MAGIC or place not in ((MIDDLE, LAST) if parts else (ONLY, FIRST)):
+            raise DataError(
+                f"{where}: {head.hex()} is no part of a record, which starts with {MAGIC.hex()}; the file is damaged "
+                f"or no RecordIO, or its .idx is another file's"
+            )
+        parts.append((start + PART.size, length))
+        if start + PART.size + length > size:
+            raise DataError(
+                f"{where}: {length} bytes follow but the file ends at {size}; it was cut short, copy it anew"
+            )
+        start += PART.size + (length + 3) // 4 * 4
+    return parts, start
+
+
+def _join(f: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
+    pieces = []
+    for offset, length in parts:
+        f.seek(offset)
+        pieces.append(f.read(length))
+    return MAGIC.join(pieces)
+
+
+def _header(data: bytes, length: int, where: str) -> tuple[int, tuple[float, ...], int]:
+    """Number, labels and the length of the image, from the first bytes of a record's data of ``length``."""
+    flag, label, number, _ = HEADER.unpack(data[: HEADER.size]) if len(data) >= HEADER.size else (0, 0.0, 0, 0)
+    image_length = length - HEADER.size - 4 * flag
+    if image_length < 0:
+        raise DataError(f"{where}: {length} bytes have no room for a header and {flag} labels; this is no image record")
+    return number, struct.unpack_from(f"<{flag}f", data, HEADER.size) if flag else (label,), image_length
+
+
+def _check_numbers(number_N: np.ndarray, address: str) -> None:
+    numbers, counts = np.unique(number_N, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(
+            f"{address}: {(counts > 1).sum()} record numbers stand more than once ({numbers[counts > 1][0]}, …); put "
+            f"the .idx that belongs to the file beside it, which numbers the records anew"
+        )
+
+
+def _check_ranges(without: dict[int, tuple[float, ...]], number_N: np.ndarray, label_N: np.ndarray, where: str) -> None:
+    """Images in one person's range must have one label; else the labels are not what tells people apart."""
+    first, end = without.get(0, (0.0, 0.0))[:2]
+    # Above 2^24 the ranges are rounded, being float32; larger corpora have only their labels.
+    spans = sorted(without[n][:2] for n in range(int(first), int(end)) if n in without and without[n][1] <= 1 << 24)
+    if not spans or not len(number_N):
+        return
+    from_P, to_P = np.array(spans).T
+    person_N = np.searchsorted(from_P, number_N, side="right") - 1
+    inside_n = np.flatnonzero((person_N >= 0) & (number_N < to_P[person_N]))
+    _, one_p, person_n = np.unique(person_N[inside_n], return_index=True, return_inverse=True)
+    for at in inside_n[label_N[inside_n] != label_N[inside_n[one_p]][person_n]][:1]:
+        raise DataError(
+            f"{where}: record {number_N[at]} has the label {label_N[at]:g}, but others in its person's range "
+            f"{spans[person_N[at]]} have another; labels and ranges must agree: write the file again"
+        )

@@ -1,0 +1,87 @@
+"""Sources that are one or many files with the images' bytes in them: which files, in what order, read by whom."""
+
+import re
+from functools import partial
+from pathlib import PurePosixPath
+
+from metric_core import storage
+from metric_core.errors import DataError, Missing
+from metric_core.sources import parquet, recordio, webdataset
+from metric_core.sources.found import Scan, Source
+
+ENDINGS = (".rec", ".tar", ".parquet")
+PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar.{how}" for how in ("gz", "bz2", "xz", "zst", "lz4", "Z")))
+SPECIAL = re.compile(r"[*?\[{]")
+
+
+def scan(root: str, files: list[str]) -> Source:
+    """The faces in shards of one format; the corpus is named after the folder they lie in.
+
+    Raises:
+        DataError: they are of no format or of several, or compressed tars.
+    """
+    for file in files:
+        if file.endswith(PACKED):
+            raise webdataset.refuse_packed(storage.join(root, file), PurePosixPath(file).suffix)
+        if not file.endswith(ENDINGS):
+            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, .csv and .bin")
+    endings = sorted({PurePosixPath(file).suffix for file in files})
+    if len(endings) > 1:
+        raise DataError(f"{root} holds {' and '.join(endings)} files: which are the source? Give --source one kind")
+    return Source(root, PurePosixPath(root).name or "faces", [_shard(root, file, len(files)) for file in files])
+
+
+def inside(folder: str) -> list[str]:
+    """The shards directly in a folder, in byte order; none in an image tree.
+
+    Raises:
+        DataError: there are folders too, which may be an image tree.
+    """
+    names, folders = storage.files_and_folders(folder)
+    files = [name for name in names if name.endswith(ENDINGS + PACKED) and not name.startswith(".")]
+    folders = [name for name in folders if not name.startswith(".")]
+    if files and folders:
+        raise DataError(
+            f"{folder} holds {files[0]} and the folder {folders[0]}: which is the source? Give --source "
+            f"{folder}/{files[0]}, '{folder}/*{PurePosixPath(files[0]).suffix}', or the folder of pictures"
+        )
+    return files
+
+
+def is_pattern(address: str) -> bool:
+    """Whether an address stands for several: ``*``, ``?``, ``[ab]``, ``{000..012}`` or ``{a,b}`` is in it."""
+    return SPECIAL.search(address) is not None
+
+
+def matching(pattern: str) -> tuple[str, list[str]]:
+    """The folder above the pattern's first special character, and the files in it that fit, in byte order.
+
+    Raises:
+        Missing: nothing fits.
+    """
+    root = SPECIAL.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    found = {file for one in _braces(pattern) for file in (storage.glob(one) if is_pattern(one) else [one])}
+    if not found:
+        raise Missing(f"{pattern}: no file fits; give --source a folder, a file, or a pattern of shards")
+    return root, [file.removeprefix(root + "/") for file in sorted(found)]
+
+
+def _braces(pattern: str) -> list[str]:
+    """``{000..012}`` and ``{a,b}`` written out, as a shell does."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    if span := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
+        words = [str(n).zfill(len(span[1])) for n in range(int(span[1]), int(span[2]) + 1)]
+    else:
+        words = found[1].split(",")
+    return [out for word in words for out in _braces(pattern[: found.start()] + word + pattern[found.end() :])]
+
+
+def _shard(root: str, file: str, count: int) -> Scan:
+    if file.endswith(".tar"):
+        return partial(webdataset.faces, root, file)
+    if file.endswith(".parquet"):
+        return partial(parquet.faces, root, file)
+    # One train.rec has the bare record numbers as keys; several need telling apart.
+    return partial(recordio.faces, root, file, f"{PurePosixPath(file).with_suffix('')}/" if count > 1 else "")

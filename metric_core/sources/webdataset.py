@@ -1,0 +1,155 @@
+"""Tars of pictures, in WebDataset's layout or plain: the images stay in the tar and are found again by their offset.
+
+A sample is a run of members whose names agree up to the first dot of the file name: ``a/0001.jpg, a/0001.cls``.
+"""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from metric_core import storage
+from metric_core.errors import DataError
+from metric_core.sources.folder import IMAGE_ENDINGS
+from metric_core.sources.found import Found, read_landmarks
+
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+"""Compression by a file's first bytes."""
+
+SIDECARS = (".cls", ".json", ".txt")
+
+
+@dataclass
+class _Sample:
+    name: str
+    images: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(offset, length) by ending."""
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """Sidecars by ending."""
+
+
+def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
+    """The faces of one tar in its order; the key is a member's name without its ending.
+
+    The identity is what ``.cls`` says, else ``identity`` or ``label`` in ``.json``, else ``.txt``, else the name of
+    the member's folder. ``.json`` may have landmarks too. The tar is read once from front to end, images are not.
+
+    Raises:
+        DataError: the tar is compressed, damaged or cut short, or a sample has no identity or too many pictures.
+        Missing: there is no such file.
+    """
+    address = storage.join(root, file)
+    tag = storage.content_tag(address)
+    with storage.open_read(address) as f:
+        for sample in _samples(f, address, ignored):
+            ending = _picture(sample, address, ignored)
+            if ending is None:
+                continue
+            fields = _fields(sample, address)
+            identity = _identity(sample, fields, address)
+            points = read_landmarks(fields.get("landmarks"), f"{address}: {sample.name}.json")
+            offset, length = sample.images[ending]
+            yield Found(identity, sample.name, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
+
+
+def refuse_packed(address: str, how: str) -> DataError:
+    """The error for a tar that is compressed as a whole."""
+    return DataError(
+        f"{address} is compressed ({how}), so that single pictures in it cannot be reached; unpack it to a plain .tar, "
+        f"which is hardly larger since pictures are compressed already"
+    )
+
+
+def _samples(f: BinaryIO, address: str, ignored: Counter[str]) -> Iterator[_Sample]:
+    head = f.read(8)
+    for magic, how in PACKED.items():
+        if head.startswith(magic):
+            raise refuse_packed(address, how)
+    f.seek(0)
+    sample = _Sample("")
+    for member in _members(f, address):
+        name = str(PurePosixPath(member.name))
+        folder, slash, base = name.rpartition("/")
+        stem, dot, ending = base.partition(".")
+        if member.isdir() or not stem:  # hidden: the walk over folders leaves them out too
+            continue
+        if not member.isreg():
+            ignored["(link)"] += 1
+            continue
+        if folder + slash + stem != sample.name:
+            yield sample
+            sample = _Sample(folder + slash + stem)
+        ending = (dot + ending).lower()
+        if PurePosixPath(ending[1:]).suffix in IMAGE_ENDINGS or ending in IMAGE_ENDINGS:
+            sample.images[ending] = (member.offset_data, member.size)
+        elif ending in SIDECARS:
+            f.seek(member.offset_data)
+            sample.texts[ending] = f.read(member.size)
+        else:
+            ignored[ending or "(none)"] += 1
+    yield sample
+
+
+def _members(f: BinaryIO, address: str) -> Iterator[tarfile.TarInfo]:
+    try:
+        with tarfile.open(fileobj=f, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+                if member.issparse() and _has_holes(member):
+                    raise DataError(f"{address}: {member.name} is stored with holes; pack the tar without --sparse")
+                yield member
+            f.seek(tar.offset)
+    except tarfile.TarError as error:
+        raise DataError(f"{address} cannot be read as a tar: {error}; it is damaged or was cut short") from error
+    # tarfile takes a damaged header for the end; the true end is a block of zeros.
+    if f.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{address}: no member and no end of the tar at byte {tar.offset}; it is damaged or was cut short"
+        )
+
+
+def _has_holes(member: tarfile.TarInfo) -> bool:
+    pieces: Any = member.sparse
+    return [length for _, length in pieces if length] != [member.size]
+
+
+def _picture(sample: _Sample, address: str, ignored: Counter[str]) -> str | None:
+    """Ending of the sample's face: one like .jpg; only if there is none, one like .face.jpg."""
+    plain = [ending for ending in sample.images if ending in IMAGE_ENDINGS]
+    found = plain or list(sample.images)
+    if len(found) > 1:
+        raise DataError(
+            f"{address}: {sample.name} has the pictures {', '.join(found[:3])}: which is the face? Names are cut at "
+            f"the first dot; name it {sample.name}.jpg, and others so that they have one more dot or another name"
+        )
+    ignored.update(ending for ending in sample.images if ending not in found)
+    return found[0] if found else None
+
+
+def _fields(sample: _Sample, address: str) -> dict[str, Any]:
+    """What the sidecars say: the .json's fields, and the texts of the others under their endings."""
+    try:
+        texts = {ending: data.decode().strip() for ending, data in sample.texts.items()}
+        fields = json.loads(texts.pop(".json", "") or "{}")
+    except ValueError as error:
+        raise DataError(f"{address}: a sidecar of {sample.name} is no text or no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{address}: {sample.name}.json holds {str(fields)[:40]}; an object was expected")
+    return fields | texts
+
+
+def _identity(sample: _Sample, fields: dict[str, Any], address: str) -> str:
+    label = fields.get(".cls") or fields.get("identity", fields.get("label", ""))
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        raise DataError(f"{address}: {sample.name}.json says {label!r} for the identity; a name or number was expected")
+    folder = PurePosixPath(sample.name).parent.name
+    identity = str(label) or fields.get(".txt") or folder
+    if not identity:
+        raise DataError(
+            f"{address}: nothing says who {sample.name} is; expected {sample.name}.cls, a .json with identity or "
+            f"label, a .txt, or a folder named after the person"
+        )
+    return identity

@@ -1,0 +1,63 @@
+"""The one place that opens addresses: local paths and anything fsspec knows (s3://, gs://, memory://).
+
+Writes are atomic (a reader sees the old object, the new one, or none) and two of them are conditional, which is
+what leases and publishing are built on. What the bytes mean is left to the callers.
+"""
+
+from metric_core.storage.addresses import absolute, is_local, join, resolve
+from metric_core.storage.listing import content_tag, exists, files_and_folders, glob, is_file, names, size, walk
+from metric_core.storage.reading import (
+    OF_ONE_FILE,
+    Answer,
+    Range,
+    is_trouble,
+    local_copy,
+    open_read,
+    read_bytes,
+    read_many,
+    read_text,
+    sha256,
+)
+from metric_core.storage.writing import (
+    create_if_absent,
+    new_file,
+    put_file,
+    remove,
+    remove_tree,
+    remove_unfinished,
+    replace_if_match,
+    write_bytes,
+)
+
+__all__ = [
+    "OF_ONE_FILE",
+    "Answer",
+    "Range",
+    "absolute",
+    "content_tag",
+    "create_if_absent",
+    "exists",
+    "files_and_folders",
+    "glob",
+    "is_file",
+    "is_local",
+    "is_trouble",
+    "join",
+    "local_copy",
+    "names",
+    "new_file",
+    "open_read",
+    "put_file",
+    "read_bytes",
+    "read_many",
+    "read_text",
+    "remove",
+    "remove_tree",
+    "remove_unfinished",
+    "replace_if_match",
+    "resolve",
+    "sha256",
+    "size",
+    "walk",
+    "write_bytes",
+]

@@ -1,0 +1,49 @@
+"""Addresses: local paths and whatever fsspec knows, and the file system behind each."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from metric_core.errors import ConfigError
+
+
+def is_local(uri: str) -> bool:
+    """Whether the address is a path on this machine (or a mount that looks like one)."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def absolute(uri: str | Path) -> str:
+    """The address with a local path made absolute; worker processes run in folders of their own."""
+    text = str(uri)
+    if not is_local(text):
+        return text.rstrip("/")
+    return str(Path(text.removeprefix("file://")).expanduser().absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """The address of something inside a folder."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def resolve(root: str, uri: str) -> str:
+    """An address that may be relative to a root."""
+    return uri if uri.startswith("/") or "://" in uri else join(root, uri)
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it. Raises ConfigError when there is none."""
+    fs, path = _s3(uri) if uri.startswith("s3://") else url_to_fs(uri)
+    if not isinstance(fs, fsspec.AbstractFileSystem):
+        raise ConfigError(f"{uri}: not an address that fsspec can open")
+    fs.invalidate_cache(path)  # a listing from before does not know what other processes have written since
+    return fs, path
+
+
+def _s3(uri: str) -> tuple[Any, str]:
+    try:
+        from metric_core.storage.s3 import S3
+    except ImportError as error:
+        raise ConfigError(f'{uri}: S3 needs s3fs ({error}); pip install "likeness-faces[s3]"') from error
+    return S3(), S3._strip_protocol(uri)

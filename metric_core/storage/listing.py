@@ -1,0 +1,111 @@
+"""What is there: names, sizes, and tags that change when the bytes do."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from metric_core.errors import ConfigError, Missing
+from metric_core.storage.addresses import file_system, is_local
+
+
+def exists(uri: str) -> bool:
+    """Whether a file, an object or a folder is there."""
+    fs, path = file_system(uri)
+    return bool(fs.exists(path))
+
+
+def is_file(uri: str) -> bool:
+    """Whether a file or object (not a folder) is there."""
+    if is_local(uri):
+        return os.path.isfile(uri.removeprefix("file://"))
+    fs, path = file_system(uri)
+    try:
+        return bool(fs.info(path)["type"] == "file")  # fsspec's isfile says no when a store does not answer
+    except FileNotFoundError:
+        return False
+
+
+def names(uri: str) -> list[str]:
+    """Sorted names directly inside a folder; an absent folder has none."""
+    fs, path = file_system(uri)
+    try:
+        return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise ConfigError(f"{uri} is a file; a folder was expected") from None
+
+
+def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
+    """Sorted names of the files, and of the folders, directly inside a folder; links count as what they lead to."""
+    if is_local(uri):
+        with os.scandir(uri) as inside:
+            found = [(entry.name, entry.is_dir()) for entry in inside]
+    else:
+        fs, path = file_system(uri)
+        found = [(e["name"].rstrip("/").rsplit("/", 1)[-1], e["type"] == "directory") for e in fs.ls(path, detail=True)]
+    return sorted(n for n, folder in found if not folder), sorted(n for n, folder in found if folder)
+
+
+def glob(pattern: str) -> list[str]:
+    """Sorted addresses that fit a pattern with ``*``, ``?`` or ``[...]``."""
+    fs, path = file_system(pattern)
+    protocol = "" if is_local(pattern) else pattern.split("://")[0] + "://"
+    return [protocol + (found.lstrip("/") if protocol else found) for found in sorted(fs.glob(path))]
+
+
+def size(uri: str) -> int:
+    """Bytes of a file or object."""
+    fs, path = file_system(uri)
+    return int(fs.size(path))
+
+
+def content_tag(uri: str) -> str:
+    """A string that changes when the bytes do: size and mtime of a file, the ETag of an object. Raises Missing."""
+    if is_local(uri):
+        try:
+            return _stat_tag(os.stat(uri))
+        except FileNotFoundError:
+            raise Missing(f"{uri}: there is no such file") from None
+    fs, path = file_system(uri)
+    try:
+        return _info_tag(fs.info(path))
+    except FileNotFoundError:
+        raise Missing(f"{uri}: there is no such file") from None
+
+
+def walk(uri: str) -> Iterator[tuple[str, str]]:
+    """(path relative to the folder, content tag) of every file below it, in byte order; hidden ones left out."""
+    if not is_local(uri):
+        fs, root = file_system(uri)
+        found = fs.find(root, detail=True)
+        for path in sorted(found):
+            relative = path[len(root.rstrip("/")) + 1 :]
+            if not any(part.startswith(".") for part in relative.split("/")):
+                yield relative, _info_tag(found[path])
+        return
+    yield from _walk_local(uri, "")
+
+
+def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
+    with os.scandir(os.path.join(root, prefix)) as entries:
+        # A folder sorts with its slash, so that the order is that of whole paths, as in an object store.
+        below = sorted((e.name + "/" if e.is_dir() else e.name, e) for e in entries if e.name[0] != ".")
+    for name, entry in below:
+        if name.endswith("/"):
+            yield from _walk_local(root, prefix + name)
+        else:
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:  # a link that leads nowhere; whoever reads it is told so
+                stat = entry.stat(follow_symlinks=False)
+            yield prefix + name, _stat_tag(stat)
+
+
+def _stat_tag(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _info_tag(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created")
+    return f"{info['size']}-{str(tag).strip(chr(34))}"

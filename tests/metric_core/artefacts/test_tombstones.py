@@ -1,0 +1,53 @@
+"""What was erased stays erased, and the list does not say who that was."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from metric_core.artefacts import tombstones
+from metric_core.errors import Corrupt, Missing
+
+FACES = pa.table({"face_id": [1, 2, 3, 4], "identity": ["ann", "bob", "ann", "cy"]})
+
+
+def test_faces_and_people_are_erased(tmp_path: Path) -> None:
+    at = tombstones.beside(str(tmp_path / "faces"))
+    assert at == str(tmp_path / "tombstones")
+    assert not tombstones.read(at)
+    assert tombstones.read(at).erased(FACES, "n").tolist() == [False] * 4
+    tombstones.add(at, "n", face_ids=[4])
+    found = tombstones.add(at, "n", identities=["ann"])
+    assert found == tombstones.read(at)
+    assert found.erased(FACES, "n").tolist() == [True, False, True, True]
+    assert found.erased(FACES, "other").tolist() == [False, False, False, True], "another corpus's ann is somebody else"
+
+
+def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
+    first = tombstones.add(str(tmp_path), "n", face_ids=[4, 2, 4], identities=["ann"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert tombstones.add(str(tmp_path), "n", face_ids=[2, 4], identities=["ann"]).digest == first.digest
+    assert tombstones.add(str(tmp_path), "n").digest == first.digest
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert tombstones.add(str(tmp_path), "n", face_ids=[5]).digest != first.digest
+
+
+def test_names_cannot_be_read_off(tmp_path: Path) -> None:
+    tombstones.add(str(tmp_path / "1"), "n", identities=["ann"])
+    tombstones.add(str(tmp_path / "2"), "n", identities=["ann"])
+    one, two = (tombstones.read(str(tmp_path / n)).people for n in "12")
+    assert one.isdisjoint(two), "without the key, hashes of names cannot be computed beforehand"
+    assert all(b"ann" not in path.read_bytes() for path in (tmp_path / "1").iterdir())
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    tombstones.add(str(tmp_path), "n", face_ids=[1], identities=["ann"])
+    key = (tmp_path / "key").read_bytes()
+    (tmp_path / "key").unlink()
+    with pytest.raises(Missing, match=r"has no file key: .* restore it"):
+        tombstones.read(str(tmp_path))
+    (tmp_path / "key").write_bytes(key)
+    (path,) = tmp_path.glob("erased-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Corrupt, match="its sha256 is not the one in its name"):
+        tombstones.read(str(tmp_path))

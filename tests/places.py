@@ -1,7 +1,0 @@
-"""Where the tests find what is not in the repository."""
-
-import os
-from pathlib import Path
-
-DATA = Path(os.environ.get("LIKENESS_DATA", Path(__file__).parents[1] / "../shared/data")).resolve()
-"""Real faces and other data; what needs them skips where they are missing."""

@@ -1,0 +1,86 @@
+"""Embed jobs as processes of their own, which can be watched, held at a gate, stopped and killed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from support import witness
+
+from metric_core.artefacts import embeddings
+
+ROOT = Path(__file__).parents[2]
+UNIT = 100
+"""Faces a unit."""
+PATIENCE = 240
+"""Seconds; far more than anything here takes, on any machine."""
+
+
+class Run:
+    """One job: drivers that follow one another, and what they leave."""
+
+    def __init__(
+        self,
+        folder: Path,
+        faces: str,
+        model: str,
+        *options: str,
+        out: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self.out = folder, out or str(folder / "embeddings")
+        folder.mkdir()
+        self._argv = [sys.executable, "-m", "tests.witness", str(folder), "embed", "--faces", faces, "--model", model]
+        self._argv += ["--out", self.out, "--unit-size", str(UNIT), *options]
+        self._environment = {**os.environ, **(environment or {})}
+        self.driver: subprocess.Popen[bytes]
+        self.open_gate()
+
+    def start(self) -> None:
+        """Another driver."""
+        with open(self.folder / "driver.txt", "wb") as told:
+            self.driver = subprocess.Popen(self._argv, stdout=told, stderr=told, cwd=ROOT, env=self._environment)
+
+    def open_gate(self, units: int = sys.maxsize) -> None:
+        """Embed no further than to so many finished units."""
+        witness.open_gate(self.folder, units)
+
+    def alive(self) -> bool:
+        """Raises AssertionError when the driver has ended."""
+        assert self.driver.poll() is None, f"it ended with {self.done} units:\n{self.told()}"
+        return True
+
+    def told(self) -> str:
+        """The driver's last lines."""
+        return (self.folder / "driver.txt").read_text()[-3000:]
+
+    @property
+    def done(self) -> int:
+        """Finished units."""
+        return witness.finished(f"{self.out}/done")
+
+    def reach(self, units: int) -> None:
+        """Wait until so many units are finished."""
+        until(lambda: self.done >= units or not self.alive(), f"{units} units done")
+
+    def end(self, code: int = 0) -> str:
+        """Wait for the driver's own end; what it told."""
+        assert self.driver.wait(timeout=PATIENCE * 4) == code, self.told()
+        return self.told()
+
+    def committed(self) -> dict[str, tuple[int, int, int]]:
+        """What must not change any more, records and the parts that have one: their inodes, times and sizes."""
+        records = [path.name for path in Path(self.out, "done").glob("[!.]*.json")]
+        parts = [embeddings.part_name(int(name.removesuffix(".json"))) for name in records]
+        stats = {file: Path(self.out, file).stat() for file in [*(f"done/{name}" for name in records), *parts]}
+        return {file: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for file, stat in stats.items()}
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Ask again and again; AssertionError when it is not so in time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"in {PATIENCE} s it did not come to this: {what}"
+        time.sleep(0.01)

@@ -1,0 +1,86 @@
+"""The catalogue job run again: on the same source, on one that changed, and on one that is empty."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metric_core.artefacts import manifest
+from metric_core.artefacts.faces import Faces
+from metric_core.errors import DataError, JobRunning, Occupied
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.shared import lease
+from workflows.shared.lease import Lease
+
+
+def test_again_and_after_a_change(people: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "corpus", str(tmp_path / "faces")
+    shutil.copytree(people, source)
+    config = CatalogueConfig(source=str(source), out=out, valid_fraction=0.4, seed=3)
+    first = catalogue.run(config)
+    before = (tmp_path / "faces" / manifest.NAME).stat().st_mtime_ns
+    assert catalogue.run(config) == first
+    told = r"lists other faces than the source now has, or other splits, or erased ones \(144 rows"
+    with pytest.raises(Occupied, match=told):
+        catalogue.run(CatalogueConfig(source=str(source), out=out, valid_fraction=0.4, seed=4))
+    (source / "person-0000" / "00.jpg").unlink()
+    with pytest.raises(Occupied, match="144 rows there, 143 here"):
+        catalogue.run(config)
+    assert (tmp_path / "faces" / manifest.NAME).stat().st_mtime_ns == before, "a finished artefact stays as it is"
+    assert Faces.open(out).table.num_rows == 144
+
+
+def test_one_run_at_a_time(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "faces"
+    config = CatalogueConfig(source=str(people), out=str(out))
+    with lease.held(str(out)), pytest.raises(JobRunning, match=r"faces is being written by process .*; wait for it"):
+        catalogue.run(config)
+    assert not list(out.glob("faces-*"))
+
+    def taken_over(lost: Lease) -> None:
+        raise JobRunning("another one took over")
+
+    monkeypatch.setattr(Lease, "confirm", taken_over)
+    with pytest.raises(JobRunning, match="took over"):
+        catalogue.run(config)
+    assert not list(out.glob("faces-*")), "nothing is put in the place of the other's parts"
+    assert not (out / manifest.NAME).exists()
+
+
+def test_another_run_finishes_before_the_lease_is_ours(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CatalogueConfig(source=str(people), out=str(tmp_path / "faces"))
+    claim = Lease.claim
+
+    def late(self: Lease) -> None:
+        monkeypatch.setattr(Lease, "claim", claim)
+        catalogue.run(config)
+        before.extend(path.stat().st_mtime_ns for path in sorted((tmp_path / "faces").glob("[!.]*")))
+        claim(self)
+
+    before: list[int] = []
+    monkeypatch.setattr(Lease, "claim", late)
+    assert catalogue.run(config)["rows"] == 144
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "faces").glob("[!.]*"))] == before
+    assert not list((tmp_path / "faces").glob(f"{lease.NAME}*")), "the lease is given back"
+
+
+def test_a_split_file(people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "splits.csv").write_text("identity,split\nperson-0000,test\nperson-0001,test\n")
+    answer = catalogue.run(
+        CatalogueConfig(source=str(people), out=str(tmp_path / "f"), splits=str(tmp_path / "splits.csv"))
+    )
+    assert answer["splits"] == {"test": {"rows": 12, "identities": 2}}
+    assert "22 people are not in" in capfd.readouterr().err
+    (tmp_path / "splits.csv").write_text("identity,split\nnobody,test\n")
+    with pytest.raises(DataError, match="names none of the source's 24 people"):
+        catalogue.run(CatalogueConfig(source=str(people), out=str(tmp_path / "g"), splits=str(tmp_path / "splits.csv")))
+
+
+def test_an_empty_source_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=str(tmp_path / "faces")))
+    assert not (tmp_path / "faces").exists()

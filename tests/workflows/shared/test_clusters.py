@@ -1,0 +1,141 @@
+"""Jobs on a Ray cluster that was there before: by address, by ``ray job submit``, and when a node is lost."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import victims
+from support.tiny import Chain
+
+from metric_core.artefacts.embeddings import Embeddings
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """A head node of its own: its GCS address, its dashboard's URL, and the environment to talk to it."""
+    scratch = Path(f"/tmp/lk-head-{os.getpid()}")
+    port, dashboard = free_port(), free_port()
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    argv = [
+        str(BIN / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=3",
+        f"--port={port}",
+        "--include-dashboard=true",
+    ]
+    argv += [f"--dashboard-port={dashboard}", f"--temp-dir={scratch}", "--dashboard-host=127.0.0.1"]
+    argv += ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}"]
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        # Not `ray stop`, which would stop every Ray of this machine; nor asked to end, which its agents take 20 s for.
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family, timeout=20)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def retried(argv: list[str], environment: dict[str, str], seconds: float = 90) -> subprocess.CompletedProcess[str]:
+    """The first success of a command that may be too early for a head that is still starting."""
+    deadline = time.monotonic() + seconds
+    while True:
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+        if done.returncode == 0 or time.monotonic() > deadline:
+            return done
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_on_a_cluster_by_address_and_by_job_submission(
+    head: tuple[str, str, dict[str, str]], chain: Chain, tmp_path: Path
+) -> None:
+    address, dashboard, environment = head
+    ready = retried([str(BIN / "ray"), "status", f"--address={address}"], environment)
+    assert ready.returncode == 0, ready.stderr
+    likeness = str(BIN / "likeness")
+
+    by_address = [likeness, "embed", "--faces", chain.faces, "--model", chain.model, "--actors", "1", "--json"]
+    done = subprocess.run(
+        [*by_address, "--out", str(tmp_path / "one"), "--address", address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["embedded"] == 144
+    still = subprocess.run([str(BIN / "ray"), "status", f"--address={address}"], env=environment, capture_output=True)
+    assert still.returncode == 0, "a cluster that was there before keeps running"
+
+    train = f"{likeness} train --faces {chain.faces} --out {tmp_path / 'model'} --steps 4 --workers 2 --identities 6"
+    train += f" --images 3 --image-size 32 --tracking-uri sqlite:///{tmp_path / 'mlflow.db'}"
+    submit = [str(BIN / "ray"), "job", "submit", f"--address={dashboard}", "--", *train.split()]
+    submitted = retried(submit, environment)
+    assert submitted.returncode == 0, submitted.stdout[-2000:] + submitted.stderr[-2000:]
+    assert (tmp_path / "model" / "manifest.json").exists()
+    second = [*by_address, "--out", str(tmp_path / "two")]
+    submitted = retried([str(BIN / "ray"), "job", "submit", f"--address={dashboard}", "--", *second], environment)
+    assert submitted.returncode == 0, submitted.stdout[-2000:] + submitted.stderr[-2000:]
+    one, two = Embeddings.open(str(tmp_path / "one")), Embeddings.open(str(tmp_path / "two"))
+    assert one.manifest.digest == two.manifest.digest
+
+
+@pytest.mark.slow
+def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
+    argv = [str(BIN / "likeness"), "embed", "--faces", chain.faces, "--model", chain.model]
+    argv += ["--out", str(tmp_path / "out"), "--address", f"127.0.0.1:{free_port()}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "no Ray cluster answers at" in done.stderr
+
+
+@pytest.mark.slow
+def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None:
+    """Two nodes with different views of a folder cannot be had on one machine; that both look at it can. A file that
+    only the driver sees is one that it holds open.
+    """
+    code = (
+        "import os, sys, ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from metric_core.errors import ConfigError\n"
+        "from metric_core import storage\n"
+        "from workflows.shared import cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
+        "cluster.add_node(num_cpus=1)\n"
+        "ray.init(address=cluster.address, log_to_driver=False, logging_level='ERROR')\n"
+        "cluster.require_shared([sys.argv[1]], [sys.argv[1] + '/none.jpg', sys.executable])\n"
+        "print('shared', storage.names(sys.argv[1]))\n"
+        "os.dup2(os.open(sys.executable, os.O_RDONLY), 900)\n"
+        "try:\n"
+        "    cluster.require_shared([sys.argv[1]], ['/proc/self/fd/900'])\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+        "ray.shutdown(); cluster.shutdown()\n"
+    )
+    with victims.apart():
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    shared, refused = done.stdout.strip().splitlines()
+    assert shared == "shared []"
+    assert "the cluster has 2 nodes and not all of them see /proc/self/fd/900;" in refused

@@ -1,0 +1,161 @@
+"""A lease that another run has taken over is lost for good, and noticed."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from metric_core import storage
+from metric_core.errors import JobRunning
+from workflows.shared import lease
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+
+
+def stamp(path: Path, host: str, age: float) -> bytes:
+    data = json.dumps({"host": host, "boot": "b", "pid": 1, "started": 0, "beat": time.time() - age}).encode()
+    path.write_bytes(data)
+    return data
+
+
+def test_a_lease_that_was_taken_over_is_not_taken_back(quick: None, tmp_path: Path) -> None:
+    path = tmp_path / lease.NAME
+    with lease.held(str(tmp_path)) as held:
+        first = path.read_bytes()
+        time.sleep(0.3)
+        assert path.read_bytes() != first, "it is kept fresh"
+        held.check()
+        theirs = stamp(path, "another", age=0)
+        time.sleep(0.3)
+        with pytest.raises(JobRunning, match="another one took over"):
+            held.check()
+    assert path.read_bytes() == theirs, "neither beaten over nor removed"
+
+
+def test_a_lease_that_is_gone_is_lost(quick: None, tmp_path: Path) -> None:
+    with lease.held(str(tmp_path)) as held:
+        storage.remove(str(tmp_path / lease.NAME))
+        time.sleep(0.3)
+        with pytest.raises(JobRunning):
+            held.check()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_beat_that_fails_is_only_missed(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise OSError("the store does not answer")
+
+    with lease.held(str(tmp_path)) as held:
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "replace_if_match", refuse)
+            time.sleep(0.3)
+        before = (tmp_path / lease.NAME).read_bytes()
+        time.sleep(0.3)
+        held.check()
+        assert (tmp_path / lease.NAME).read_bytes() != before, "the next one comes through"
+
+
+def test_a_beat_that_comes_late_does_not_land_on_another_s_lease(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, theirs = storage.replace_if_match, []
+
+    def late(uri: str, data: bytes, expected: bytes) -> bool:
+        if not theirs:
+            theirs.append(stamp(tmp_path / lease.NAME, "another", age=0))
+        return replace(uri, data, expected)
+
+    monkeypatch.setattr(storage, "replace_if_match", late)
+    with lease.held(str(tmp_path)) as held:
+        time.sleep(0.3)
+        with pytest.raises(JobRunning, match="another one took over"):
+            held.check()
+    assert (tmp_path / lease.NAME).read_bytes() == theirs[0]
+
+
+def test_where_nothing_can_be_replaced_on_a_condition_a_lease_is_kept_fresh(quick: None) -> None:
+    with lease.held("memory://kept") as held:
+        first = storage.read_bytes(f"memory://kept/{lease.NAME}")
+        time.sleep(0.3)
+        assert storage.read_bytes(f"memory://kept/{lease.NAME}") != first
+        held.check()
+
+
+def test_another_host_is_given_three_beats(quick: None, tmp_path: Path) -> None:
+    stamp(tmp_path / lease.NAME, "another", age=lease.BEAT_S * 2)
+    with pytest.raises(JobRunning, match="being written by process 1 on another"), lease.held(str(tmp_path)):
+        pass
+    stamp(tmp_path / lease.NAME, "another", age=lease.BEAT_S * (lease.MISSED + 1))
+    with lease.held(str(tmp_path)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ahead", [300.0, -300.0])
+def test_a_clock_that_goes_wrong_does_not_cost_another_host_its_lease(
+    quick: None, tmp_path: Path, ahead: float
+) -> None:
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(lease.BEAT_S):
+            stamp(tmp_path / lease.NAME, "another", age=-ahead)
+
+    stamp(tmp_path / lease.NAME, "another", age=-ahead)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(JobRunning, match="being written by process 1 on another"), lease.held(str(tmp_path)):
+            pass
+    finally:
+        over.set()
+        thread.join()
+    with lease.held(str(tmp_path)):  # it beats no more
+        pass
+
+
+def test_a_lease_that_is_given_up_while_it_is_looked_at_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = storage.read_bytes
+
+    def gone(uri: str) -> bytes:
+        monkeypatch.setattr(storage, "read_bytes", read)
+        storage.remove(uri)
+        return read(uri)
+
+    stamp(tmp_path / lease.NAME, "another", age=0)
+    monkeypatch.setattr(storage, "read_bytes", gone)
+    with lease.held(str(tmp_path)) as held:
+        held.confirm()
+
+
+def test_of_many_who_find_a_stale_lease_one_gets_it(tmp_path: Path) -> None:
+    stamp(tmp_path / lease.NAME, "another", age=1000)
+    got: list[bool] = []
+    gate, over = threading.Barrier(8), threading.Event()
+
+    def take() -> None:
+        gate.wait()
+        try:
+            with lease.held(str(tmp_path)):
+                got.append(True)
+                over.wait(30)
+        except JobRunning:
+            got.append(False)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while len(got) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]

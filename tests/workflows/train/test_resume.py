@@ -1,0 +1,138 @@
+"""A training that loses a worker, or its driver, ends as an undisturbed one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from support.tiny import Chain, small
+
+from metric_core.artefacts import manifest
+from metric_core.errors import JobRunning
+from metric_core.learn.objective import Objective
+from metric_core.model import bundle
+from workflows.shared import lease
+from workflows.shared.tracking import Tracker
+from workflows.train import job as train
+from workflows.train.config import TrainConfig
+
+
+def slow_enough(chain: Chain, out: str) -> TrainConfig:
+    """Two workers with checkpoints to be killed between, with a memory that holds over two batches."""
+    objective = Objective(loss="softall", distance="cosine", temperature=1 / 48, memory_rows=48)
+    how = {"workers": 2, "steps": 40, "checkpoint_every": 5, "objective": objective}
+    return small(chain.faces, out, chain.tracking_uri, **how)
+
+
+def fingerprint(uri: str) -> str:
+    return str(manifest.read(uri, "model").content["fingerprint"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("undisturbed") / "model")
+    train.run(slow_enough(chain, out))
+    return fingerprint(out)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
+    out = tmp_path / "model"
+    config = slow_enough(chain, str(out))
+    config_file = tmp_path / "train.yaml"
+    argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(config_file)]
+    import yaml
+
+    config_file.write_text(yaml.safe_dump(asdict(config)))
+    first = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("_run/train/checkpoint_*/state.pt")):
+        assert first.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint within 4 minutes"
+        time.sleep(0.05)
+    # Ray's processes go with the driver that started them; its agents follow a minute later, and do nothing until then.
+    family = [p for p in psutil.Process(first.pid).children(recursive=True) if not p.name().endswith("Agent")]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert not (out / "manifest.json").exists(), "killed too late to show anything"
+    subprocess.run(argv, check=True, timeout=400, capture_output=True)
+    assert fingerprint(str(out)) == undisturbed
+    from mlflow import MlflowClient
+
+    run_id = manifest.read(str(out), "model").provenance["result"]["mlflow_run"]
+    steps = [m.step for m in MlflowClient(tracking_uri=chain.tracking_uri).get_metric_history(run_id, "loss")]
+    assert len(steps) == len(set(steps)), "no step is logged twice"
+    assert steps[-1] == 40
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
+    """One of the two is killed between two checkpoints; two workers go on where they were."""
+    out = tmp_path / "model"
+    config = slow_enough(chain, str(out))
+    killed: list[int] = []
+
+    def kill_when_under_way() -> None:
+        while not list(out.glob("_run/train/checkpoint_*/state.pt")):
+            time.sleep(0.02)
+        # Of this session's Ray alone: another training on the machine is none of our business.
+        family = psutil.Process().children(recursive=True)
+        one = next(process for process in family if "RayTrainWorker" in " ".join(process.cmdline()))
+        one.kill()
+        killed.append(one.pid)
+
+    import threading
+
+    killer = threading.Thread(target=kill_when_under_way, daemon=True)
+    killer.start()
+    train.run(config)
+    killer.join()
+    assert killed, "nothing was killed"
+    assert fingerprint(str(out)) == undisturbed
+
+
+def test_a_finished_training_is_not_done_again(chain: Chain) -> None:
+    config = small(chain.faces, chain.model, chain.tracking_uri, workers=2)
+    assert train.run(config) == chain.answers["train"]
+    assert bundle.load(chain.model).fingerprint == chain.answers["train"]["fingerprint"]
+
+
+def test_a_training_that_was_taken_over_writes_no_model(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process slept for too long; the lease file is another's when it wakes up."""
+    tracked = train._open_run
+
+    def slept(config: TrainConfig, out: str) -> Tracker:
+        (tmp_path / "model" / lease.NAME).write_text("{}")
+        return tracked(config, out)
+
+    monkeypatch.setattr(train, "_open_run", slept)
+    monkeypatch.setattr(lease, "BEAT_S", 0.5)
+    with pytest.raises(JobRunning, match="another one took over"):
+        train.run(small(chain.faces, str(tmp_path / "model"), chain.tracking_uri, steps=100_000))
+    assert not list((tmp_path / "model").glob("*.safetensors"))
+    assert not (tmp_path / "model" / "manifest.json").exists()
+
+
+def test_a_run_killed_after_its_last_word_is_tidied_up(chain: Chain, tmp_path: Path) -> None:
+    """The manifest is there, the checkpoints still are, and MLflow takes the run to be going on."""
+    out = tmp_path / "model"
+    config = small(chain.faces, str(out), chain.tracking_uri)
+    answer = train.run(config)
+    (out / "_run").mkdir()
+    state = {"uri": chain.tracking_uri, "run_id": answer["mlflow_run"]}
+    (out / "_run" / "mlflow.json").write_text(json.dumps(state))
+    client = MlflowClient(chain.tracking_uri)
+    client.update_run(answer["mlflow_run"], "RUNNING")
+    assert train.run(config) == answer
+    assert not (out / "_run").exists()
+    assert client.get_run(answer["mlflow_run"]).info.status == "FINISHED"

@@ -1,0 +1,135 @@
+"""``likeness catalogue``: a corpus of face pictures to Faces, the list that the other jobs read. No image is copied."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metric_core import storage
+from metric_core.artefacts import manifest, tombstones
+from metric_core.artefacts.manifest import Manifest
+from metric_core.artefacts.rows import Digest
+from metric_core.errors import DataError, Occupied
+from metric_core.sources import catalogue
+from workflows.catalogue import scanning
+from workflows.catalogue.config import CatalogueConfig
+from workflows.shared import lease, provenance
+from workflows.shared.console import say
+from workflows.shared.lease import Lease
+
+
+def run(config: CatalogueConfig) -> dict[str, Any]:
+    """Write the catalogue.
+
+    Returns:
+        {faces, rows, identities, splits: {name: {rows, identities}}}, and {erased} where faces were left out
+
+    Raises:
+        JobRunning: another run writes there, or has taken this one's place.
+        Occupied: ``out`` holds something else, or was finished with other faces.
+        DataError: the source holds no pictures, or what cannot be catalogued.
+        Missing: the source, or the tombstones that are named, is not there.
+    """
+    source_address, out = storage.absolute(config.source), storage.absolute(config.out)
+    source = catalogue.scan(source_address)
+    namespace = config.namespace or source.name
+    splits = _Splits(config)
+    with closing(scanning.tables(source, namespace, config)) as scanned:
+        erased = _Erased(config, out, namespace)
+        found = (table for table in map(erased.left_out, scanned) if table.num_rows)
+        first = next(found, None)
+        if first is None:
+            but = f" but the {erased.count} that were erased" if erased.count else ""
+            raise DataError(f"{source_address} holds no pictures{but}; expected a folder a person with pictures in it")
+        tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
+        plan = {"root": source.root, "namespace": namespace}
+        done = manifest.begin(out, "faces", plan)
+        if not done:
+            with lease.held(out) as held:
+                done = manifest.begin(out, "faces", plan)  # another run may have finished before the lease was ours
+                if not done:
+                    content = plan | catalogue.write(out, _while_held(tables, held), namespace)
+                    splits.report()
+                    held.confirm()
+                    manifest.write(out, "faces", content, provenance.record())
+        if done:
+            _refuse_other_rows(done, tables)
+            content = done.content
+            say(f"{out} is finished already; nothing to do")
+    if erased.count:
+        say(f"left out {erased.count} faces that are erased")
+    for ending, count in sorted(source.ignored.items()):
+        say(f"passed over {count} files ending in {ending}: not pictures")
+    answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
+    return answer | ({"erased": erased.count} if erased.count else {})
+
+
+def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
+    """The same tables; a run that was taken over stops here, before it puts a part in the place of the other's."""
+    for table in tables:
+        held.confirm()
+        yield table
+    held.confirm()
+
+
+def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
+    digest = Digest()
+    rows = sum(table.num_rows for table in digest.over(tables))
+    if digest.hexdigest() != done.content["rows_digest"]:
+        raise Occupied(
+            f"{done.uri} is finished and lists other faces than the source now has, or other splits, or erased ones ("
+            f"{done.content['rows']} rows there, {rows} here); give --out another folder"
+        )
+
+
+class _Erased:
+    """Faces that must not come in again, counted."""
+
+    def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
+        self._tombstones = tombstones.of(out, config.tombstones)
+        self._namespace = namespace
+        self.count = 0
+
+    def left_out(self, table: pa.Table) -> pa.Table:
+        """The rows that are not erased."""
+        if not self._tombstones:
+            return table
+        erased_N = self._tombstones.erased(table, self._namespace)
+        self.count += int(erased_N.sum())
+        return table.filter(~erased_N)
+
+
+class _Splits:
+    """Which people belong to which split, by a file or by a seeded draw."""
+
+    def __init__(self, config: CatalogueConfig) -> None:
+        self._config = config
+        self._given = catalogue.read_splits(storage.absolute(config.splits)) if config.splits else {}
+        self._unlisted: set[str] = set()
+        self._listed = False
+
+    def of(self, table: pa.Table) -> dict[str, str]:
+        """The splits of these faces' people."""
+        people = set(pc.unique(table["identity"]).to_pylist())
+        if self._config.splits:
+            self._unlisted |= people - self._given.keys()
+            self._listed |= not people.isdisjoint(self._given)
+            return self._given
+        if self._config.valid_fraction:
+            shares = {"train": 1 - self._config.valid_fraction, "valid": self._config.valid_fraction}
+            return catalogue.seeded_splits(list(people), shares, self._config.seed)
+        return {}
+
+    def report(self) -> None:
+        """Say whom the file does not list. Raises DataError when it lists nobody of the source."""
+        if not self._unlisted:
+            return
+        first = min(self._unlisted)
+        if not self._listed:
+            raise DataError(
+                f"{self._config.splits} names none of the source's {len(self._unlisted)} people ({first}, …)"
+            )
+        say(f"{len(self._unlisted)} people are not in {self._config.splits} and get no split ({first}, …)")

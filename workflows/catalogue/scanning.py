@@ -1,0 +1,83 @@
+"""Scanning a source: here, or many shards side by side on Ray. What is found comes in the source's order.
+
+What a shard is and how it is read is in ``metric_core.data.readers``.
+"""
+
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+
+from metric_core.artefacts import schema
+from metric_core.artefacts.rows import ROW_GROUP
+from metric_core.sources import catalogue
+from metric_core.sources.found import Found, Scan, Source
+from workflows.shared import cluster, console
+from workflows.shared.console import say
+from workflows.shared.options import RunOptions
+
+MANY = 8
+"""Shards from which on Ray is worth its start."""
+AHEAD = 2
+"""Shards a CPU that are scanned before they are asked for, or wait to be."""
+
+
+def tables(source: Source, namespace: str, options: RunOptions) -> Generator[pa.Table, None, None]:
+    """The source's faces as rows of the catalogue; its ``ignored`` is full once they are consumed.
+
+    Raises:
+        DataError, Missing: as the format's reader.
+        JobFailed: a task failed for another reason.
+    """
+    if len(source.shards) < MANY:
+        yield from _here(source, namespace)
+        return
+    with cluster.connected(options):
+        yield from _side_by_side(source, namespace)
+
+
+def _here(source: Source, namespace: str) -> Iterator[pa.Table]:
+    rows = 0
+    for table in _rows(source.faces, namespace):
+        yield table
+        if (rows + table.num_rows) // 100_000 > rows // 100_000:  # how many there are is not known beforehand
+            say(f"{rows + table.num_rows:,} pictures found")
+        rows += table.num_rows
+
+
+def _side_by_side(source: Source, namespace: str) -> Iterator[pa.Table]:
+    waiting = deque(source.shards)
+    running: deque[Any] = deque()
+    rows = 0
+    with console.bar("scan shards", len(source.shards)) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < AHEAD * cluster.cpus():
+                    running.append(_scan.remote(waiting.popleft(), namespace))
+                table, ignored = ray.get(running.popleft())
+                source.ignored.update(ignored)
+                rows += table.num_rows
+                bar.update(len(source.shards) - len(waiting) - len(running), f"{rows:,} pictures")
+                yield table
+        except RayError as error:
+            raise cluster.cause(error) from error
+        finally:
+            for task in running:
+                ray.cancel(task)
+
+
+@ray.remote
+def _scan(shard: Scan, namespace: str) -> tuple[pa.Table, Counter[str]]:
+    """One shard's rows, and what was passed over."""
+    ignored: Counter[str] = Counter()
+    found = list(_rows(shard(ignored), namespace))
+    return pa.concat_tables([schema.FACES.empty_table(), *found]), ignored
+
+
+def _rows(faces: Iterator[Found], namespace: str) -> Iterator[pa.Table]:
+    while found := list(islice(faces, ROW_GROUP)):
+        yield catalogue.to_table(found, namespace)

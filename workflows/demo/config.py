@@ -1,0 +1,32 @@
+"""The options of ``likeness demo``."""
+
+from dataclasses import dataclass
+
+from metric_core.options import out_of_range
+from workflows.shared.options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(RunOptions):
+    """The whole chain, on faces drawn here or on your own."""
+
+    out: str = "likeness-demo"
+    """Folder for everything the demo makes."""
+    source: str | None = None
+    """A folder of people to use instead of drawn faces."""
+    people: int = 1000
+    """People to draw."""
+    pictures: int = 8
+    """Pictures of each."""
+    steps: int = 700
+    """Training steps."""
+    workers: int | None = None
+    """Training workers; default: 2 where there are 2 CPUs."""
+    seed: int = 0
+    """Of the faces, the split and the training."""
+
+    def problems(self) -> list[str]:
+        problems = out_of_range(self, people="[12, inf)", pictures="[2, inf)", steps="[1, inf)", workers="[1, inf)")
+        if "://" in self.out:
+            problems.append(f"out is {self.out}; the demo writes to a local folder")
+        return problems

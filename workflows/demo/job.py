@@ -1,0 +1,157 @@
+"""``likeness demo``: the whole chain, pictures to answers, through the same jobs that the other subcommands run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from metric_core import storage
+from metric_core.image.spec import Augmentation
+from metric_core.model import bundle
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.demo import drawn
+from workflows.demo.config import DemoConfig
+from workflows.embed import job as embed
+from workflows.embed.config import EmbedConfig
+from workflows.evaluate import job as evaluate
+from workflows.evaluate.config import EvaluateConfig
+from workflows.index import job as index
+from workflows.index.config import IndexConfig
+from workflows.search import job as search
+from workflows.search.config import SearchConfig
+from workflows.shared import cluster, provenance
+from workflows.shared.console import say
+from workflows.shared.tracking import how_to_open
+from workflows.train import job as train
+from workflows.train import loop
+from workflows.train.config import TrainConfig
+
+PEOPLE_A_TASK = 25
+TITLES = {
+    "verification": "verification accuracy",
+    "rank1": "identification rank-1",
+    "map_at_r": "retrieval MAP@R",
+    "bcubed_f": "clustering B-cubed F",
+    "classification": "classification by the 5 nearest",
+}
+"""What is measured before and after training, by its name in the result."""
+
+
+def run(config: DemoConfig) -> dict[str, Any]:
+    """Draw (or take) faces, catalogue, train, embed, index, search, evaluate.
+
+    Returns:
+        {verification: {before, after}, rank1, map_at_r, bcubed_f and classification likewise, index_recall,
+        seconds: {stage: s}, artefacts: {noun: uri}}
+    """
+    out = Path(storage.absolute(config.out))
+    uri = {name: str(out / name) for name in ("faces", "model", "embeddings", "index", "matches")}
+    untrained, before = str(out / "untrained-model"), str(out / "untrained-embeddings")
+    store = f"sqlite:///{out / 'mlflow.db'}"
+    seconds: dict[str, float] = {}
+    with cluster.connected(config):
+        source = config.source
+        if source is None:
+            with _stage("draw", seconds):
+                source = _draw(config, out / "pictures")
+        with _stage("catalogue", seconds):
+            catalogue.run(CatalogueConfig(source=source, out=uri["faces"], valid_fraction=1 / 10, seed=config.seed))
+        training = TrainConfig(
+            faces=uri["faces"],
+            out=uri["model"],
+            workers=config.workers or min(2, cluster.cpus()),
+            steps=config.steps,
+            warmup=min(50, config.steps),
+            evaluate_every=-(-config.steps // 3),
+            image_size=56,
+            learning_rate=2e-3,
+            colour="rgb",
+            align="none",
+            crop=1.0,
+            standardise=False,
+            # The drawn scenes vary as it is.
+            augmentation=Augmentation(rotate=0, scale=0, shift=0.03, light=0, erase=0),
+            seed=config.seed,
+            tracking_uri=store,
+            verbose=config.verbose,
+        )
+        with _stage("train", seconds):
+            train.run(training)
+        with _stage("embed", seconds):
+            _save_untrained(uri["model"], untrained, config.seed)
+            for model, to in ((untrained, before), (uri["model"], uri["embeddings"])):
+                embed.run(EmbedConfig(faces=uri["faces"], model=model, out=to, split="valid", unit_size=256))
+        with _stage("index", seconds):
+            built = index.run(IndexConfig(embeddings=uri["embeddings"], out=uri["index"]))
+    with _stage("search", seconds):
+        gallery = str(out / "gallery.png")
+        search.run(SearchConfig(index=uri["index"], embeddings=uri["embeddings"], out=uri["matches"], gallery=gallery))
+    with _stage("evaluate", seconds):
+        judged = {when: _judge(at) for when, at in (("before", before), ("after", uri["embeddings"]))}
+    return {
+        **{name: {when: figures[name] for when, figures in judged.items()} for name in TITLES},
+        "index_recall": built["recall"],
+        "seconds": seconds,
+        "artefacts": {**uri, "gallery": gallery, "mlflow": store},
+    }
+
+
+def _judge(embeddings: str) -> dict[str, float]:
+    """The figures of ``TITLES``."""
+
+    protocol = partial(EvaluateConfig, embeddings=embeddings)
+    return {
+        "verification": evaluate.run(protocol(verification=True))["accuracy"],
+        "rank1": evaluate.run(protocol(identification=True))["rank1"],
+        "map_at_r": evaluate.run(protocol(retrieval=True))["map_at_r"],
+        "bcubed_f": evaluate.run(protocol(clustering=True))["bcubed"]["f"],
+        "classification": evaluate.run(protocol(classification=True))["accuracy"],
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    """The closing table."""
+    places = result["artefacts"]
+    lines = [
+        "on people the model has never seen        untrained   trained",
+        *(f"  {TITLES[n]:<39}{result[n]['before']:10.1%}{result[n]['after']:10.1%}" for n in TITLES),
+        f"  {'recall@10 of the index':<39}{result['index_recall']:20.1%}",
+        "",
+        "seconds      " + "  ".join(f"{stage} {s:.0f}" for stage, s in result["seconds"].items()),
+        *(f"{noun:<12} {place}" for noun, place in places.items() if noun != "mlflow"),
+        f"curves       {how_to_open(places['mlflow'])}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    say(f"— {name}")
+    start = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - start, 1)
+
+
+def _draw(config: DemoConfig, root: Path) -> str:
+    """Draw the demo's faces unless they are there; the same arguments give the same bytes."""
+    if len(storage.names(str(root))) < config.people:
+        firsts = range(0, config.people, PEOPLE_A_TASK)
+        ray.get([_draw_people.remote(config, root, first) for first in firsts])
+    return str(root)
+
+
+@ray.remote
+def _draw_people(config: DemoConfig, root: Path, first: int) -> int:
+    people = min(PEOPLE_A_TASK, config.people - first)
+    return drawn.write_people(root, people=people, pictures=config.pictures, seed=config.seed, first=first)
+
+
+def _save_untrained(trained: str, out: str, seed: int) -> None:
+    """The network as training started from it: what the trained one is compared with."""
+    spec = bundle.load(trained).embedder.spec
+    bundle.save(loop.initial(spec, seed), out, operating_points=[], provenance=provenance.record())

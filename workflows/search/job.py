@@ -1,0 +1,136 @@
+"""``likeness search``: probes to Matches, the people of an index that look most like them."""
+
+import io
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metric_core import storage
+from metric_core.artefacts import ids, manifest, schema
+from metric_core.artefacts.collection import Collection
+from metric_core.artefacts.faces import Faces
+from metric_core.errors import ConfigError, Missing
+from metric_core.index import store
+from metric_core.index.search import OpenIndex, check_fingerprint
+from metric_core.sources.fetching import fetch
+from workflows.search import gallery
+from workflows.search.config import SearchConfig
+from workflows.shared import erasures, models, probes, provenance
+from workflows.shared.console import say
+
+
+def run(config: SearchConfig) -> dict[str, Any]:
+    """Search.
+
+    Returns:
+        {matches: [{query, rank, identity, face_id, score, accepted}], unreadable: [{query, reason}]}
+
+    Raises:
+        FingerprintMismatch: the probes were embedded by another model than the index.
+    """
+    index = store.open_index(storage.absolute(config.index))
+    unreadable: list[dict[str, str]] = []
+    source = None
+    if config.embeddings:
+        source = erasures.left_out(Collection.open(config.embeddings))
+        check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
+        table, asked = _search_embeddings(config, index, source), source.digest
+    else:
+        model = models.load(config.model or "")
+        check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
+        found = probes.embed(model, config.image)
+        unreadable = found.unreadable
+        table, asked = index.identify(found.embedding_QD, found.name_Q, config.top), found.digest
+    for bad in unreadable:
+        say(f"{bad['query']} cannot be searched for: {bad['reason']}")
+    if config.out:
+        _write(config, index, table, asked, storage.absolute(config.out))
+    if config.gallery:
+        _draw(config, index, table, source, storage.absolute(config.gallery))
+    return {"matches": table.to_pylist(), "unreadable": unreadable}
+
+
+def show(result: dict[str, Any]) -> str:
+    """The matches as lines, a block a probe."""
+    lines = []
+    for match in result["matches"]:
+        if match["rank"] == 1:
+            lines.append(match["query"])
+        lines.append(f"  {match['rank']}. {match['identity']:<30} {match['score']:.4f}")
+    return "\n".join(lines)
+
+
+def _search_embeddings(config: SearchConfig, index: OpenIndex, source: Collection) -> pa.Table:
+    parts = [
+        index.identify(
+            block.embedding_ND,
+            [str(face_id) for face_id in block.face_id_N],
+            config.top,
+            exclude_face_id_Q=block.face_id_N,
+        )
+        for block in source.iter_vectors()
+    ]
+    return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
+
+
+def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, asked: str, out: str) -> None:
+    plan = {
+        "fingerprint": index.fingerprint,
+        "version": index.version,
+        "top": config.top,
+        "queries": asked,
+    }
+    if manifest.begin(out, "matches", plan):
+        say(f"{out} is finished already")
+        return
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    storage.write_bytes(storage.join(out, "matches.parquet"), sink.getvalue())
+    manifest.write(out, "matches", plan | {"rows": table.num_rows}, provenance.record(index=config.index))
+
+
+def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, source: Collection | None, out: str) -> None:
+    address = config.faces or index_faces(storage.absolute(config.index), index.version)
+    if not address:
+        raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")
+    indexed = _Pictures(Faces.open(address))
+    probe: gallery.Fetch = storage.read_bytes
+    if source:
+        if not source.faces:
+            raise ConfigError(f"{source.uri} does not say where its Faces are; leave out --gallery")
+        probe = (indexed if source.faces == address else _Pictures(Faces.open(source.faces))).named
+    gallery.draw(table, probe, indexed.of, out)
+    say(f"gallery: {out}")
+
+
+def index_faces(uri: str, version: str) -> str | None:
+    """Where the Faces were when the index was built."""
+    return manifest.read(store.version_uri(uri, version), "index").provenance.get("faces")
+
+
+class _Pictures:
+    """Image bytes by face_id."""
+
+    def __init__(self, faces: Faces) -> None:
+        self._faces = faces
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        ids_N = self._faces.table["face_id"].to_numpy()
+        order_N = np.argsort(ids_N)
+        return ids_N[order_N], order_N
+
+    def named(self, query: str) -> bytes:
+        """Of a face that was asked about, which goes by its id."""
+        return self.of(int(query))
+
+    def of(self, face_id: int) -> bytes:
+        """Raises Missing when these Faces have not got it: they may have been catalogued anew since."""
+        ids_N, order_N = self._order
+        if not ids.within(np.array([face_id]), ids_N)[0]:
+            raise Missing(f"{self._faces.uri} has no face {face_id}")
+        row = int(order_N[np.searchsorted(ids_N, face_id)])
+        return fetch(self._faces.root, self._faces.table.slice(row, 1).to_pylist()[0])

@@ -1,0 +1,75 @@
+"""Probes: pictures that somebody asks about, embedded in this process as the model's manifest says."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metric_core import storage
+from metric_core.artefacts import manifest
+from metric_core.errors import ImageUnreadable, Missing
+from metric_core.image.preprocess import preprocess
+from metric_core.model.bundle import Model
+from metric_core.sources import folder
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Embedded pictures."""
+
+    name_Q: list[str]
+    """What each is called in results: its address."""
+    embedding_QD: np.ndarray
+    """float32, unit length"""
+    unreadable: list[dict[str, str]]
+    """{query, reason} of the pictures that could not be embedded"""
+    digest: str
+    """sha256 over the names and the bytes of those that could."""
+
+
+def addresses(images: list[str]) -> list[str]:
+    """The pictures meant: files as they are, folders as the pictures below them. Raises Missing."""
+    out: list[str] = []
+    for given in map(storage.absolute, images):
+        if not storage.exists(given):
+            raise Missing(f"{given}: there is no such picture")
+        if storage.is_file(given):
+            out.append(given)
+        else:
+            below = (path for path, _ in storage.walk(given) if Path(path).suffix.lower() in folder.IMAGE_ENDINGS)
+            out += [storage.join(given, path) for path in below]
+    return out
+
+
+def embed(model: Model, images: list[str]) -> Probes:
+    """Embed pictures and folders of pictures.
+
+    Raises:
+        Missing: a file is not there.
+        ImageUnreadable: none of them can be read.
+    """
+    names: list[str] = []
+    contents: list[str] = []
+    vectors: list[np.ndarray] = []
+    unreadable: list[dict[str, str]] = []
+    everything = addresses(images)
+    for start in range(0, len(everything), BATCH):
+        pixels = []
+        for address in everything[start : start + BATCH]:
+            try:
+                data = storage.read_bytes(address)
+                pixels.append(preprocess(data, model.embedder.spec.preprocessing))
+                names.append(address)
+                contents.append(hashlib.sha256(data).hexdigest())
+            except (ImageUnreadable, Missing, *storage.OF_ONE_FILE) as error:
+                unreadable.append({"query": address, "reason": str(error)})
+        if pixels:
+            vectors.append(model.embedder.embed(torch.from_numpy(np.stack(pixels)))[0])
+    if not vectors:
+        first = unreadable[0] if unreadable else {"query": ", ".join(images), "reason": "no pictures there"}
+        raise ImageUnreadable(f"none of {len(everything)} pictures can be read; {first['query']}: {first['reason']}")
+    return Probes(names, np.concatenate(vectors), unreadable, manifest.digest([names, contents]))

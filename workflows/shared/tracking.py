@@ -1,0 +1,190 @@
+"""MLflow: one run a training, its curves, and the registered model. The only module that imports it.
+
+The driver alone talks to MLflow; workers hand their figures to the driver.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+import mlflow
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from mlflow.utils import logging_utils
+
+from metric_core import storage
+from metric_core.errors import ConfigError, Missing
+from metric_core.model import bundle
+from metric_core.model.bundle import Model
+from metric_core.model.spec import ModelSpec
+from workflows.shared import provenance
+
+HOME = Path("~/.likeness").expanduser()
+
+
+def default_uri() -> str:
+    """``MLFLOW_TRACKING_URI`` when it is set, else an SQLite file in ``~/.likeness``."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME / 'mlflow.db'}"
+
+
+def how_to_open(uri: str) -> str:
+    """The command that shows the runs in a browser."""
+    return f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite") else uri
+
+
+@dataclass
+class Tracker:
+    """One MLflow run, open for writing."""
+
+    uri: str
+    run_id: str
+    _client: MlflowClient = field(repr=False)
+    _seen: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Figures of a step. A step logged before the last restart is not logged twice."""
+        now = int(time.time() * 1000)
+        fresh = [Metric(k, float(v), now, step) for k, v in figures.items() if step > self._seen.get(k, -1)]
+        self._seen |= {m.key: step for m in fresh}
+        self._client.log_batch(self.run_id, metrics=fresh, synchronous=False)
+
+    def tag(self, name: str, value: str) -> None:
+        """A tag on the run."""
+        self._client.set_tag(self.run_id, name, value)
+
+    def attach_text(self, text: str, name: str) -> None:
+        """A text file beside the run."""
+        self._client.log_text(self.run_id, text, name)
+
+    def register(self, folder: str, spec: ModelSpec, name: str, *, verbose: bool) -> str:
+        """Log a Model artefact in a local folder as an MLflow model that embeds pixels, and register it.
+
+        Returns:
+            Its address, ``models:/NAME/VERSION``.
+        """
+        how, dim = spec.preprocessing, spec.backbone.dim
+        shape = (-1, how.channels, how.size, how.size)
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.uint8), shape)]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
+        )
+        with _quiet(verbose), mlflow.start_run(run_id=self.run_id):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module=__name__,
+                data_path=folder,
+                signature=signature,
+                pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
+            )
+        # Through the client, since the fluent call tells stderr about it whatever the log level.
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name)
+        logged = self._client.get_logged_model(info.model_id)
+        made = self._client.create_model_version(name, logged.artifact_location, self.run_id, model_id=logged.model_id)
+        return f"models:/{name}/{made.version}"
+
+    def finish(self, status: str) -> None:
+        """FINISHED, FAILED or KILLED; a KILLED run is taken up again by the same command."""
+        with _quiet(verbose=False):
+            mlflow.flush_async_logging()
+            self._client.set_terminated(self.run_id, status)
+
+
+def start(
+    uri: str, experiment: str, run_name: str, params: Mapping[str, Any], *, resume: str | None, verbose: bool
+) -> Tracker:
+    """Open a run, or take up an earlier one.
+
+    Raises:
+        ConfigError: the tracking server does not answer or refuses.
+    """
+    with _quiet(verbose):
+        try:
+            mlflow.set_tracking_uri(_prepared(uri))  # else flushing would open MLflow's default, in the current folder
+            client = MlflowClient(tracking_uri=uri)
+            if resume:
+                client.set_terminated(resume, "RUNNING")
+                run = client.get_run(resume)
+                seen = {key: max(m.step for m in client.get_metric_history(resume, key)) for key in run.data.metrics}
+                return Tracker(uri, resume, client, seen)
+            found = client.get_experiment_by_name(experiment)
+            experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+            run = client.create_run(experiment_id, run_name=run_name)
+            client.log_batch(run.info.run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
+            commit = provenance.git_commit()
+            if commit:
+                client.set_tag(run.info.run_id, "mlflow.source.git.commit", commit)
+            return Tracker(uri, run.info.run_id, client)
+        except (MlflowException, OSError) as error:
+            raise ConfigError(f"MLflow at {uri} cannot be used: {error}; mend --tracking-uri") from error
+
+
+def load_model(uri: str) -> Model:
+    """The Likeness model inside a registered MLflow model. Raises Missing; else as ``bundle.load``."""
+    mlflow.set_tracking_uri(_prepared(default_uri()))
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
+        try:
+            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except MlflowException as error:
+            raise Missing(f"{uri}: MLflow at {default_uri()} has no such model ({error})") from error
+        inside = [p.parent for p in path.rglob("manifest.json")]
+        if not inside:
+            raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
+        return replace(bundle.load(str(inside[0])), uri=uri)
+
+
+def _prepared(uri: str) -> str:
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    return uri
+
+
+def _artifacts(uri: str) -> str | None:
+    """Artifacts of an SQLite store lie beside it; MLflow's default would be the current folder."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(storage.absolute(uri.removeprefix("sqlite:///"))).with_name("mlartifacts").as_uri()
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    if verbose:
+        yield
+        return
+    # Alembic has loggers of its own; the switch covers MLflow's, and what it prints about the registry.
+    alembic = logging.getLogger("alembic")
+    before = alembic.level
+    alembic.setLevel(logging.ERROR)
+    logging_utils.disable_logging()
+    try:
+        yield
+    finally:
+        logging_utils.enable_logging()
+        alembic.setLevel(before)
+
+
+class _Predictor:
+    def __init__(self, path: str) -> None:
+        self._embedder = bundle.load(path).embedder
+
+    def predict(self, model_input: np.ndarray) -> np.ndarray:
+        """uint8 (B, C, S, S), preprocessed as the model's manifest says, to float32 (B, D)."""
+        return self._embedder.embed(torch.from_numpy(np.ascontiguousarray(model_input)))[0]
+
+
+def _load_pyfunc(path: str) -> _Predictor:
+    return _Predictor(path)

@@ -1,0 +1,186 @@
+"""The options of ``likeness train``."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from metric_core.errors import ConfigError
+from metric_core.image.spec import BLANK_MEAN_FACE, CROPS, SIZES, Augmentation, Preprocessing
+from metric_core.learn.collapse import Collapse
+from metric_core.learn.objective import Objective
+from metric_core.learn.schedule import Hardening, HardeningState
+from metric_core.model.spec import DIMS, ModelSpec, backbone_spec
+from metric_core.options import out_of_range
+from workflows.shared.options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunOptions):
+    """Learn a metric from a catalogue of faces."""
+
+    faces: str
+    """The Faces artefact to learn from."""
+    out: str
+    """Folder or object-store address of the Model to write."""
+    train_split: str | None = None
+    """Split to learn from; default: train when there is one, else everybody but the validation split."""
+    valid_split: str | None = None
+    """Split to watch and to calibrate on, of other people; default: valid when there is one."""
+
+    workers: int = 1
+    """Data-parallel workers; they share one global batch."""
+    gpu: bool = False
+    """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
+    cpus_per_worker: int | None = None
+    """CPUs, and threads, of a worker; default: the most that every worker can have on the cluster's nodes, and 1 with
+    --gpu. The last bits of a result depend on it."""
+    loader_workers: int = 0
+    """Decoding processes a worker; 0 decodes in the worker itself."""
+    cache_mib: int = 1024
+    """Decoded training pictures kept in memory by each worker, its loader processes together, in MiB; and so many of
+    the validation split's."""
+    precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
+    """bf16 computes the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that compute in
+    it, where it is twice as fast, else float32."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    identities: int = 32
+    """People a global batch (P)."""
+    images: int = 4
+    """Pictures a person in a batch (K)."""
+    person_weight: Literal["uniform", "sqrt-images", "images"] = "uniform"
+    """How often a person is drawn: uniform takes everybody once an epoch; images draws in proportion to the number
+    of a person's pictures, sqrt-images to its square root."""
+    cross_view: bool = False
+    """Show every person of a batch in two views or more, leaving out people with only one; the multi-view loss
+    always does."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's learning rate, reached after the warm-up; it then falls to 0 along a cosine."""
+    warmup: int = 100
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 5e-2
+    """AdamW's decoupled decay, on weight matrices and kernels only."""
+    seed: int = 0
+    """Of the initial weights, the batches and the augmentation."""
+    objective: Objective = field(
+        default_factory=lambda: Objective(loss="softall", distance="cosine", temperature=1 / 48)
+    )
+    """Loss, distance, miner and margin. Unless told otherwise every pair of the batch counts, the harder the more: in
+    tests/bench/study.py no single triplet an anchor learns as much from few pictures."""
+    harden: bool = False
+    """Start with semi-hard negatives and go on with batch-hard ones when few triplets are active any more."""
+    hardening: Hardening = field(default_factory=Hardening)
+    """When ``harden`` goes on to batch-hard negatives."""
+    collapse: Collapse = field(default_factory=Collapse)
+    """When to warn that all faces are becoming one point."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """How pictures are varied."""
+
+    backbone: Literal["plain", "iresnet18", "iresnet50", "iresnet100"] = "plain"
+    """Network: plain has 0.7 million weights, for thousands of pictures; the others, of the published shapes, are for
+    millions."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation layers; with batch, results depend on the number of workers."""
+    embedding_size: int = 128
+    """Components of an embedding."""
+    image_size: int = 64
+    """Side of the square the network sees, in pixels."""
+    colour: Literal["grey", "rgb"] = "grey"
+    """Channels that the network sees."""
+    crop: float | None = None
+    """Side of the central square kept of each picture, as a share of its shorter side; default: 0.8, and with arcface
+    1, since its template decides what is kept."""
+    resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Filter that brings pictures to size."""
+    align: Literal["none", "mean-face", "arcface"] = "mean-face"
+    """mean-face: turn, scale and shift every picture until it looks most like the mean of the training pictures;
+    arcface: bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
+    standardise: bool = True
+    """Bring every picture to mean 0 and deviation 1 before the network sees it, so that light and contrast do not
+    matter."""
+    flip_average: bool = True
+    """Embed a face as the mean of it and its mirror image."""
+
+    report_every: int = 10
+    """Steps between two entries of the curves."""
+    evaluate_every: int = 250
+    """Steps between two looks at the validation split."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints."""
+    max_bad_fraction: float = 0.01
+    """Largest share of unreadable pictures among those drawn."""
+    max_failures: int = 3
+    """How often a lost worker group is started again from the last checkpoint."""
+
+    tracking_uri: str | None = None
+    """MLflow store; default: MLFLOW_TRACKING_URI, else an SQLite file in ~/.likeness."""
+    experiment: str = "likeness"
+    """MLflow experiment."""
+    run_name: str | None = None
+    """MLflow run name; default: the name of the output folder."""
+    register: str = "likeness"
+    """Name under which the model is registered with MLflow."""
+
+    def problems(self) -> list[str]:
+        count, share = "[1, inf)", "[0, 1]"
+        problems = out_of_range(
+            self,
+            workers=count,
+            cpus_per_worker=count,
+            loader_workers="[0, inf)",
+            cache_mib="[0, inf)",
+            steps=count,
+            learning_rate="(0, 10)",
+            warmup="[0, inf)",
+            weight_decay="[0, 10)",
+            report_every=count,
+            evaluate_every=count,
+            checkpoint_every=count,
+            max_bad_fraction=share,
+            max_failures="[0, inf)",
+        )
+        if self.identities < max(2, self.workers):
+            problems.append(f"identities is {self.identities}; it must be 2 or more, and workers or more")
+        if self.images < 2:
+            problems.append(f"images is {self.images}; it must be 2 or more: an anchor needs a positive")
+        problems += [
+            f"{name} is {value!r}; it must be a name"
+            for name, value in (("experiment", self.experiment), ("register", self.register))
+            if not value
+        ]
+        try:
+            for hard in (False, True) if self.harden else ():
+                self.hardening.objective(self.objective, HardeningState(hard=hard))
+        except ConfigError as error:
+            problems.append(f"harden does not go with this objective: {error}")
+        shape = out_of_range(self, embedding_size=DIMS, image_size=SIZES, crop=CROPS)
+        try:
+            if not shape:
+                self.model_spec(BLANK_MEAN_FACE)
+        except ConfigError as error:
+            shape = str(error).splitlines()
+        return problems + shape
+
+    def model_spec(self, mean_face: str) -> ModelSpec:
+        """All of the model but its weights; ``mean_face`` is not looked at unless faces are aligned by it."""
+        kept = 1.0 if self.align == "arcface" else 0.8
+        how = Preprocessing(
+            size=self.image_size,
+            colour=self.colour,
+            crop=kept if self.crop is None else self.crop,
+            resize=self.resize,
+            align=self.align,
+            mean_face=mean_face if self.align == "mean-face" else "",
+        )
+        backbone = backbone_spec(self.backbone, norm=self.norm, dim=self.embedding_size)
+        return ModelSpec(backbone, how, self.standardise, self.flip_average, self.objective.distance)
+
+    @property
+    def draws_across_views(self) -> bool:
+        """Whether batches show everybody in two views or more."""
+        return self.cross_view or self.objective.loss == "multi-view"
+
+    @property
+    def invariance_breaker(self) -> str | None:
+        """Why results depend on the number of workers; None when they do not."""
+        return "BatchNorm statistics are each worker's own" if self.norm == "batch" else None

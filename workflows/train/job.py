@@ -1,0 +1,84 @@
+"""``likeness train``: Faces to a Model, on Ray Train, with triplets mined across all workers.
+
+This is the recipe; what each worker does, down to the line that computes the loss, is in ``loop``.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metric_core import storage
+from metric_core.errors import JobFailed
+from metric_core.learn.health import all_finite
+from metric_core.metrics import OperatingPoint
+from metric_core.model import bundle
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec
+from workflows.shared import cluster, lease, provenance, tracking
+from workflows.shared.console import say
+from workflows.shared.tracking import Tracker
+from workflows.train.config import TrainConfig
+from workflows.train.fit import fit
+from workflows.train.loop import STATE, diverged
+from workflows.train.training import Training
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train, and write the Model.
+
+    Returns:
+        {model, fingerprint, steps, images_per_second, validation, mlflow_run}
+
+    Raises:
+        ConfigError, DataError: before any worker starts.
+        JobFailed: stopped, diverged, or workers failed more often than ``max_failures``; the same command continues.
+    """
+    training = Training.prepare(config)
+    with cluster.connected(config):
+        training.check_cluster()
+        done = training.begin()
+        if done:
+            say(f"{training.out} is finished already; nothing to do")
+            if storage.exists(training.work):  # killed between the manifest and here
+                training.open_run().finish("FINISHED")
+                storage.remove_tree(training.work)
+            return dict(done.provenance["result"])
+        with lease.held(training.out) as held:
+            training.describe()
+            with training.tracked() as tracker:
+                spec = training.model_spec()
+                last = fit(training, spec, tracker, held)
+                held.confirm()
+                result = _finish(training, spec, last, tracker)
+            storage.remove_tree(training.work)
+    return result
+
+
+def _finish(training: Training, spec: ModelSpec, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
+    """From the last checkpoint to a whole Model artefact, registered with MLflow."""
+    config, embedder = training.config, Embedder(spec)
+    with last["checkpoint"].as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+    embedder.load_state_dict(state["model"])
+    if not all_finite(embedder.state_dict().values()):
+        raise JobFailed(diverged(config, f"the weights hold NaN or infinity after step {config.steps}"))
+    points = [OperatingPoint(**point) for point in last.get("operating_points", [])]
+    result = {
+        "model": training.out,
+        "fingerprint": bundle.fingerprint(embedder.float()),
+        "steps": config.steps,
+        "images_per_second": round(last["figures"].get("images_per_second", 0.0), 1),
+        "validation": last.get("validation", {}),
+        "mlflow_run": tracker.run_id,
+    }
+    # Registered before the manifest is written: a finished Model is one that MLflow knows, too.
+    made = provenance.record(result=result, mlflow_uri=tracker.uri)
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        bundle.save(embedder, f"{folder}/model", operating_points=points, provenance=made)
+        address = tracker.register(f"{folder}/model", embedder.spec, config.register, verbose=config.verbose)
+    tracker.tag("fingerprint", result["fingerprint"])
+    bundle.save(embedder, training.out, operating_points=points, provenance=made)
+    say(f"registered with MLflow as {address}; look at the curves with: {tracking.how_to_open(tracker.uri)}")
+    return result

@@ -1,0 +1,317 @@
+"""What each training worker does: its share of every global batch, mined over everybody's, until the last step.
+
+The line that computes the loss is in ``_step``; what it means is in ``metric_core.learn``.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+from torch.nn.parallel import DistributedDataParallel
+
+from metric_core.artefacts.faces import identity_codes
+from metric_core.image.augment import augment
+from metric_core.learn.collective import World, all_reduce_sum
+from metric_core.learn.health import all_finite, gradient_norm
+from metric_core.learn.memory import CrossBatchMemory
+from metric_core.learn.schedule import HardeningState
+from metric_core.learn.step import Outcome, global_loss, new_memory
+from metric_core.model.embedder import Embedder
+from metric_core.model.spec import ModelSpec
+from metric_core.sampling import loader
+from metric_core.sampling.loader import Batch, FaceDataset
+from metric_core.sampling.sampler import BatchSampler
+from workflows.train.config import TrainConfig
+from workflows.train.validation import Validation
+
+STATE = "state.pt"
+
+
+@dataclass
+class _Worker:
+    """What a worker holds between steps."""
+
+    config: TrainConfig
+    world: World
+    device: torch.device
+    embedder: Embedder
+    network: torch.nn.Module
+    """The embedder, wrapped for gradient averaging when there are several workers."""
+    optimizer: torch.optim.Optimizer
+    code_N: np.ndarray
+    face_id_N: np.ndarray
+    view_N: np.ndarray
+    """int64, -1 where the catalogue names no view"""
+    memory: CrossBatchMemory | None
+    """Embeddings of earlier batches, when the objective asks for them."""
+    hardening: HardeningState = field(default_factory=HardeningState)
+    """How far the miner schedule has come."""
+    suspicious: int = 0
+    """Steps in a row that look collapsed."""
+    warning: str | None = None
+    """What the collapse sentinel said."""
+    images: int = 0
+    """Drawn by this worker since it started."""
+    bad: int = 0
+    """Of those, unreadable."""
+    seconds: float = field(default=1e-9)
+    """Spent on training steps since it started."""
+
+
+def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
+    """The batches of a worker. Raises TooFewImages."""
+    return BatchSampler(
+        code_N=identity_codes(train),
+        face_id_N=train["face_id"].to_numpy(),
+        identities=config.identities,
+        images=config.images,
+        seed=config.seed,
+        weight=config.person_weight,
+        view_N=view_codes(train) if config.draws_across_views else None,
+    )
+
+
+def view_codes(train: pa.Table) -> np.ndarray:
+    """int64 (N,): the views numbered in the order of their names, -1 where there is none."""
+    names = sorted({view for view in train["view"].to_pylist() if view is not None})
+    number = {view: n for n, view in enumerate(names)}
+    return np.array([number.get(view, -1) for view in train["view"].to_pylist()], np.int64)
+
+
+def train_loop(
+    *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, board: Any
+) -> None:
+    """One worker's whole worker, from the last checkpoint if there is one."""
+    worker = _prepare(config, spec, train)
+    world = worker.world
+    first = _restore(worker)
+    # Every loader process fills a cache of its own.
+    cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
+    dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
+    batches = loader.training_loader(
+        dataset,
+        sampler_of(config, train),
+        first=first,
+        last=config.steps,
+        rank=world.rank,
+        size=world.size,
+        workers=config.loader_workers,
+    )
+    validation = None if valid is None else _validation(worker, valid, root)
+    feed = iter(batches)
+    for step in range(first, config.steps):
+        with _timed(worker):
+            outcome = _step(worker, next(feed), step)
+        done, last = step + 1, step + 1 == config.steps
+        watched = validation is not None and (done % config.evaluate_every == 0 or last)
+        told = done % config.report_every == 0 or done % config.checkpoint_every == 0 or watched or last
+        reason = _divergence(worker, outcome, done, weights=told)
+        if reason:  # nothing is saved: the last checkpoint is the last good state
+            _report(board, {"step": done, "figures": {}, "diverged": reason}, worker, final=False)
+            return
+        if not told:
+            continue
+        event = {"step": done, "figures": _figures(worker, outcome)}
+        if validation is not None and watched:
+            event |= validation.event(worker.embedder, final=last)
+        stop = _report(board, event, worker, final=last)
+        if stop or last or done % config.checkpoint_every == 0:
+            _save(worker, done)
+        if stop:
+            return
+    if first == config.steps:  # killed after the last step, before the Model: what was reported is lost, so again
+        event = {"step": first, "figures": {}}
+        if validation is not None:
+            event |= validation.event(worker.embedder, final=True)
+        _report(board, event, worker, final=True)
+        _save(worker, first)
+
+
+def _validation(worker: _Worker, valid: pa.Table, root: str) -> Validation:
+    how, cache_bytes = worker.embedder.spec.preprocessing, worker.config.cache_mib << 20
+    return Validation(valid, root, how, worker.world, worker.device, cache_bytes)
+
+
+def initial(spec: ModelSpec, seed: int) -> Embedder:
+    """The untrained network: the same weights for the same seed, on every worker."""
+    torch.manual_seed(seed)
+    return Embedder(spec)
+
+
+def optimizer_of(config: TrainConfig, embedder: Embedder) -> torch.optim.Optimizer:
+    """AdamW, with weight decay on matrices and kernels only."""
+    matrices = [p for p in embedder.parameters() if p.ndim > 1]
+    vectors = [p for p in embedder.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    """A linear rise to the peak over the warm-up, times half a cosine that ends at 0."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * rise * 0.5 * (1 + float(np.cos(np.pi * step / config.steps)))
+
+
+def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Unit vectors (B, D) of a batch, computed in the precision of the worker."""
+    with torch.autocast(pixels_BCSS.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        emb_BD: torch.Tensor = network(pixels_BCSS)
+    return emb_BD
+
+
+def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Worker:
+    world = World.current()
+    device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    embedder = initial(spec, config.seed).to(device, dtype)
+    return _Worker(
+        config=config,
+        world=world,
+        device=device,
+        embedder=embedder,
+        network=embedder if world.size == 1 else DistributedDataParallel(embedder),
+        optimizer=optimizer_of(config, embedder),
+        code_N=identity_codes(train),
+        face_id_N=train["face_id"].to_numpy(),
+        view_N=view_codes(train),
+        memory=new_memory(config.objective, config.embedding_size, world, dtype, device),
+    )
+
+
+def _step(worker: _Worker, batch: Batch, step: int) -> Outcome:
+    """Embed this worker's share, mine over everybody's, and take one optimiser step."""
+    config, device = worker.config, worker.device
+    worker.images += len(batch.row_B) + len(batch.bad)
+    worker.bad += len(batch.bad)
+    set_learning_rate(worker.optimizer, config, step)
+    ids_B = worker.face_id_N[batch.row_B]
+    pixels = batch.pixels_BCSS.to(device, worker.embedder.net.head.weight.dtype)
+    pixels = augment(pixels, ids_B, config.augmentation, seed=config.seed, step=step)
+    worker.network.train()
+    emb_BD = forward(worker.network, pixels, config)
+    objective = config.objective
+    if config.harden:
+        objective = config.hardening.objective(objective, worker.hardening)
+    outcome = global_loss(
+        objective,
+        worker.world,
+        emb_BD,
+        torch.from_numpy(worker.code_N[batch.row_B]).to(device),
+        torch.from_numpy(ids_B).to(device),
+        seed=config.seed,
+        step=step,
+        view_L=torch.from_numpy(worker.view_N[batch.row_B]).to(device),
+        memory=worker.memory,
+    )
+    worker.optimizer.zero_grad(set_to_none=True)
+    outcome.loss.backward()
+    worker.optimizer.step()
+    worker.hardening = config.hardening.update(worker.hardening, outcome.health)
+    worker.suspicious, warning = config.collapse.watch(worker.suspicious, outcome.health, objective.distance)
+    worker.warning = warning or worker.warning
+    return outcome
+
+
+def _divergence(worker: _Worker, outcome: Outcome, step: int, *, weights: bool) -> str | None:
+    """What is not a number any more, on every worker alike; None while all is well. Weights are looked at if asked."""
+    lost = int(outcome.health["embeddings_not_finite"])
+    if lost:
+        return diverged(worker.config, f"{lost} embeddings of step {step} hold NaN or infinity")
+    if weights and not all_finite(worker.embedder.parameters()):
+        return diverged(worker.config, f"the weights hold NaN or infinity after step {step}")
+    return None
+
+
+def diverged(config: TrainConfig, found: str) -> str:
+    """What to say of a training that ends because of what was found."""
+    or_else = " or use --precision float32" if config.precision == "bf16" else ""
+    return (
+        f"training has diverged: {found}, at --learning-rate {config.learning_rate:g} in {config.precision}; lower it"
+        f"{or_else}, and give --out another folder"
+    )
+
+
+@contextmanager
+def _timed(worker: _Worker) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    worker.seconds += time.monotonic() - start
+
+
+def _figures(worker: _Worker, outcome: Outcome) -> dict[str, float]:
+    """The step's figures, the same on every worker."""
+    own = torch.tensor([worker.images, worker.bad], dtype=torch.float64, device=worker.device)
+    images, bad = all_reduce_sum(own, worker.world).tolist()
+    return {
+        "loss": float(outcome.value),
+        **{name: float(value) for name, value in outcome.health.items()},
+        "gradient_norm": float(gradient_norm(worker.embedder.parameters())),
+        "learning_rate": worker.optimizer.param_groups[0]["lr"],
+        "images_per_second": images / worker.seconds,
+        "bad_fraction": bad / max(1.0, images),
+    }
+
+
+def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) -> bool:
+    """Tell the driver, and learn whether to stop; all workers get the same answer at the same step."""
+    config = worker.config
+    share = event["figures"].get("bad_fraction", 0.0)
+    if share > config.max_bad_fraction:
+        event["refused"] = (
+            f"{share:.1%} of the pictures drawn up to step {event['step']} cannot be read, more than "
+            f"--max-bad-fraction {config.max_bad_fraction:.1%}; `likeness embed` lists them in its quarantine"
+        )
+    event["final"] = final
+    if worker.warning:
+        event["warning"] = worker.warning
+    stop = float("refused" in event)
+    if worker.world.rank == 0 and ray.get(board.post.remote(event)):
+        stop = 1.0
+    return bool(all_reduce_sum(torch.tensor(stop, device=worker.device), worker.world) > 0)
+
+
+def _save(worker: _Worker, step: int) -> None:
+    """A checkpoint: everything that the next step depends on. All workers call it; one writes."""
+    memory = worker.memory.state_dict() if worker.memory else {}  # gathered from all workers
+    if worker.world.rank != 0:
+        ray.train.report({"step": step})
+        return
+    state = {
+        "step": step,
+        "model": worker.embedder.state_dict(),
+        "optimizer": worker.optimizer.state_dict(),
+        "memory": memory,
+        "hardening": asdict(worker.hardening),
+        "suspicious": worker.suspicious,
+    }
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        torch.save(state, Path(folder) / STATE)
+        ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _restore(worker: _Worker) -> int:
+    """The step to go on with: 0 without a checkpoint."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, weights_only=True, map_location=worker.device)
+    worker.embedder.load_state_dict(state["model"])
+    worker.optimizer.load_state_dict(state["optimizer"])
+    if worker.memory:
+        worker.memory.load_state_dict(state["memory"])
+    worker.hardening = HardeningState(**state["hardening"])
+    worker.suspicious = state["suspicious"]
+    return int(state["step"])
