@@ -78,11 +78,9 @@ def test_half_precision_under_autocast_is_computed_in_float32(dtype: torch.dtype
 
 
 def test_compiled_step_runs_the_loss_eagerly() -> None:
-    emb_BD = oracle.batches()["random"][0]
-    compiled = torch.compile(
-        lambda e: outcome(Objective(), torch.nn.functional.normalize(2.0 * e)).loss, backend="eager"
-    )
-    assert oracle.close(compiled(emb_BD), outcome(Objective(), emb_BD).loss)
+    emb_BD, objective = oracle.batches()["random"][0], Objective()
+    compiled = torch.compile(lambda e: outcome(objective, torch.nn.functional.normalize(2.0 * e)).loss, backend="eager")
+    assert oracle.close(compiled(emb_BD), outcome(objective, emb_BD).loss)
 
 
 def test_multi_view_without_views_is_refused() -> None:
