@@ -17,6 +17,13 @@ def key(seed: int, *words: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def hash63(*words: int | str) -> int:
+    """BLAKE2b-64 of the words joined by NUL, shifted right by one so that it fits a signed int64: an id for a name,
+    the same in every process and on every machine."""
+    text = "\0".join(str(word) for word in words)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
 def generator(seed: int, *words: int | str) -> np.random.Generator:
     """A NumPy generator of its own for (seed, words), for draws that are not one a row."""
     return np.random.Generator(np.random.Philox(key=key(seed, *words)))

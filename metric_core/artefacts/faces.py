@@ -3,7 +3,6 @@
 How a catalogue is made from a source is in ``catalogue``; how an image is fetched is in ``readers``.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core import storage
+from metric_core import counter, storage
 from metric_core.artefacts import manifest, rows
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.rows import Part
@@ -20,12 +19,11 @@ from metric_core.errors import ConfigError, Corrupt, SchemaMismatch
 
 
 def face_id(namespace: str, key: str, salt: int = 0) -> int:
-    """BLAKE2b-64 of ``namespace NUL key NUL salt`` shifted right by one, so that it fits a signed int64.
+    """``hash63`` of namespace, key and salt: the same corpus gets the same ids anywhere, and nobody coordinates.
 
-    The same corpus gets the same ids anywhere, and nobody coordinates. ``salt`` is 0 but for collisions.
+    ``salt`` is 0 but for collisions.
     """
-    text = f"{namespace}\0{key}\0{salt}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+    return counter.hash63(namespace, key, salt)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Rows enter in the order of the global batch, so the memory is the same at every 
 checkpoint holds the whole of it. Their embeddings are stale: rows older than a limit are not used, and losses
 that look only at the hardest of them are refused unless asked for (see ``step.Objective``).
 
-The idea: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020.
+The idea: Wang et al., "Cross-GlobalBatch Memory for Embedding Learning", CVPR 2020.
 
 Shape letters: M rows of the memory, O rows of it on this worker, L local anchors, R rows of the global batch,
 A anchors of a block, X anchors of a block on all workers, D columns.
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from metric_core.learn.collective import World, all_gather_ids, exchange, reduce_scatter_rows
 from metric_core.learn.distance import add_block_gradient, block_distance, row_blocks
-from metric_core.learn.mining import Batch
+from metric_core.learn.mining import GlobalBatch
 from metric_core.learn.objective import Distance
 from metric_core.learn.stream import BLOCK
 from metric_core.sampling.sharding import share
@@ -69,9 +69,9 @@ class CrossBatchMemory:
         self.emb_OD[place_R[own_R] - self._start] = emb_RD[own_R].to(self.emb_OD.dtype)
         self._written = (self._written + len(emb_RD)) % self.capacity
 
-    def as_batch(self, batch: Batch, step: int) -> Batch:
+    def as_batch(self, batch: GlobalBatch, step: int) -> GlobalBatch:
         """The anchors of ``batch`` with the memory for references."""
-        return Batch(
+        return GlobalBatch(
             anchor_LD=batch.anchor_LD,
             label_L=batch.label_L,
             face_id_L=batch.face_id_L,
@@ -83,7 +83,7 @@ class CrossBatchMemory:
             usable_R=self.usable(step),
         )
 
-    def references(self, batch: Batch, counts: list[int], distance: Distance) -> MemoryReferences:
+    def references(self, batch: GlobalBatch, counts: list[int], distance: Distance) -> MemoryReferences:
         """Distances from the anchors of ``batch``, ``counts`` a worker, to all workers' rows; every worker calls it."""
         return MemoryReferences(batch, counts, self.emb_OD, self._sizes, self._world, distance)
 
@@ -122,7 +122,7 @@ class MemoryReferences:
     """
 
     def __init__(
-        self, batch: Batch, counts: list[int], emb_OD: Tensor, sizes: list[int], world: World, distance: Distance
+        self, batch: GlobalBatch, counts: list[int], emb_OD: Tensor, sizes: list[int], world: World, distance: Distance
     ) -> None:
         self._anchor_LD, self._emb_OD = batch.anchor_LD, emb_OD.to(batch.anchor_LD.dtype)
         # The gathered batch has every worker's anchors, this worker's among them.

@@ -25,7 +25,7 @@ _NEAREST_DRAWN, _FARTHEST_DRAWN = 0.5, 1.4  # "Sampling Matters": cutoff and non
 
 
 @dataclass(frozen=True)
-class Batch:
+class GlobalBatch:
     """This worker's anchors, and the references that they are compared with."""
 
     anchor_LD: Tensor
@@ -142,7 +142,7 @@ class Selected:
 
 
 @torch.no_grad()
-def batch_hard(batch: Batch) -> Selected:
+def batch_hard(batch: GlobalBatch) -> Selected:
     """For each anchor its farthest positive and its nearest negative, where it has both.
 
     Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5.
@@ -151,7 +151,7 @@ def batch_hard(batch: Batch) -> Selected:
 
 
 @torch.no_grad()
-def easy_positive(batch: Batch) -> Selected:
+def easy_positive(batch: GlobalBatch) -> Selected:
     """For each anchor its nearest positive and its nearest negative, where it has both.
 
     Xuan, Stylianou and Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020 (EPHN):
@@ -161,7 +161,7 @@ def easy_positive(batch: Batch) -> Selected:
 
 
 @torch.no_grad()
-def semi_hard(batch: Batch) -> Selected:
+def semi_hard(batch: GlobalBatch) -> Selected:
     """For each anchor and positive the nearest negative that is farther than the positive: d_ap < d_an.
 
     Where none is, the farthest negative of all, the least wrong one (the fallback of the FaceNet
@@ -183,7 +183,7 @@ def semi_hard(batch: Batch) -> Selected:
 
 
 @torch.no_grad()
-def distance_weighted(batch: Batch, seed: int, step: int) -> Selected:
+def distance_weighted(batch: GlobalBatch, seed: int, step: int) -> Selected:
     """For each anchor and positive one negative, drawn with probability ∝ 1 / q(d) of its distance d.
 
     q(d) = d^(D−2)·(1 − d²/4)^((D−3)/2) is how often distances occur between random points of the unit sphere,
@@ -218,7 +218,7 @@ def distance_weighted(batch: Batch, seed: int, step: int) -> Selected:
     return _over_blocks(batch, select)
 
 
-def _one_each(batch: Batch, *, farthest: bool) -> Selected:
+def _one_each(batch: GlobalBatch, *, farthest: bool) -> Selected:
     """For each anchor its farthest or its nearest positive, and its nearest negative, where it has both."""
 
     def select(rows: slice) -> Selected:
@@ -232,7 +232,7 @@ def _one_each(batch: Batch, *, farthest: bool) -> Selected:
     return _over_blocks(batch, select)
 
 
-def _over_blocks(batch: Batch, select: Callable[[slice], Selected]) -> Selected:
+def _over_blocks(batch: GlobalBatch, select: Callable[[slice], Selected]) -> Selected:
     none = batch.label_R.new_empty(0)
     parts = [Selected(none, none, none)]
     blocks = row_blocks(len(batch.anchor_LD), len(batch.reference_RD), batch.anchor_LD.device)
@@ -244,7 +244,7 @@ def _over_blocks(batch: Batch, select: Callable[[slice], Selected]) -> Selected:
     )
 
 
-def _extreme_positive(batch: Batch, similarity_AR: Tensor, same: SameIdentity, *, farthest: bool) -> Tensor:
+def _extreme_positive(batch: GlobalBatch, similarity_AR: Tensor, same: SameIdentity, *, farthest: bool) -> Tensor:
     score_AK = similarity_AR.gather(1, same.column_AK)
     score_AK = (score_AK.neg_() if farthest else score_AK).masked_fill_(~same.positive_AK, -torch.inf)
     edge_A = score_AK.amax(1) - batch.rounding
@@ -252,7 +252,7 @@ def _extreme_positive(batch: Batch, similarity_AR: Tensor, same: SameIdentity, *
     return batch.lowest_face_id(anchor_C, same.column_AK[anchor_C, k_C], len(similarity_AR))
 
 
-def _nearest(batch: Batch, similarity_AR: Tensor) -> Tensor:
+def _nearest(batch: GlobalBatch, similarity_AR: Tensor) -> Tensor:
     """The column of each row's largest value, −1 where all are −inf."""
     best_A = similarity_AR.amax(1)
     edge_A = torch.where(best_A > -torch.inf, best_A - batch.rounding, torch.inf)
@@ -260,7 +260,7 @@ def _nearest(batch: Batch, similarity_AR: Tensor) -> Tensor:
     return batch.lowest_face_id(anchor_C, column_C, len(similarity_AR))
 
 
-def _nearest_beyond(batch: Batch, similarity_AR: Tensor, threshold_AK: Tensor) -> Tensor:
+def _nearest_beyond(batch: GlobalBatch, similarity_AR: Tensor, threshold_AK: Tensor) -> Tensor:
     """For each threshold the column of the largest value clearly below it, (A, K); −1 where there is none.
 
     Values fall into the buckets between an anchor's sorted thresholds, and each bucket keeps its largest, so

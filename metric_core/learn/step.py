@@ -19,7 +19,7 @@ from torch import Tensor
 from metric_core.learn.collective import World, all_gather_ids, all_gather_rows, all_reduce_sum, row_counts
 from metric_core.learn.health import effective_rank, spread
 from metric_core.learn.memory import CrossBatchMemory
-from metric_core.learn.mining import Batch
+from metric_core.learn.mining import GlobalBatch
 from metric_core.learn.objective import Objective
 from metric_core.learn.stream import BatchReferences
 from metric_core.learn.terms import Terms, mine, selected_terms, streamed_terms
@@ -78,7 +78,7 @@ def global_loss(
         counts = row_counts(len(emb_LD), world, emb_LD.device)
         columns = [label_L, face_id_L] if view_L is None else [label_L, face_id_L, view_L]
         label_R, face_id_R, *view_R = all_gather_ids(torch.stack(columns, 1), world, counts).unbind(1)
-        batch = Batch(
+        batch = GlobalBatch(
             anchor_LD=emb_LD,
             label_L=label_L,
             face_id_L=face_id_L,

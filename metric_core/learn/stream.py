@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metric_core.learn.distance import add_block_gradient, block_distance, pair_weight, row_blocks
-from metric_core.learn.mining import Batch
+from metric_core.learn.mining import GlobalBatch
 from metric_core.learn.objective import Distance
 
 BLOCK = 1 << 19  # elements of a block; a loss and its gradient hold some ten temporaries of this size
@@ -74,7 +74,7 @@ class References(Protocol):
 class BatchReferences:
     """The gathered batch: every worker has all references."""
 
-    def __init__(self, batch: Batch, distance: Distance) -> None:
+    def __init__(self, batch: GlobalBatch, distance: Distance) -> None:
         self._inputs = batch.anchor_LD, batch.reference_RD
         self._x_LD, self._y_RD = batch.anchor_LD.detach(), batch.reference_RD.detach()
         self._distance = distance
@@ -95,7 +95,7 @@ class BatchReferences:
         return list(zip(self._inputs, (self._grad_LD, self._grad_RD)))
 
 
-def stream(batch: Batch, references: References, distance: Distance, row_loss: RowLoss) -> Streamed:
+def stream(batch: GlobalBatch, references: References, distance: Distance, row_loss: RowLoss) -> Streamed:
     """``row_loss`` over every local anchor that has both a positive and a negative, with its gradient.
 
     ``batch`` says who is a positive of whom; the distances are those of ``references``.

@@ -16,7 +16,7 @@ from torch import Tensor
 from metric_core.learn import loss as losses
 from metric_core.learn import mining
 from metric_core.learn.distance import pair_distance
-from metric_core.learn.mining import Batch, Selected
+from metric_core.learn.mining import GlobalBatch, Selected
 from metric_core.learn.objective import Objective
 from metric_core.learn.stream import References, RowTerms, stream
 
@@ -45,7 +45,7 @@ class Terms:
         return torch.stack([figure.double() for figure in figures])
 
 
-def mine(objective: Objective, batch: Batch, seed: int, step: int) -> Selected:
+def mine(objective: Objective, batch: GlobalBatch, seed: int, step: int) -> Selected:
     match objective.pairs:
         case "batch-hard":
             return mining.batch_hard(batch)
@@ -57,7 +57,7 @@ def mine(objective: Objective, batch: Batch, seed: int, step: int) -> Selected:
             return mining.distance_weighted(batch, seed, step)
 
 
-def selected_terms(objective: Objective, batch: Batch, chosen: Selected) -> Terms:
+def selected_terms(objective: Objective, batch: GlobalBatch, chosen: Selected) -> Terms:
     """The triplet loss over the few triplets a miner picked: only those get a backward."""
     both_T = torch.cat([chosen.anchor_T, chosen.anchor_T])
     partner_T = torch.cat([chosen.positive_T, chosen.negative_T])
@@ -83,7 +83,7 @@ def selected_terms(objective: Objective, batch: Batch, chosen: Selected) -> Term
     )
 
 
-def streamed_terms(objective: Objective, batch: Batch, references: References) -> Terms:
+def streamed_terms(objective: Objective, batch: GlobalBatch, references: References) -> Terms:
     """A loss over all pairs of each anchor, streamed; also batch-hard, where only distances are at hand."""
     streamed = stream(batch, references, objective.distance, partial(_row_terms, objective, batch))
     by_triplet = objective.loss == "triplet" and objective.reduction == "active"
@@ -100,7 +100,7 @@ def streamed_terms(objective: Objective, batch: Batch, references: References) -
     )
 
 
-def _row_terms(o: Objective, batch: Batch, d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor) -> RowTerms:
+def _row_terms(o: Objective, batch: GlobalBatch, d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor) -> RowTerms:
     if o.pairs == "batch-hard":
         d_ap_A, d_an_A = _hardest(batch, d_ap_AK, positive_AK, d_an_AR)
         active = (d_ap_A - d_an_A + o.margin > 0).sum()
@@ -131,7 +131,7 @@ def _row_terms(o: Objective, batch: Batch, d_ap_AK: Tensor, positive_AK: Tensor,
     return RowTerms(term_A, unsettled_A.sum(), unsettled_A.new_tensor(len(unsettled_A), dtype=torch.int64))
 
 
-def _hardest(batch: Batch, d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor) -> tuple[Tensor, Tensor]:
+def _hardest(batch: GlobalBatch, d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor) -> tuple[Tensor, Tensor]:
     """The distance of each anchor's farthest positive and nearest negative; among equals the lower face_id's."""
     with torch.no_grad():
         score_AK = torch.where(positive_AK, d_ap_AK, -torch.inf)

@@ -38,7 +38,7 @@ class Bad:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PixelBatch:
     """Loaded rows, in the order asked for, without the unreadable ones."""
 
     pixels_BCSS: torch.Tensor
@@ -134,12 +134,12 @@ class FaceDataset(Dataset):
                 self._cache[row] = known[row]
         return [(row, known[row]) for row in rows]
 
-    def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> Batch:
+    def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> PixelBatch:
         """Stack what could be read."""
         good = [(row, value) for row, value in items if isinstance(value, torch.Tensor)]
         shape = (0, self.how.channels, self.how.size, self.how.size)
         pixels = torch.stack([v for _, v in good]) if good else torch.empty(shape, dtype=torch.uint8)
-        return Batch(pixels, np.array([r for r, _ in good], np.int64), [v for _, v in items if isinstance(v, Bad)])
+        return PixelBatch(pixels, np.array([r for r, _ in good], np.int64), [v for _, v in items if isinstance(v, Bad)])
 
 
 class _Steps:

@@ -94,7 +94,7 @@ def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int)
     """
     if min(shares.values(), default=0) <= 0 or abs(sum(shares.values()) - 1) > 1e-9:
         raise ConfigError(f"shares of splits must be positive and add up to 1, got {dict(shares)}")
-    ids_N = np.array([faces.face_id("split", name) for name in identities], dtype=np.int64)
+    ids_N = np.array([counter.hash63("split", name, 0) for name in identities], dtype=np.int64)
     draw_N = counter.uniform(seed, 0, ids_N, "split", 1)[:, 0]
     edges = np.cumsum(list(shares.values()))
     index_N = np.minimum(np.searchsorted(edges, draw_N, side="right"), len(shares) - 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metric_core import counter, storage
-from metric_core.artefacts import faces, ids
+from metric_core.artefacts import ids
 from metric_core.artefacts.collection import Collection
 from metric_core.errors import ConfigError, DataError
 from metric_core.evaluate import upgrade
@@ -51,7 +51,7 @@ def _drawn(old: Collection, new: Collection, config: CompareConfig) -> np.ndarra
     for table in new.iter_columns(["face_id", "identity"]):
         table = table.filter(ids.within(table["face_id"].to_numpy(), there_M))
         people = table["identity"].combine_chunks().dictionary_encode()
-        names = np.array([faces.face_id("identity", name) for name in people.dictionary.to_pylist()], np.int64)
+        names = np.array([counter.hash63("identity", name, 0) for name in people.dictionary.to_pylist()], np.int64)
         draw_P = counter.uniform(config.seed, 0, names, "compare", 1)[:, 0]
         found.append(table["face_id"].to_numpy())
         draws.append(draw_P[people.indices.to_numpy()])

@@ -30,7 +30,7 @@ from metric_core.learn.step import Outcome, global_loss, new_memory
 from metric_core.model.embedder import Embedder
 from metric_core.model.spec import ModelSpec
 from metric_core.sampling import loader
-from metric_core.sampling.loader import Batch, FaceDataset
+from metric_core.sampling.loader import FaceDataset, PixelBatch
 from metric_core.sampling.sampler import BatchSampler
 from workflows.train.config import TrainConfig
 from workflows.train.validation import Validation
@@ -190,7 +190,7 @@ def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Worker:
     )
 
 
-def _step(worker: _Worker, batch: Batch, step: int) -> Outcome:
+def _step(worker: _Worker, batch: PixelBatch, step: int) -> Outcome:
     """Embed this worker's share, mine over everybody's, and take one optimiser step."""
     config, device = worker.config, worker.device
     worker.images += len(batch.row_B) + len(batch.bad)
