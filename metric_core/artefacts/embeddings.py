@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts import ids, manifest, schema
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt, SchemaMismatch
+from metric_core.errors import Corrupt
 
 UNIT_TOLERANCE = 1e-3
 GONE = "gone.parquet"
@@ -136,7 +136,7 @@ class Embeddings:
     @property
     def since(self) -> list[str]:
         """The plan ids of the artefacts that this one is a delta of, in order; none when it is whole."""
-        return [one["plan_id"] for one in self.manifest.content.get("since", [])]
+        return [one["plan_id"] for one in self.manifest.content["since"]]
 
     def read_part(self, part: dict) -> pa.Table:
         """One part's rows, its bytes, schema and vectors checked.
@@ -172,13 +172,7 @@ class Embeddings:
 
         Raises:
             Corrupt: as ``read_part``.
-            SchemaMismatch: an early version wrote the artefact, without tags.
         """
-        if "tags" not in self.manifest.content:
-            raise SchemaMismatch(
-                f"{self.manifest.uri} has no tags of what went in, an early version wrote it: embed again to another "
-                f"--out"
-            )
         return _ahead(lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"])
 
     def iter_quarantine(self) -> Iterator[pa.Table]:
@@ -190,7 +184,7 @@ class Embeddings:
 
     def gone(self) -> np.ndarray:
         """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
-        file = self.manifest.content.get("gone")
+        file = self.manifest.content["gone"]
         return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else ids.NONE
 
     def load(self) -> Vectors:

@@ -15,7 +15,7 @@ from metric_core import counter, storage
 from metric_core.artefacts import manifest, rows
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.rows import Part
-from metric_core.errors import ConfigError, Corrupt, SchemaMismatch
+from metric_core.errors import ConfigError, Corrupt
 
 
 def face_id(namespace: str, key: str, salt: int = 0) -> int:
@@ -35,10 +35,7 @@ class Faces:
     @classmethod
     def open(cls, uri: str) -> "Faces":
         """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
-        found = manifest.read(storage.absolute(uri), "faces")
-        if "parts" not in found.content:
-            raise SchemaMismatch(f"{uri} names no parts: an early version wrote it; catalogue again to another --out")
-        return cls(found)
+        return cls(manifest.read(storage.absolute(uri), "faces"))
 
     @property
     def uri(self) -> str:

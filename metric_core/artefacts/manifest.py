@@ -1,7 +1,8 @@
 """Manifests: the file that turns a folder into an artefact, written last and atomically.
 
 ``content`` is a pure function of inputs and config and is what the digest covers; ``provenance`` (times, hosts,
-run ids) is not. What a kind's content holds is decided by the job that writes it.
+run ids) is not, and neither is the format's number. What a kind's content holds is decided by the job that writes it,
+what older formats held is in ``migrate``.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metric_core import storage
+from metric_core.artefacts import migrate
 from metric_core.errors import Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
 
-FORMAT = 1
 NAME = "manifest.json"
 PLAN = "plan.json"
 
@@ -27,12 +28,18 @@ class Manifest:
     kind: str
     """faces, model, embeddings, index or matches."""
     content: dict[str, Any]
+    """As today's format has it."""
+    digest: str
+    """sha256 of the canonical content: equal for equal inputs and config."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    format: int = 0
+    """Of the kind, as it was written."""
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the canonical content: equal for equal inputs and config."""
-        return digest(self.content)
+    @classmethod
+    def of(cls, uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> "Manifest":
+        """The manifest of an artefact that is written today."""
+        taken = digest(migrate.hashed(kind, "content", content))
+        return cls(uri, kind, dict(content), taken, dict(provenance), migrate.format_of(kind))
 
 
 def canonical(value: Any) -> bytes:
@@ -53,10 +60,11 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
 
     Raises:
         Occupied: the folder holds something that is not this job's.
+        SchemaMismatch: a newer version of Likeness began it.
     """
     inside = [name for name in storage.names(uri) if not name.startswith(".")]  # those are temporary
     if not inside:
-        storage.create_if_absent(storage.join(uri, PLAN), _pretty({"kind": kind, "plan": dict(plan)}))
+        storage.create_if_absent(storage.join(uri, PLAN), _pretty({**migrate.head(kind), "plan": dict(plan)}))
     elif PLAN not in inside:
         raise Occupied(
             f"{uri} holds {', '.join(inside[:3])}{'…' if len(inside) > 3 else ''} but no {PLAN}: not the output of "
@@ -64,7 +72,11 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
         )
     try:
         found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
-        of, there = found["kind"], _flat(found["plan"])
+        of, begun = found["kind"], found["plan"]
+        if of == kind:
+            number = migrate.require_readable(kind, found, storage.join(uri, PLAN))
+            begun = migrate.upgraded(kind, "plan", begun, number)
+        there = _flat(begun)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Occupied(f"{uri}/{PLAN} is not one of ours, or damaged ({error!r}); give --out another folder") from error
     if of != kind:
@@ -83,12 +95,13 @@ def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[s
     Raises:
         Occupied: another run has finished there with other content.
     """
-    made = Manifest(uri, kind, dict(content), dict(provenance))
-    if not storage.create_if_absent(storage.join(uri, NAME), _body(made)):
-        made = read(uri, kind)
-        if made.digest != digest(content):
-            raise Occupied(f"{uri} was finished with other content by another run meanwhile; that one stands")
-    return made
+    made = Manifest.of(uri, kind, content, provenance)
+    if storage.create_if_absent(storage.join(uri, NAME), _body(made)):
+        return made
+    first = read(uri, kind)
+    if first.digest != made.digest:
+        raise Occupied(f"{uri} was finished with other content by another run meanwhile; that one stands")
+    return first
 
 
 def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
@@ -99,7 +112,7 @@ def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[st
     """
     address = storage.join(before.uri, NAME)
     data = storage.read_bytes(address)
-    made = Manifest(before.uri, before.kind, dict(content), dict(provenance))
+    made = Manifest.of(before.uri, before.kind, content, provenance)
     unchanged = parse(data, address)["digest"] == before.digest
     if not (unchanged and storage.replace_if_match(address, _body(made), expected=data)):
         raise Occupied(f"{before.uri} was changed by another run meanwhile; look at it and start again")
@@ -127,7 +140,8 @@ def read(uri: str, kind: str) -> Manifest:
     body = parse(storage.read_bytes(address), address)
     if body["kind"] != kind:
         raise SchemaMismatch(f"{uri} is a {body['kind']} artefact; {kind} was expected")
-    return Manifest(uri, kind, body["content"], body["provenance"])
+    content = migrate.upgraded(kind, "content", body["content"], body["format"])
+    return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"])
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
@@ -135,12 +149,8 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
         body = json.loads(data)
-        if body["format"] > FORMAT:  # what its digest is taken over is not known here
-            raise SchemaMismatch(
-                f"{address} has format {body['format']}, this version of Likeness reads up to {FORMAT}; install a "
-                f"newer one"
-            )
-        fits = body["digest"] == digest(body["content"])
+        migrate.require_readable(body["kind"], body, address)  # what a newer one's digest is taken over is not known
+        fits = body["digest"] == digest(migrate.hashed(body["kind"], "content", body["content"]))
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not fits:
@@ -149,8 +159,9 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
 
 
 def _body(made: Manifest) -> bytes:
-    head = {"format": FORMAT, "kind": made.kind, "digest": made.digest}
-    return _pretty(head | {"content": made.content, "provenance": made.provenance})
+    return _pretty(
+        {**migrate.head(made.kind), "digest": made.digest, "content": made.content, "provenance": made.provenance}
+    )
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import manifest, schema
+from metric_core.artefacts import manifest, migrate, schema
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, IndexBuildError, Missing, Occupied, Unfinished
 from metric_core.index import codec, identities
@@ -98,7 +98,7 @@ def begin(uri: str, plan: Mapping[str, Any]) -> tuple[str, Manifest | None]:
     inside = [name for name in storage.names(uri) if not name.startswith(".")]
     if inside and VERSIONS not in inside:
         raise Occupied(f"{uri} holds {', '.join(inside[:3])} and is no index; give --out an empty or a new folder")
-    version = manifest.digest(dict(plan))[:16]
+    version = manifest.digest(migrate.hashed("index", "plan", plan))[:16]
     return version, manifest.begin(version_uri(uri, version), "index", plan)
 
 

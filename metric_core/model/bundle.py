@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 
 from metric_core import storage
-from metric_core.artefacts import manifest
+from metric_core.artefacts import manifest, migrate
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt
+from metric_core.errors import ConfigError, Corrupt
 from metric_core.metrics import OperatingPoint
 from metric_core.model.embedder import Embedder
 from metric_core.model.spec import ModelSpec
@@ -45,7 +45,7 @@ def fingerprint(embedder: Embedder) -> str:
         }
         for name, tensor in embedder.state_dict().items()
     }
-    return manifest.digest({"tensors": tensors, "spec": embedder.spec.to_json()})
+    return manifest.digest({"tensors": tensors, "spec": migrate.hashed("model", "spec", embedder.spec.to_json())})
 
 
 def save(
@@ -73,21 +73,23 @@ def load(uri: str) -> Model:
         Corrupt: the files do not add up to the manifest's fingerprint.
     """
     uri = storage.absolute(uri)
-    content = manifest.read(uri, "model").content
+    found = manifest.read(uri, "model")
+    content = found.content
     data = storage.read_bytes(storage.join(uri, WEIGHTS))
     if hashlib.sha256(data).hexdigest() != content["weights_sha256"]:
         raise Corrupt(f"{uri}/{WEIGHTS}: its sha256 is not the manifest's; train again or restore the file")
     try:
-        spec = ModelSpec.from_json(json.loads(storage.read_bytes(storage.join(uri, SPEC))))
+        body = json.loads(storage.read_bytes(storage.join(uri, SPEC)))
+        spec = ModelSpec.from_json(migrate.upgraded("model", "spec", body, found.format))
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         raise Corrupt(f"{uri}/{SPEC} does not describe these weights: {error}") from error
-    found = fingerprint(embedder)
-    if found != content["fingerprint"]:
-        raise Corrupt(f"{uri}: fingerprint {found[:16]}… but the manifest says {content['fingerprint'][:16]}…")
+    computed = fingerprint(embedder)
+    if computed != content["fingerprint"]:
+        raise Corrupt(f"{uri}: fingerprint {computed[:16]}… but the manifest says {content['fingerprint'][:16]}…")
     points = [OperatingPoint(**point) for point in content["operating_points"]]
-    return Model(embedder.eval(), found, points, uri)
+    return Model(embedder.eval(), computed, points, uri)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -39,11 +39,12 @@ from workflows.evaluate import job as evaluate
 from workflows.evaluate.config import EvaluateConfig
 from workflows.index import job as index
 from workflows.index.config import IndexConfig
-from workflows.search import gallery as pictures
+from workflows.search import gallery
 from workflows.search import job as search
 from workflows.search.config import SearchConfig
 from workflows.shared import lease, models
 from workflows.train import job as train
+from workflows.train import training
 from workflows.verify import job as verify
 from workflows.verify.config import VerifyConfig
 
@@ -194,13 +195,13 @@ def test_a_gallery_shows_who_was_asked_about(
     embed.run(EmbedConfig(faces=at["faces"], model=chain.model, out=at["embeddings"]))
     sheets: list[tuple[bytes, bytes]] = []
 
-    def gallery(matches: pa.Table, fetch_probe: pictures.Fetch, fetch_face: Callable[[int], bytes], out: str) -> None:
+    def draw(matches: pa.Table, fetch_probe: gallery.Fetch, fetch_face: Callable[[int], bytes], out: str) -> None:
         best = [row for row in matches.to_pylist() if row["rank"] == 1]
         sheets.extend((fetch_probe(row["query"]), fetch_face(row["face_id"])) for row in best)
         with pytest.raises(Missing, match="has no face"):
             fetch_face(int(best[0]["query"]))
 
-    monkeypatch.setattr(pictures, "gallery", gallery)
+    monkeypatch.setattr(gallery, "draw", draw)
     search.run(SearchConfig(index=chain.index, embeddings=at["embeddings"], gallery=str(tmp_path / "g.png")))
     assert len(sheets) == 144
     assert all(asked == found for asked, found in sheets), "each finds its own picture"
@@ -316,7 +317,7 @@ def test_what_training_refuses(chain: Chain, tmp_path: Path, people: Path) -> No
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(Unfinished):
         train.run(small(str(tmp_path / "unfinished"), str(tmp_path / "m5"), chain.tracking_uri))
-    with pytest.raises(ValueError, match="margin is 5"):
+    with pytest.raises(ConfigError, match="margin is 5"):
         small(chain.faces, "x", "y", objective=dataclasses.replace(small("a", "b", "c").objective, margin=5.0))
     assert not list(tmp_path.glob("m*/manifest.json")), "nothing half-written reads as whole"
 
@@ -342,7 +343,7 @@ def test_validation_people_are_never_learnt_from(people: Path, tmp_path: Path, o
     (tmp_path / "splits.csv").write_text("\n".join(["identity,split", *lines]))
     at = str(tmp_path / "faces")
     catalogue.run(CatalogueConfig(source=str(people), out=at, splits=str(tmp_path / "splits.csv")))
-    learnt, watched = train._splits(small(at, "x", "y"), Faces.open(at))
+    learnt, watched = training.splits(small(at, "x", "y"), Faces.open(at))
     assert watched is not None
     assert sorted(set(watched["identity"].to_pylist())) == names[:4]
     assert sorted(set(learnt["identity"].to_pylist())) == names[4:]

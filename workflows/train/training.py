@@ -59,7 +59,7 @@ class Training:
         """
         config = with_precision(asked)
         faces = Faces.open(config.faces)
-        train, valid = _splits(config, faces)
+        train, valid = splits(config, faces)
         if config.align == "arcface":
             check_landmarks(train)
         sampler = sampler_of(config, train)
@@ -176,7 +176,7 @@ def with_precision(config: TrainConfig) -> TrainConfig:
     return replace(config, precision="bf16" if native else "float32")
 
 
-def _splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | None]:
+def splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | None]:
     """The rows to learn from, and those to validate on."""
     there = set(faces.table["split"].to_pylist())
     train = config.train_split or ("train" if "train" in there else None)

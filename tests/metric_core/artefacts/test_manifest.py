@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from metric_core.artefacts import manifest
+from metric_core.artefacts import manifest, migrate
 from metric_core.errors import Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
+
+NEWER = migrate.format_of("faces") + 1
 
 
 def test_write_then_read(tmp_path: Path) -> None:
@@ -36,8 +38,8 @@ def test_an_edited_manifest_is_corrupt(tmp_path: Path) -> None:
 def test_a_newer_format_is_not_taken_for_damage(tmp_path: Path) -> None:
     manifest.write(str(tmp_path), "faces", {"rows": 3}, {})
     path = tmp_path / manifest.NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": manifest.FORMAT + 1, "digest": "of its own"}))
-    with pytest.raises(SchemaMismatch, match=f"has format {manifest.FORMAT + 1}, this version .* install a newer one"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": NEWER, "digest": "of its own"}))
+    with pytest.raises(SchemaMismatch, match=f"has format {NEWER} of faces, .* install Likeness 0.1.0 or later"):
         manifest.read(str(tmp_path), "faces")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from metric_core.artefacts import faces, manifest, rows, schema
 from metric_core.artefacts.faces import Faces
-from metric_core.errors import ConfigError, Corrupt, DataError, SchemaMismatch
+from metric_core.errors import ConfigError, Corrupt, DataError
 from metric_core.sources import catalogue
 from metric_core.sources.found import Found
 
@@ -146,12 +146,6 @@ def test_parts_of_an_earlier_attempt_are_gone(small_parts: None, tmp_path: Path)
     catalogue.write(str(tmp_path), tables(40, 40), "n")
     source = written(tmp_path, 13, 13)
     assert sorted(p.name for p in tmp_path.glob("*.parquet")) == [part.name for part in source.parts]
-
-
-def test_a_catalogue_without_parts_is_of_an_early_version(tmp_path: Path) -> None:
-    manifest.write(str(tmp_path), "faces", {"rows": 1}, {})
-    with pytest.raises(SchemaMismatch, match="catalogue again to another --out"):
-        Faces.open(str(tmp_path))
 
 
 def test_ids_of_many_rows_are_settled_quickly() -> None:

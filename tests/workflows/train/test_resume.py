@@ -22,6 +22,7 @@ from workflows.shared import lease
 from workflows.shared.tracking import Tracker
 from workflows.train import job as train
 from workflows.train.config import TrainConfig
+from workflows.train.training import Training
 
 
 def slow_enough(chain: Chain, out: str) -> TrainConfig:
@@ -109,13 +110,13 @@ def test_a_training_that_was_taken_over_writes_no_model(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This process slept for too long; the lease file is another's when it wakes up."""
-    tracked = train._open_run
+    tracked = Training.open_run
 
-    def slept(config: TrainConfig, out: str) -> Tracker:
+    def slept(self: Training) -> Tracker:
         (tmp_path / "model" / lease.NAME).write_text("{}")
-        return tracked(config, out)
+        return tracked(self)
 
-    monkeypatch.setattr(train, "_open_run", slept)
+    monkeypatch.setattr(Training, "open_run", slept)
     monkeypatch.setattr(lease, "BEAT_S", 0.5)
     with pytest.raises(JobRunning, match="another one took over"):
         train.run(small(chain.faces, str(tmp_path / "model"), chain.tracking_uri, steps=100_000))

@@ -1,0 +1,211 @@
+"""Artefacts of every format that there has been: each opens, is used, and is continued by today's code."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from metric_core.artefacts import audit, manifest, migrate, tombstones
+from metric_core.artefacts.collection import Collection
+from metric_core.artefacts.embeddings import Embeddings
+from metric_core.artefacts.faces import Faces
+from metric_core.artefacts.migrate import Step
+from metric_core.errors import SchemaMismatch
+from metric_core.model import bundle
+from metric_core.model.spec import ModelSpec
+from workflows.embed import job as embed
+from workflows.embed.config import EmbedConfig
+from workflows.index import job as index
+from workflows.index.config import IndexConfig
+from workflows.search import job as search
+from workflows.search.config import SearchConfig
+from workflows.train import job as train
+from workflows.train.config import TrainConfig
+
+FROZEN = Path(__file__).parents[1] / "frozen"
+FORMATS = sorted(path.name for path in FROZEN.iterdir() if path.is_dir())
+PICTURES = Path("/tmp/likeness-frozen/pictures")
+"""What the Faces point at; see tests/frozen/README.md."""
+FINISHED = {
+    "faces": "faces",
+    "faces-2": "faces",
+    "model": "model",
+    "embeddings": "embeddings",
+    "delta": "embeddings",
+    "matches": "matches",
+}
+
+
+@pytest.fixture(params=FORMATS)
+def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of all artefacts of one format."""
+    return Path(shutil.copytree(FROZEN / request.param, tmp_path / "frozen"))
+
+
+@pytest.fixture
+def pictures(frozen: Path) -> Path:
+    """The pictures, where the Faces have them; several runs of the tests may share them."""
+    PICTURES.parent.mkdir(exist_ok=True)
+    if not PICTURES.exists():
+        laid = Path(tempfile.mkdtemp(dir=PICTURES.parent)) / "pictures"
+        shutil.copytree(frozen / "pictures", laid)
+        try:
+            os.rename(laid, PICTURES)
+        except OSError:  # another run was first
+            assert PICTURES.exists()
+    return PICTURES
+
+
+def both(frozen: Path) -> str:
+    return f"{frozen / 'embeddings'},{frozen / 'delta'}"
+
+
+def training(frozen: Path, out: str, **more: int) -> TrainConfig:
+    """The options that the frozen Model was trained with."""
+    how = {"steps": 4, "identities": 3, "images": 2, "image_size": 16, "embedding_size": 8, "warmup": 1}
+    how |= {"evaluate_every": 2, "checkpoint_every": 100, "report_every": 2, "cpus_per_worker": 1}
+    store = f"sqlite:///{frozen / 'mlflow.db'}"
+    return TrainConfig(
+        faces=str(frozen / "faces"), out=str(frozen / out), precision="float32", tracking_uri=store, **(how | more)
+    )
+
+
+def embedding(frozen: Path, out: str, **more: str) -> EmbedConfig:
+    """The options that the frozen Embeddings were made with."""
+    faces, model = str(frozen / "faces"), str(frozen / "model")
+    how = {"faces": faces, "model": model, "out": str(frozen / out)} | more
+    return EmbedConfig(**how, unit_size=8, max_bad_fraction=0.1, actors=1)
+
+
+@pytest.mark.parametrize(("name", "kind"), FINISHED.items())
+def test_digests_are_what_they_were(frozen: Path, name: str, kind: str) -> None:
+    stored = json.loads((frozen / name / "manifest.json").read_text())
+    found = manifest.read(str(frozen / name), kind)
+    assert found.digest == stored["digest"]
+    assert manifest.digest(migrate.hashed(kind, "content", stored["content"])) == stored["digest"]
+    assert found.provenance == stored["provenance"]
+
+
+def test_faces_open(frozen: Path) -> None:
+    faces = Faces.open(str(frozen / "faces"))
+    assert (faces.table.num_rows, faces.namespace, faces.count("valid")) == (33, "frozen", 13)
+
+
+def test_the_model_has_its_fingerprint_and_embeds(frozen: Path) -> None:
+    model = bundle.load(str(frozen / "model"))
+    assert model.fingerprint == manifest.read(str(frozen / "model"), "model").content["fingerprint"]
+    how = model.embedder.spec.preprocessing
+    assert (how.size, how.align, len(how.mean_face)) == (16, "mean-face", 1368)
+
+
+def test_embeddings_and_their_delta_are_read_as_one(frozen: Path) -> None:
+    assert not [problem for one in both(frozen).split(",") for problem in audit.problems(Embeddings.open(one))]
+    collection = Collection.open(both(frozen))
+    vectors = collection.load()
+    assert (collection.rows, len(vectors), len(collection.quarantined())) == (32, 32, 1)
+    model = manifest.read(str(frozen / "model"), "model")
+    assert collection.fingerprint == model.content["fingerprint"]
+    assert np.abs(np.linalg.norm(vectors.embedding_ND, axis=1) - 1).max() < 1e-3
+
+
+def test_tombstones_still_know_whom_they_are_for(frozen: Path) -> None:
+    erased = tombstones.read(str(frozen / "erased" / "tombstones"))
+    table = Faces.open(str(frozen / "faces")).table
+    gone = table.filter(erased.erased(table, "frozen"))
+    assert set(gone["identity"].to_pylist()) == {"person-0000", "person-0001"}
+    assert gone.num_rows == 5, "one face of one person, all of the other's"
+
+
+def test_a_finished_index_is_found_again_by_its_plan_and_answers(frozen: Path) -> None:
+    live = (frozen / "index" / "CURRENT").read_text().strip()
+    answer = index.run(IndexConfig(embeddings=both(frozen), out=str(frozen / "index"), shards=2))
+    assert (answer["version"], answer["rows"], answer["recall"]) == (live, 32, 1.0)
+    asked = SearchConfig(index=str(frozen / "index"), embeddings=both(frozen), out=str(frozen / "matches"), top=3)
+    found = search.run(asked)["matches"]
+    stored = pq.read_table(frozen / "matches" / "matches.parquet").to_pylist()
+    assert [(m["query"], m["rank"], m["face_id"]) for m in found] == [
+        (m["query"], m["rank"], m["face_id"]) for m in stored
+    ]
+
+
+def test_finished_jobs_stay_finished(frozen: Path, ray_session: None) -> None:
+    done = train.run(training(frozen, "model"))
+    assert done["fingerprint"] == manifest.read(str(frozen / "model"), "model").content["fingerprint"]
+    whole = embed.run(embedding(frozen, "embeddings"))
+    assert (whole["embedded"], whole["quarantined"], whole["reused"]) == (32, 1, 33)
+    delta = embed.run(
+        embedding(frozen, "delta", faces=str(frozen / "faces-2"), since=str(frozen / "embeddings")),
+    )
+    assert (delta["embedded"], delta["gone"], delta["unchanged"]) == (2, 1, 30)
+
+
+@pytest.mark.slow
+def test_a_half_finished_embed_continues(frozen: Path, pictures: Path, ray_session: None) -> None:
+    out = frozen / "half-embeddings"
+    before = {path.name: path.read_bytes() for path in (out / "done").iterdir()}
+    answer = embed.run(embedding(frozen, "half-embeddings"))
+    assert (answer["embedded"], answer["quarantined"], answer["reused"]) == (32, 1, 24)
+    assert {name: (out / "done" / name).read_bytes() for name in before} == before
+    ids = {name: Embeddings.open(str(frozen / name)).manifest.content["plan_id"] for name in ("embeddings", out.name)}
+    assert ids["embeddings"] == ids[out.name]
+
+
+@pytest.mark.slow
+def test_a_half_finished_training_continues(frozen: Path, pictures: Path, ray_session: None) -> None:
+    config = training(frozen, "half-model", steps=400, report_every=10, evaluate_every=400)
+    done = train.run(config)
+    assert done["steps"] == 400
+    losses = MlflowClient(tracking_uri=config.tracking_uri).get_metric_history(done["mlflow_run"], "loss")
+    assert min(loss.step for loss in losses) == 150, "it was stopped at step 140"
+
+
+def test_what_a_newer_likeness_wrote_says_which_one(frozen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a plan, which otherwise would be told apart as another job's."""
+    now = migrate.format_of("embeddings")
+    path = frozen / "half-embeddings" / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": now + 1, "needs": "7.1.0"}))
+    with pytest.raises(SchemaMismatch, match=rf"format {now + 1} of embeddings.*install Likeness 7\.1\.0 or later"):
+        manifest.begin(str(frozen / "half-embeddings"), "embeddings", {})
+    path = frozen / "embeddings" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": now + 1, "digest": "of its own"}))
+    with pytest.raises(SchemaMismatch, match=r"install Likeness \(a newer version\) or later"):
+        Embeddings.open(str(frozen / "embeddings"))
+
+
+def test_a_new_field_changes_no_hash(frozen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the next version had an option more in plans and contents and a field more in model.json."""
+    new = Step(since="0.2.0", added={"plan": {"effort": 3, "preprocessing.gamma": 1.0}, "content": {"masks": []}})
+    spec = Step(since="0.2.0", added={"spec": {"preprocessing.gamma": 1.0}})
+    steps = {kind: (*of, spec if kind == "model" else new) for kind, of in migrate.STEPS.items()}
+    monkeypatch.setattr(migrate, "STEPS", steps)
+    to_json = ModelSpec.to_json
+    with_gamma = {"gamma": 1.0}
+
+    def written(self: ModelSpec) -> dict:
+        body = to_json(self)
+        return body | {"preprocessing": body["preprocessing"] | with_gamma}
+
+    def read(body: dict) -> ModelSpec:
+        assert body["preprocessing"].pop("gamma") == 1.0, "filled in with what was meant"
+        return honest(body)
+
+    honest = ModelSpec.from_json
+    monkeypatch.setattr(ModelSpec, "to_json", written)
+    monkeypatch.setattr(ModelSpec, "from_json", read)
+    stored = json.loads((frozen / "model" / "manifest.json").read_text())["content"]["fingerprint"]
+    assert bundle.load(str(frozen / "model")).fingerprint == stored
+    found = Embeddings.open(str(frozen / "embeddings")).manifest
+    assert found.content["effort"] == 3, "embeddings repeat their plan"
+    plan = json.loads((frozen / "embeddings" / "plan.json").read_text())["plan"]
+    today = plan | {"effort": 3, "preprocessing": plan["preprocessing"] | with_gamma}
+    assert manifest.begin(str(frozen / "embeddings"), "embeddings", today) is not None
+    assert manifest.digest(migrate.hashed("embeddings", "plan", today)) == found.content["plan_id"]
+    other = manifest.digest(migrate.hashed("embeddings", "plan", today | {"effort": 4}))
+    assert other != found.content["plan_id"], "another value is another plan"
+    assert manifest.Manifest.of("x", "embeddings", found.content, {}).digest == found.digest
