@@ -200,7 +200,7 @@ def test_a_gallery_shows_who_was_asked_about(
         with pytest.raises(Missing, match="has no face"):
             fetch_face(int(best[0]["query"]))
 
-    monkeypatch.setattr(pictures, "gallery", gallery)
+    monkeypatch.setattr(pictures, "draw", gallery)
     search.run(SearchConfig(index=chain.index, embeddings=at["embeddings"], gallery=str(tmp_path / "g.png")))
     assert len(sheets) == 144
     assert all(asked == found for asked, found in sheets), "each finds its own picture"
