@@ -1,7 +1,7 @@
 """Making an index: one trained template, then shards that start as copies of it and are checked before they count.
 
 Every shard must come from the same template, because lists of different centroids cannot be searched together.
-Where the bytes lie and which of them are live is left to ``store``.
+Where the bytes lie is left to ``version``, which of them are live to ``store``.
 """
 
 # N: vectors, D: components, K: nearest asked for.

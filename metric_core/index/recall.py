@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metric_core.artefacts.embeddings import Vectors
-from metric_core.index.search import Neighbours, OpenIndex
+from metric_core.index.search import Index, Neighbours
 
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much
 
@@ -29,7 +29,7 @@ class Truth:
     k: int
     """neighbours that count"""
     near: Neighbours
-    """More than ``k`` a query, so that those as good as the k-th are among them"""
+    """More than ``k`` per query, so that those as good as the k-th are among them"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tuned:
     """A number of lists and what it finds."""
 
     nprobe: int | None
-    """inverted lists scanned a query; None for a flat index"""
+    """inverted lists scanned per query; None for a flat index"""
     recall: float
     """share of the ``k`` true neighbours found"""
     k: int
@@ -52,7 +52,7 @@ def exact(
     Args:
         query_QD: float32 (Q, D), unit length.
         blocks: all vectors of the index.
-        k: neighbours a query.
+        k: neighbours per query.
         exclude_face_id_Q: int64 (Q,), the queries' own ids when they are in the index: finding oneself is no feat.
     """
     exclude_Q = np.full(len(query_QD), -1, np.int64) if exclude_face_id_Q is None else exclude_face_id_Q
@@ -73,7 +73,7 @@ def exact(
     return Truth(query_QD, exclude_Q, k, Neighbours(score_QW, np.where(np.isneginf(score_QW), -1, id_QW)))
 
 
-def recall_at(index: OpenIndex, truth: Truth, nprobe: int | None = None) -> float:
+def recall_at(index: Index, truth: Truth, nprobe: int | None = None) -> float:
     """Share of the true ``k`` nearest found among the index's ``k`` nearest; vectors as near as the k-th count, too.
 
     Raises:
@@ -91,7 +91,7 @@ def recall_at(index: OpenIndex, truth: Truth, nprobe: int | None = None) -> floa
     return hits / int(there_Q.sum())
 
 
-def tune_nprobe(index: OpenIndex, truth: Truth, target: float) -> Tuned:
+def tune_nprobe(index: Index, truth: Truth, target: float) -> Tuned:
     """The smallest number of lists whose recall on ``truth`` reaches ``target``.
 
     Doubles until it does, then halves the interval: recall never falls when more lists are scanned, and scanning all

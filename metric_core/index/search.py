@@ -1,9 +1,9 @@
-"""Asking an open index: nearest vectors over all shards, and nearest *people*.
+"""An index opened for searching: nearest vectors over all shards, and nearest *people*.
 
-Nothing here changes an index, so any number of threads may search one. Opening it is left to ``store``.
+Nothing here changes an index, so any number of threads may search one.
 """
 
-# Q: queries, D: components, K: neighbours a query.
+# Q: queries, D: components, K: neighbours per query.
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index.build import search as search_shard
+from metric_core.index import merging
 from metric_core.index.engine import faiss
 from metric_core.index.identities import Identities
+from metric_core.index.store import IndexStore
+from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 22  # candidates (query x neighbour x shard) held at a time
 
@@ -32,21 +35,50 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class OpenIndex:
-    """An index version in memory."""
+class Index:
+    """A version of an index, in memory and ready to be searched."""
 
     shards: tuple[Any, ...]
     """FAISS indexes of one template; a face_id is in one of them."""
     identities: Identities
     """who each face_id is"""
     dim: int
-    """components a vector"""
+    """components per vector"""
     fingerprint: str
     """of the model that made the vectors"""
-    version: str
-    """which version of the index this is"""
+    version: Version
+    """the handle of the version that was loaded"""
     nprobe: int | None = None
-    """inverted lists scanned a query and shard; None for a flat index"""
+    """inverted lists scanned per query and shard; None for a flat index"""
+
+    @classmethod
+    def open(cls, uri: str, version: str | None = None) -> "Index":
+        """Load a finished version, the live one unless its id is given.
+
+        Raises:
+            Missing: there is no index, or no such version.
+            Unfinished: no version was published yet, or the one named has no manifest.
+            Corrupt: a file is not what its digest says, or a shard is not of the version's template.
+        """
+        found = IndexStore(storage.absolute(uri)).version(version)
+        return cls.load(found, found.content())
+
+    @classmethod
+    def load(cls, version: Version, content: Content) -> "Index":
+        """Load the shards of a version that may still lack its manifest: to tune it and measure its recall.
+
+        Raises:
+            Corrupt: as ``open``.
+        """
+        loaded = [version.read_shard(shard, content.template) for shard in content.shards]
+        return cls(
+            shards=tuple(shard for shard, _ in loaded),
+            identities=Identities.of([table for _, table in loaded]),
+            dim=content.spec.dim,
+            fingerprint=content.fingerprint,
+            version=version,
+            nprobe=content.nprobe,
+        )
 
     @property
     def rows(self) -> int:
@@ -55,7 +87,7 @@ class OpenIndex:
 
     @property
     def nlist(self) -> int | None:
-        """Inverted lists a shard; None for a flat index."""
+        """Inverted lists per shard; None for a flat index."""
         ivf = faiss.try_extract_index_ivf(self.shards[0])
         return int(ivf.nlist) if ivf else None
 
@@ -73,7 +105,7 @@ class OpenIndex:
 
         Args:
             query_QD: float32 (Q, D), unit length.
-            top: neighbours a query, at least 1.
+            top: neighbours per query, at least 1.
             nprobe: lists to scan; the version's tuned number when None.
             exclude_face_id_Q: int64 (Q,), a face each query must not find (itself, when it is in the index); -1: none.
 
@@ -88,7 +120,7 @@ class OpenIndex:
             chunk = slice(start, start + step)
             score_QK, id_QK = self._merged(query_QD[chunk], wanted, nprobe or self.nprobe)
             if exclude_face_id_Q is not None:
-                score_QK, id_QK = _without(score_QK, id_QK, exclude_face_id_Q[chunk])
+                score_QK, id_QK = merging.without(score_QK, id_QK, exclude_face_id_Q[chunk])
             scores.append(score_QK)
             ids.append(id_QK)
         return Neighbours(np.concatenate(scores), np.concatenate(ids))
@@ -104,7 +136,7 @@ class OpenIndex:
         Args:
             query_QD, exclude_face_id_Q: as in ``search``.
             name_Q: what each query is called in the result.
-            top: identities a query, at least 1.
+            top: identities per query, at least 1.
 
         Returns:
             ``schema.MATCHES``, by query in the order given, then rank from 1; ``accepted`` is null. A query has fewer
@@ -127,7 +159,7 @@ class OpenIndex:
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
             near = self.search(query_QD[at_Q], fetch, nprobe=nprobe, exclude_face_id_Q=exclude)
             code_QK = self.identities.codes(near.face_id_QK)
-            first_QK = _firsts(code_QK)
+            first_QK = merging.firsts(code_QK)
             rank_QK = np.cumsum(first_QK, axis=1)
             done_Q = (rank_QK[:, -1] >= top) | (fetch >= rows and nprobe >= lists)
             keep_QK = first_QK & (rank_QK <= top) & done_Q[:, None]
@@ -154,8 +186,9 @@ class OpenIndex:
         return pa.Table.from_arrays(columns, schema=schema.MATCHES)
 
     def _merged(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-        found = [_shard_top(shard, query_QD, k, nprobe) for shard in self.shards]
-        return _best(np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1), k)
+        found = [merging.shard_top(shard, query_QD, k, nprobe) for shard in self.shards]
+        scores, ids = zip(*found)
+        return merging.best(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
 
     def _check(self, query_QD: np.ndarray, top: int, exclude_face_id_Q: np.ndarray | None) -> None:
         if query_QD.ndim != 2 or query_QD.shape[1] != self.dim:
@@ -178,45 +211,3 @@ def check_fingerprint(index_fingerprint: str, other_fingerprint: str, other_uri:
             f"{other_uri} belongs to model {other_fingerprint}, but the index was built from vectors of model "
             f"{index_fingerprint}; use that model and its embeddings, or build an index from embeddings of this one"
         )
-
-
-def _shard_top(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """A shard's best ``k`` in our order; FAISS keeps any of equal scores, so a tie across the edge is fetched whole."""
-    rows = int(index.ntotal)
-    if not rows:
-        return np.full((len(query_QD), k), -np.inf, np.float32), np.full((len(query_QD), k), -1, np.int64)
-    fetch = min(k + 1, rows)
-    while True:
-        score_QK, id_QK = search_shard(index, query_QD, fetch, nprobe)
-        if fetch >= rows or not ((id_QK[:, -1] >= 0) & (score_QK[:, -1] == score_QK[:, min(k, fetch) - 1])).any():
-            return _best(np.where(id_QK < 0, np.float32(-np.inf), score_QK), id_QK, k)
-        fetch = min(4 * fetch, rows)
-
-
-def _best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``k`` columns by falling score, then rising id, filled up with -inf and -1."""
-    order_QK = np.lexsort((id_QK, -score_QK), axis=-1)[:, :k]
-    score_QK, id_QK = np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1)
-    if (short := k - score_QK.shape[1]) > 0:
-        score_QK = np.pad(score_QK, ((0, 0), (0, short)), constant_values=-np.inf)
-        id_QK = np.pad(id_QK, ((0, 0), (0, short)), constant_values=-1)
-    return score_QK, id_QK
-
-
-def _without(score_QK: np.ndarray, id_QK: np.ndarray, exclude_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One column fewer: without the excluded face, or without the last where it was not found."""
-    gone_QK = (id_QK == exclude_Q[:, None]) & (id_QK >= 0)
-    gone_QK[~gone_QK.any(axis=1), -1] = True
-    shape = (len(id_QK), id_QK.shape[1] - 1)
-    return score_QK[~gone_QK].reshape(shape), id_QK[~gone_QK].reshape(shape)
-
-
-def _firsts(code_QK: np.ndarray) -> np.ndarray:
-    """bool (Q, K): where an identity (code >= 0) occurs for the first time in its row."""
-    order_QK = np.argsort(code_QK, axis=1, kind="stable")
-    sorted_QK = np.take_along_axis(code_QK, order_QK, 1)
-    new_QK = sorted_QK >= 0
-    new_QK[:, 1:] &= sorted_QK[:, 1:] != sorted_QK[:, :-1]
-    first_QK = np.empty_like(new_QK)
-    np.put_along_axis(first_QK, order_QK, new_QK, 1)
-    return first_QK

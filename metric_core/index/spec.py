@@ -7,8 +7,10 @@ vectors, which is their cosine. Building it is left to ``build``, the final ``np
 import math
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from metric_core.errors import ConfigError
+from metric_core.options import Options, out_of_range
 
 FLAT_ROWS = 100_000
 """Up to here a scan of everything is exact and fast enough: on 2 CPU cores a query over 100 000 x 512 takes 8 ms in a
@@ -17,41 +19,36 @@ batch and 36 ms alone."""
 SHARD_BYTES = 1 << 30
 """A shard is built, checked, sent and loaded as a whole, so it should fit one worker's memory several times."""
 
-_TRAIN_A_LIST = 64
-"""Training vectors a list; FAISS warns below 39 and ignores what exceeds 256 (``ClusteringParameters``)."""
+_TRAIN_PER_LIST = 64
+"""Training vectors per list; FAISS warns below 39 and ignores what exceeds 256 (``ClusteringParameters``)."""
 
-_MIN_A_LIST = 39
+_MIN_PER_LIST = 39
 
 _FACTORY = re.compile(r"Flat|IVF([1-9][0-9]*),Flat")
 
 
 @dataclass(frozen=True)
-class IndexSpec:
-    """An index to build. Raises ConfigError, all problems at once, for one that cannot be built."""
+class IndexSpec(Options):
+    """An index to build."""
 
     dim: int
-    """Components a vector."""
+    """Components per vector."""
     factory: str
     """FAISS factory string: ``Flat`` (exact) or ``IVF<lists>,Flat``."""
     shards: int = 1
     """Files the rows are spread over; each is built by its own task."""
     nprobe: int | None = None
-    """Inverted lists scanned a query before tuning; None for ``Flat``, which has no lists."""
+    """Inverted lists scanned per query before tuning; None for ``Flat``, which has no lists."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
         problems = []
         if not _FACTORY.fullmatch(self.factory):
-            problems.append(f"index factory {self.factory!r} is not supported; use 'Flat' or 'IVF<lists>,Flat'")
+            problems.append(f"factory is {self.factory!r}; it must be 'Flat' or 'IVF<lists>,Flat'")
         elif (self.nlist is None) != (self.nprobe is None):
-            problems.append(f"nprobe {self.nprobe} does not fit {self.factory}: IVF needs one, Flat has none")
-        elif self.nlist is not None and self.nprobe is not None and not 1 <= self.nprobe <= self.nlist:
-            problems.append(f"nprobe must lie in 1..{self.nlist} (the number of lists), got {self.nprobe}")
-        if self.dim < 1:
-            problems.append(f"dim must be at least 1, got {self.dim}")
-        if self.shards < 1:
-            problems.append(f"shards must be at least 1, got {self.shards}")
-        if problems:
-            raise ConfigError.of(problems)
+            problems.append(f"nprobe is {self.nprobe} for {self.factory}; IVF needs one, Flat has none")
+        elif self.nlist is not None:
+            problems += out_of_range(self, nprobe=f"[1, {self.nlist}]")
+        return problems + out_of_range(self, dim="[1, inf)", shards="[1, inf)")
 
     @property
     def nlist(self) -> int | None:
@@ -62,23 +59,23 @@ class IndexSpec:
     @property
     def train_rows(self) -> int:
         """Vectors to sample for training: none for a flat index."""
-        return _TRAIN_A_LIST * (self.nlist or 0)
+        return _TRAIN_PER_LIST * (self.nlist or 0)
 
     @property
     def min_train_rows(self) -> int:
         """Below this FAISS calls the centroids unreliable."""
-        return _MIN_A_LIST * (self.nlist or 0)
+        return _MIN_PER_LIST * (self.nlist or 0)
 
     def bytes_needed(self, rows: int) -> int:
         """Memory of the open index: vectors, ids and identity codes, and what finds a vector again.
 
-        That is a hash table from id to row for flat (40 bytes a row in libstdc++: a node of 32, a bucket of 8), the
+        That is a hash table from id to row for flat (40 bytes per row in libstdc++: a node of 32, a bucket of 8), the
         centroids of every shard for IVF.
         """
-        a_row = 4 * self.dim + 8 + 12
+        per_row = 4 * self.dim + 8 + 12
         if self.nlist is None:
-            return rows * (a_row + 40)
-        return rows * a_row + self.shards * self.nlist * 4 * self.dim
+            return rows * (per_row + 40)
+        return rows * per_row + self.shards * self.nlist * 4 * self.dim
 
 
 def choose(
@@ -97,21 +94,17 @@ def choose(
 
     Args:
         rows: vectors to index.
-        dim: components a vector.
+        dim: components per vector.
         shards: number of shards; from the size (1 GiB each) when None.
         target_recall: recall wanted from the search, in (0, 1]; 1 asks for an exact index.
         memory_budget: bytes the open index may take; None for no limit.
 
     Raises:
-        ConfigError: nothing to index, target or budget out of range, or the budget is too small.
+        ConfigError: nothing to index, numbers out of range, or a memory budget that is too small.
     """
-    problems = []
-    if rows < 1:
-        problems.append("there are no vectors to index")
-    if not 0 < target_recall <= 1:
-        problems.append(f"target recall must lie in (0, 1], got {target_recall}")
-    if memory_budget is not None and memory_budget < 1:
-        problems.append(f"the memory budget must be positive, got {memory_budget} bytes")
+    asked = SimpleNamespace(dim=dim, shards=shards, target_recall=target_recall, memory_budget=memory_budget)
+    problems = [] if rows > 0 else ["there are no vectors to index"]
+    problems += out_of_range(asked, dim="[1, inf)", shards="[1, inf)", target_recall="(0, 1]", memory_budget="[1, inf)")
     if problems:
         raise ConfigError.of(problems)
     factory, nprobe = "Flat", None

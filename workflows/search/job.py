@@ -13,8 +13,7 @@ from metric_core.artefacts import ids, manifest, schema
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, Missing
-from metric_core.index import store
-from metric_core.index.search import OpenIndex, check_fingerprint
+from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
 from workflows.search import gallery
 from workflows.search.config import SearchConfig
@@ -31,7 +30,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
     Raises:
         FingerprintMismatch: the probes were embedded by another model than the index.
     """
-    index = store.open_index(storage.absolute(config.index))
+    index = Index.open(config.index)
     unreadable: list[dict[str, str]] = []
     source = None
     if config.embeddings:
@@ -63,7 +62,7 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _search_embeddings(config: SearchConfig, index: OpenIndex, source: Collection) -> pa.Table:
+def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -> pa.Table:
     parts = [
         index.identify(
             block.embedding_ND,
@@ -76,10 +75,10 @@ def _search_embeddings(config: SearchConfig, index: OpenIndex, source: Collectio
     return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
 
 
-def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, asked: str, out: str) -> None:
+def _write(config: SearchConfig, index: Index, table: pa.Table, asked: str, out: str) -> None:
     plan = {
         "fingerprint": index.fingerprint,
-        "version": index.version,
+        "version": index.version.id,
         "top": config.top,
         "queries": asked,
     }
@@ -92,8 +91,8 @@ def _write(config: SearchConfig, index: OpenIndex, table: pa.Table, asked: str, 
     manifest.write(out, "matches", plan | {"rows": table.num_rows}, provenance.record(index=config.index))
 
 
-def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, source: Collection | None, out: str) -> None:
-    address = config.faces or index_faces(storage.absolute(config.index), index.version)
+def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collection | None, out: str) -> None:
+    address = config.faces or index.version.faces()
     if not address:
         raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")
     indexed = _Pictures(Faces.open(address))
@@ -104,11 +103,6 @@ def _draw(config: SearchConfig, index: OpenIndex, table: pa.Table, source: Colle
         probe = (indexed if source.faces == address else _Pictures(Faces.open(source.faces))).named
     gallery.draw(table, probe, indexed.of, out)
     say(f"gallery: {out}")
-
-
-def index_faces(uri: str, version: str) -> str | None:
-    """Where the Faces were when the index was built."""
-    return manifest.read(store.version_uri(uri, version), "index").provenance.get("faces")
 
 
 class _Pictures:

@@ -7,9 +7,11 @@ import pytest
 
 from metric_core.artefacts.embeddings import Vectors
 from metric_core.artefacts.faces import face_id
-from metric_core.index import build, codec, store
-from metric_core.index.search import OpenIndex
+from metric_core.index import build, codec
+from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
+from metric_core.index.store import IndexStore
+from metric_core.index.version import Content, Version
 
 
 @pytest.fixture
@@ -45,43 +47,41 @@ def blocks_of() -> Callable[[Vectors, int], list[Vectors]]:
 
 
 @pytest.fixture
-def write_index(blocks_of: Callable[[Vectors, int], list[Vectors]]) -> Callable[..., str]:
-    """Builds a version the way the index job does, and returns its id."""
+def write_index(blocks_of: Callable[[Vectors, int], list[Vectors]]) -> Callable[..., Version]:
+    """Builds a version the way the index job does; ``until``: only that many shards, and no manifest."""
 
-    def write(uri: Path | str, v: Vectors, spec: IndexSpec, *, seed: int = 1, until: int | None = None) -> str:
-        uri = str(uri)
-        version, done = store.begin(uri, {"spec": asdict(spec), "seed": seed, "rows": len(v)})
+    def write(uri: Path | str, v: Vectors, spec: IndexSpec, *, seed: int = 1, until: int | None = None) -> Version:
+        version, done = IndexStore(str(uri)).begin({"spec": asdict(spec), "seed": seed, "rows": len(v)})
         if done is not None:
             return version
         blocks = blocks_of(v, 100)
-        template = store.template(uri, version)
+        template = version.template()
         if template is None:
             chosen = build.sample(blocks, spec.train_rows, seed, "train")
-            template = store.put_template(uri, version, build.train_template(chosen.embedding_ND, spec, seed))
+            template = version.put_template(build.train_template(chosen.embedding_ND, spec, seed))
         shards = []
         for number in range(spec.shards)[:until]:
-            if (shard := store.receipt(uri, version, number)) is None:
+            if (shard := version.receipt(number)) is None:
                 built = build.build_shard(template, build.of_shard(blocks, number, spec.shards))
                 rows = int((build.shard_of(v.face_id_N, spec.shards) == number).sum())
                 build.check_shard(built, number, spec.shards, rows, template)
-                shard = store.put_shard(uri, version, number, built)
+                shard = version.put_shard(number, built)
             shards.append(shard)
         if until is None:
-            content = store.Content(
-                "f" * 64, "test", spec, codec.template_hash(template), shards, len(v), spec.nprobe, {"recall": 1.0}
-            )
-            store.finish(uri, version, content, {"finished": f"2025-01-0{seed}T00:00:00+00:00"})
+            trained = codec.template_hash(template)
+            content = Content("f" * 64, "test", spec, trained, shards, len(v), spec.nprobe, {"recall": 1.0})
+            version.finish(content, {"finished": f"2025-01-0{seed}T00:00:00+00:00", "faces": "FACES"})
         return version
 
     return write
 
 
 @pytest.fixture
-def open_of(tmp_path: Path, write_index: Callable[..., str]) -> Callable[[Vectors, IndexSpec], OpenIndex]:
+def open_of(tmp_path: Path, write_index: Callable[..., Version]) -> Callable[[Vectors, IndexSpec], Index]:
     """An open index of some vectors."""
 
-    def build_and_open(v: Vectors, spec: IndexSpec) -> OpenIndex:
+    def build_and_open(v: Vectors, spec: IndexSpec) -> Index:
         uri = tmp_path / f"index-{spec.factory}-{spec.shards}-{len(v)}"
-        return store.open_index(str(uri), write_index(uri, v, spec))
+        return Index.open(str(uri), write_index(uri, v, spec).id)
 
     return build_and_open

@@ -8,16 +8,17 @@ from metric_core.artefacts.embeddings import Vectors
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import build
 from metric_core.index.identities import Identities
-from metric_core.index.search import OpenIndex, check_fingerprint
+from metric_core.index.search import Index, check_fingerprint
 from metric_core.index.spec import IndexSpec
+from metric_core.index.version import Version
 
 
-def _open(v: Vectors, shards: int, factory: str = "Flat", nprobe: int | None = None) -> OpenIndex:
+def _open(v: Vectors, shards: int, factory: str = "Flat", nprobe: int | None = None) -> Index:
     spec = IndexSpec(v.embedding_ND.shape[1], factory, shards, nprobe)
     template = build.train_template(v.embedding_ND, spec, 0)
     built = [build.build_shard(template, build.of_shard([v], n, shards)) for n in range(shards)]
     identities = Identities.of([b.identities for b in built])
-    return OpenIndex(tuple(b.index for b in built), identities, spec.dim, "f", "v", nprobe)
+    return Index(tuple(b.index for b in built), identities, spec.dim, "f", Version("index", "v"), nprobe)
 
 
 def _brute(v: Vectors, query: np.ndarray, exclude: int = -1) -> list[tuple[float, int, str]]:

@@ -60,12 +60,12 @@ def test_bytes_needed_is_close_to_what_faiss_writes(people):
 @pytest.mark.parametrize(
     ("arguments", "problems"),
     [
-        ({"factory": "HNSW32"}, ["'HNSW32' is not supported"]),
-        ({"factory": "IVF0,Flat"}, ["not supported"]),
+        ({"factory": "HNSW32"}, ["factory is 'HNSW32'; it must be 'Flat'"]),
+        ({"factory": "IVF0,Flat"}, ["factory is 'IVF0,Flat'"]),
         ({"factory": "IVF16,Flat"}, ["IVF needs one"]),
         ({"nprobe": 4}, ["Flat has none"]),
-        ({"factory": "IVF16,Flat", "nprobe": 17}, ["1..16"]),
-        ({"dim": 0, "shards": 0}, ["dim must", "shards must"]),
+        ({"factory": "IVF16,Flat", "nprobe": 17}, ["nprobe is 17; it must be from 1 to 16"]),
+        ({"dim": 0, "shards": 0}, ["dim is 0; it must be 1 or more", "shards is 0"]),
     ],
 )
 def test_impossible_specs_report_all_problems(arguments, problems):
@@ -75,5 +75,5 @@ def test_impossible_specs_report_all_problems(arguments, problems):
 
 
 def test_choose_reports_all_problems():
-    with pytest.raises(ConfigError, match=r"(?s)no vectors.*target recall.*memory budget"):
-        choose(0, 8, target_recall=1.5, memory_budget=0)
+    with pytest.raises(ConfigError, match=r"(?s)no vectors.*dim.*shards.*target_recall.*memory_budget"):
+        choose(0, 0, shards=0, target_recall=1.5, memory_budget=0)

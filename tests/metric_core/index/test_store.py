@@ -1,160 +1,162 @@
+"""The folder of an index: its versions, and which of them is live."""
+
+import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metric_core import storage
-from metric_core.errors import Corrupt, IndexBuildError, Missing, Occupied, Unfinished
-from metric_core.index import build, store
-from metric_core.index.engine import faiss
+from metric_core.artefacts.collection import Collection
+from metric_core.errors import Corrupt, Missing, Occupied, Unfinished
+from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
+from metric_core.index.store import CURRENT, IndexStore, VersionInfo
+from metric_core.index.version import Version
 
 SPEC = IndexSpec(16, "Flat", 3)
 IVF = IndexSpec(16, "IVF4,Flat", 3, nprobe=2)
+FROZEN = Path(__file__).parents[2] / "frozen" / "1"
 
 
-def _content(folder: Path) -> store.Content:
-    found = store.manifest.read(str(folder), "index").content
-    shards = [store.Shard(**s) for s in found["shards"]]
-    return store.Content(**{**found, "spec": IndexSpec(**found["spec"]), "shards": shards})
+@pytest.fixture
+def store(tmp_path) -> IndexStore:
+    return IndexStore(str(tmp_path))
 
 
 @pytest.mark.parametrize("spec", [SPEC, IVF], ids=["flat", "ivf"])
-def test_written_published_and_opened(spec, people, write_index, tmp_path):
+def test_written_published_and_opened(spec, people, write_index, store):
     v = people()
-    version = write_index(tmp_path, v, spec)
-    store.publish(str(tmp_path), version)
-    index = store.open_index(str(tmp_path))
+    version = write_index(store.uri, v, spec)
+    store.publish(version)
+    index = Index.open(store.uri)
     assert (index.version, index.rows, index.fingerprint, index.nprobe) == (version, 300, "f" * 64, spec.nprobe)
     near = index.search(v.embedding_ND, 1, nprobe=4)
     np.testing.assert_array_equal(near.face_id_QK[:, 0], v.face_id_N)
 
 
+def test_a_frozen_index_opens_and_answers_as_it_did():
+    index = Index.open(str(FROZEN / "index"))
+    source = Collection.open(f"{FROZEN / 'embeddings'},{FROZEN / 'delta'}")
+    found = pa.concat_tables(
+        index.identify(
+            block.embedding_ND,
+            [str(face_id) for face_id in block.face_id_N],
+            3,
+            exclude_face_id_Q=block.face_id_N,
+        )
+        for block in source.iter_vectors()
+    )
+    then = pq.read_table(FROZEN / "matches" / "matches.parquet")
+    assert found.drop(["score"]).equals(then.drop(["score"]))
+    np.testing.assert_allclose(found["score"].to_numpy(), then["score"].to_numpy(), atol=1e-6)
+
+
+def test_a_frozen_version_has_the_id_of_its_plan(tmp_path):
+    frozen = IndexStore(str(FROZEN / "index")).current()
+    plan = json.loads((Path(frozen.uri) / "plan.json").read_text())["plan"]
+    begun, finished = IndexStore(str(tmp_path)).begin(plan)
+    assert begun.id == frozen.id == "03b3e71dbbabb437"
+    assert finished is None
+
+
 def test_the_same_plan_continues_and_gives_the_same_bytes(people, write_index, tmp_path):
     v = people()
-    version = write_index(tmp_path / "a", v, IVF, until=2)
-    folder = tmp_path / "a" / "versions" / version
+    begun = write_index(tmp_path / "a", v, IVF, until=2)
+    folder = Path(begun.uri)
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert write_index(tmp_path / "a", v, IVF) == version == write_index(tmp_path / "b", v, IVF)
+    one, other = write_index(tmp_path / "a", v, IVF), write_index(tmp_path / "b", v, IVF)
+    assert one == begun
+    assert one.id == other.id
     for name, when in before.items():
         assert (folder / name).stat().st_mtime_ns == when, f"{name} was written again"
-    a, b = (store.manifest.read(str(tmp_path / x / "versions" / version), "index") for x in "ab")
-    assert a.digest == b.digest
+    assert one.manifest().digest == other.manifest().digest
 
 
-def test_killed_between_shards_there_is_nothing_to_open(people, write_index, tmp_path):
-    version = write_index(tmp_path, people(), SPEC, until=2)
-    uri = str(tmp_path)
-    assert not (tmp_path / store.CURRENT).exists()
-    for attempt in (lambda: store.current(uri), lambda: store.open_index(uri)):
+def test_killed_between_shards_there_is_nothing_to_open(people, write_index, store):
+    version = write_index(store.uri, people(), SPEC, until=2)
+    for attempt in (store.current, store.version, lambda: Index.open(store.uri)):
         with pytest.raises(Unfinished, match="no CURRENT"):
             attempt()
-    for attempt in (lambda: store.publish(uri, version), lambda: store.open_index(uri, version)):
+    for attempt in (lambda: store.publish(version), lambda: Index.open(store.uri, version.id)):
         with pytest.raises(Unfinished, match=r"no manifest\.json"):
             attempt()
-    assert store.versions(uri) == [store.Version(version, False, False, None, None)]
+    assert not Path(store.uri, CURRENT).exists()
 
 
-def test_a_version_that_does_not_add_up_is_not_finished(people, write_index, tmp_path):
-    version = write_index(tmp_path, people(), SPEC)
-    folder = tmp_path / "versions" / version
-    content = _content(folder)
-    (folder / "manifest.json").unlink()
-    foreign = replace(content.shards[1], template="0" * 64)
-    for wrong, message in [
-        (replace(content, shards=content.shards[:2]), r"shards \[0, 1\] are there, 0..2 are needed"),
-        (replace(content, shards=[content.shards[0], foreign, content.shards[2]]), "shards \\[1\\] were started from"),
-        (replace(content, rows=301), "hold 300 rows, the inputs 301"),
-    ]:
-        with pytest.raises(IndexBuildError, match=message):
-            store.finish(str(tmp_path), version, wrong, {})
-    assert not (folder / "manifest.json").exists()
-
-
-@pytest.mark.parametrize("name", ["shard-001.faiss", "identities-001.parquet"])
-def test_a_flipped_byte_is_refused(name, people, write_index, tmp_path, monkeypatch):
-    version = write_index(tmp_path, people(), SPEC)
-    path = tmp_path / "versions" / version / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-    read = faiss.read_index
-    monkeypatch.setattr(
-        faiss, "read_index", lambda p: pytest.fail("read") if "001" in p and "shard" in name else read(p)
-    )
-    with pytest.raises(Corrupt, match=f"{name}: its sha256"):
-        store.open_index(str(tmp_path), version)
-
-
-def test_a_shard_of_another_template_is_refused_even_with_the_right_digest(people, write_index, tmp_path):
+def test_versions_lists_finished_and_unfinished_ones(people, write_index, store):
     v = people()
-    version = write_index(tmp_path, v, IVF)
-    other = build.train_template(v.embedding_ND, IVF, seed=99)
-    strange = store.put_shard(str(tmp_path), version, 1, build.build_shard(other, build.of_shard([v], 1, IVF.shards)))
-    content = _content(tmp_path / "versions" / version)
-    forged = replace(strange, template=content.template)
-    with pytest.raises(Corrupt, match="another template"):
-        store.open_shards(
-            str(tmp_path), version, replace(content, shards=[content.shards[0], forged, content.shards[2]])
-        )
-
-
-def test_publish_swaps_current_and_versions_lists_it(people, write_index, tmp_path):
-    v, uri = people(), str(tmp_path)
-    first, second = write_index(tmp_path, v, SPEC, seed=1), write_index(tmp_path, v, SPEC, seed=2)
-    store.publish(uri, second)
-    store.publish(uri, first)
-    store.publish(uri, first)
-    assert store.current(uri) == first
-    assert [(x.id, x.live, x.rows, x.when[:10]) for x in store.versions(uri)] == [
-        (first, True, 300, "2025-01-01"),
-        (second, False, 300, "2025-01-02"),
+    begun = write_index(store.uri, v, SPEC, seed=3, until=1)
+    second, first = write_index(store.uri, v, SPEC, seed=2), write_index(store.uri, v, SPEC, seed=1)
+    store.publish(second)
+    assert store.versions() == [
+        VersionInfo(first.id, True, False, 300, "2025-01-01T00:00:00+00:00"),
+        VersionInfo(second.id, True, True, 300, "2025-01-02T00:00:00+00:00"),
+        VersionInfo(begun.id, False, False, None, None),
     ]
 
 
-def test_publish_refuses_what_is_not_whole(people, write_index, tmp_path):
-    uri, version = str(tmp_path), write_index(tmp_path, people(), SPEC)
+def test_an_unfinished_version_does_not_replace_the_live_one(people, write_index, store):
+    v = people()
+    live, begun = write_index(store.uri, v, SPEC, seed=1), write_index(store.uri, v, SPEC, seed=2, until=3)
+    store.publish(live)
+    with pytest.raises(Unfinished):
+        store.publish(begun)
+    assert store.current() == live == store.version()
+
+
+def test_publish_swaps_current(people, write_index, store):
+    v = people()
+    first, second = write_index(store.uri, v, SPEC, seed=1), write_index(store.uri, v, SPEC, seed=2)
+    for version in (second, first, first):
+        store.publish(version)
+        assert store.current() == version
+    assert Path(store.uri, CURRENT).read_bytes() == f"{first.id}\n".encode()
+    assert Index.open(store.uri).version == first
+    assert Index.open(store.uri, second.id).version == second == store.version(second.id)
+
+
+def test_publish_refuses_what_is_not_whole(people, write_index, store):
+    version = write_index(store.uri, people(), SPEC)
     with pytest.raises(Missing):
-        store.publish(uri, "0" * 16)
-    (tmp_path / "versions" / version / "shard-002.faiss").write_bytes(b"short")
+        store.publish(Version(store.uri, "0" * 16))
+    Path(version.uri, "shard-002.faiss").write_bytes(b"short")
     with pytest.raises(Corrupt, match=r"shard-002\.faiss is not the"):
-        store.publish(uri, version)
-    assert not (tmp_path / store.CURRENT).exists()
+        store.publish(version)
+    assert not Path(store.uri, CURRENT).exists()
 
 
-def test_many_publishers_leave_one_whole_version_live(people, write_index, tmp_path):
-    v, uri = people(), str(tmp_path)
-    made = [write_index(tmp_path, v, SPEC, seed=s) for s in (1, 2, 3, 4)]
+def test_publish_refuses_a_version_of_another_index(people, write_index, tmp_path):
+    version = write_index(tmp_path / "a", people(), SPEC)
+    with pytest.raises(ValueError, match=r"belongs to .*/a, not to .*/b"):
+        IndexStore(str(tmp_path / "b")).publish(version)
+    assert not (tmp_path / "b").exists()
+
+
+def test_many_publishers_leave_one_whole_version_live(people, write_index, store):
+    v = people()
+    made = [write_index(store.uri, v, SPEC, seed=s) for s in (1, 2, 3, 4)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda version: store.publish(uri, version), made * 5))
-    assert store.current(uri) in made
-    assert sum(x.live for x in store.versions(uri)) == 1
+        list(pool.map(store.publish, made * 5))
+    assert store.current() in made
+    assert sum(x.live for x in store.versions()) == 1
 
 
-def test_current_says_what_is_wrong(people, write_index, tmp_path):
-    with pytest.raises(Missing, match="there is no index"):
-        store.current(str(tmp_path / "nowhere"))
-    with pytest.raises(Missing, match="there is no index"):
-        store.versions(str(tmp_path / "nowhere"))
-    version = write_index(tmp_path, people(), SPEC)
-    store.publish(str(tmp_path), version)
-    (tmp_path / store.CURRENT).write_text("gone\n")
+def test_current_says_what_is_wrong(people, write_index, store):
+    nowhere = IndexStore(f"{store.uri}/nowhere")
+    for ask in (nowhere.current, nowhere.versions):
+        with pytest.raises(Missing, match="there is no index"):
+            ask()
+    store.publish(write_index(store.uri, people(), SPEC))
+    Path(store.uri, CURRENT).write_text("gone\n")
     with pytest.raises(Corrupt, match="'gone', which is not there"):
-        store.current(str(tmp_path))
+        store.current()
 
 
-def test_another_artefacts_folder_is_left_alone(tmp_path):
-    storage.write_bytes(str(tmp_path / "part-000000.parquet"), b"x")
+def test_another_artefacts_folder_is_left_alone(store):
+    storage.write_bytes(f"{store.uri}/part-000000.parquet", b"x")
     with pytest.raises(Occupied, match=r"part-000000\.parquet and is no index"):
-        store.begin(str(tmp_path), {})
-
-
-def test_the_first_template_stays(people, tmp_path):
-    version, _ = store.begin(str(tmp_path), {"a": 1})
-    assert store.template(str(tmp_path), version) is None
-    assert (
-        store.put_template(str(tmp_path), version, b"one") == b"one" == store.put_template(str(tmp_path), version, b"2")
-    )
-    assert store.template(str(tmp_path), version) == b"one"
+        store.begin({})

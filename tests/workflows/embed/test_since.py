@@ -13,7 +13,8 @@ from metric_core.artefacts import manifest, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, FingerprintMismatch, Missing, Occupied, TooManyBadImages
-from metric_core.index import build, store
+from metric_core.index import build
+from metric_core.index.search import Index
 from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
@@ -223,7 +224,7 @@ def test_erased_faces_enter_nowhere(corpus: Corpus) -> None:
     assert corpus.vectors("a", "c").keys() == corpus.vectors("b").keys()
     indexed = index.run(IndexConfig(embeddings=corpus.at("a"), out=corpus.at("index")))
     assert indexed["rows"] == 10, "an index of what was embedded before leaves them out, too"
-    live = store.open_index(corpus.at("index"))
+    live = Index.open(corpus.at("index"))
     found = {number for shard in live.shards for number in build.stored_ids(shard).tolist()}
     assert len(found) == 10
     assert found.isdisjoint(ann | {one})
