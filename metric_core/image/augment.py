@@ -1,5 +1,5 @@
-"""Augmentation of whole batches, every draw keyed by (seed, step, face_id): the same face is changed the same way
-whichever rank holds it. Pixels stay in the range 0 to 255.
+"""Random changes to whole batches of pictures. Every draw depends on (seed, step, face_id) only, so a face is changed
+in the same way on every rank. Pixels stay in the range 0 to 255.
 """
 
 import math
@@ -15,9 +15,9 @@ from metric_core.image.spec import Augmentation
 def augment(
     pixels_BCSS: torch.Tensor, face_id_B: np.ndarray, how: Augmentation, *, seed: int, step: int
 ) -> torch.Tensor:
-    """Changed pictures (B, C, S, S): float64 when the input is, else float32; on the input's device."""
+    """Changed pictures (B, C, S, S): float64 if the input is float64, otherwise float32; on the input's device."""
     x_BCSS = pixels_BCSS if pixels_BCSS.dtype == torch.float64 else pixels_BCSS.float()
-    if not len(x_BCSS):  # a worker's whole share can be unreadable, and nothing can be sampled from no picture
+    if not len(x_BCSS):  # a worker's whole share can be unreadable, and grid_sample refuses an empty batch
         return x_BCSS
     draw_nB = torch.from_numpy(counter.uniform(seed, step, face_id_B, "augment", 12).T).to(x_BCSS)
     signed_nB = 2 * draw_nB - 1
@@ -34,7 +34,7 @@ def _warp(x_BCSS: torch.Tensor, flip_B: torch.Tensor, signed_4B: torch.Tensor, h
     zoom_B = 1 + how.scale * signed_4B[1]
     cos_B, sin_B = torch.cos(angle_B) * zoom_B, torch.sin(angle_B) * zoom_B
     mirror_B = torch.where(flip_B, -1.0, 1.0).to(x_BCSS.dtype)
-    # affine_grid's coordinates run from -1 to 1, so a share of the side counts twice.
+    # affine_grid's coordinates run from -1 to 1, so the side has length 2.
     dx_B, dy_B = 2 * how.shift * signed_4B[2], 2 * how.shift * signed_4B[3]
     top_B3 = torch.stack([cos_B * mirror_B, -sin_B, dx_B], dim=1)
     bottom_B3 = torch.stack([sin_B * mirror_B, cos_B, dy_B], dim=1)
@@ -45,9 +45,9 @@ def _warp(x_BCSS: torch.Tensor, flip_B: torch.Tensor, signed_4B: torch.Tensor, h
 
 def _holes(draw_5B: torch.Tensor, side: int, chance: float) -> torch.Tensor:
     """bool (B, 1, S, S): where a picture is blanked."""
-    there_B = draw_5B[0] < chance
+    erased_B = draw_5B[0] < chance
     half_h_B, half_w_B = 0.05 + 0.15 * draw_5B[1], 0.05 + 0.15 * draw_5B[2]
-    place_S = (torch.arange(side, device=draw_5B.device) + 0.5) / side
-    in_y_BS = (place_S[None] - draw_5B[3][:, None]).abs() < half_h_B[:, None]
-    in_x_BS = (place_S[None] - draw_5B[4][:, None]).abs() < half_w_B[:, None]
-    return (in_y_BS[:, :, None] & in_x_BS[:, None, :] & there_B[:, None, None])[:, None]
+    position_S = (torch.arange(side, device=draw_5B.device) + 0.5) / side
+    in_y_BS = (position_S[None] - draw_5B[3][:, None]).abs() < half_h_B[:, None]
+    in_x_BS = (position_S[None] - draw_5B[4][:, None]).abs() < half_w_B[:, None]
+    return (in_y_BS[:, :, None] & in_x_BS[:, None, :] & erased_B[:, None, None])[:, None]

@@ -1,6 +1,6 @@
-"""Image bytes to the pixels a model sees: one function for training, embedding, search and verification.
+"""Image bytes to the pixels that a model gets: one function for training, embedding, search and verification.
 
-Where the bytes come from is left to ``sources``; scaling pixels to floats is the embedder's first operation.
+Reading the bytes is in ``sources``; scaling pixels to floats is the embedder's first operation.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,24 @@ FILTERS = {
 }
 
 ARCFACE = (38.2946, 51.6963, 73.5318, 51.5014, 56.0252, 71.7366, 41.5493, 92.3655, 70.7299, 92.2041)
-"""Where the eyes, the nose and the corners of the mouth lie in an aligned picture of 112x112: x1, y1 … x5, y5, left to
-right as one sees them, the centre of the first pixel being 0, 0 (insightface ``utils/face_align.py``)."""
+"""Positions of the eyes, the nose and the corners of the mouth in an aligned picture of 112x112 pixels: x1, y1 … x5,
+y5, left before right as seen in the picture; (0, 0) is the centre of the first pixel (insightface
+``utils/face_align.py``)."""
 
 
 def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | None = None) -> np.ndarray:
-    """Image bytes to what the network is fed.
+    """Image bytes to the network's input.
 
     Args:
         data: an image file's bytes.
-        how: the model's way.
-        landmarks: x1, y1 … x5, y5 as in ``ARCFACE``, in pixels of the upright picture; only looked at to align.
+        how: the model's preprocessing.
+        landmarks: x1, y1 … x5, y5 as in ``ARCFACE``, in pixels of the upright picture; used only to align by arcface.
 
     Returns:
         uint8 (C, S, S), C = ``how.channels``, S = ``how.size``.
 
     Raises:
-        ImageUnreadable: as ``decode``; or no-landmarks, bad-landmarks when the model aligns.
+        ImageUnreadable: as ``decode``; also with the codes no-landmarks and bad-landmarks when aligning by arcface.
     """
     if how.align == "arcface" and landmarks is None:
         raise ImageUnreadable("no-landmarks: the model aligns faces (arcface) by landmarks in the catalogue")
@@ -53,20 +54,20 @@ def preprocess(data: bytes, how: Preprocessing, landmarks: Sequence[float] | Non
 
 
 def thumbnail(picture: Image.Image) -> np.ndarray:
-    """The central square as ``align`` compares it: uint8 (S, S), grey."""
+    """The central square in the form that ``align`` compares: uint8 (S, S), grey."""
     side = (align.SIDE, align.SIDE)
     return np.asarray(picture.convert("L").resize(side, Image.Resampling.BILINEAR, box=_square(picture, 1.0)))
 
 
 def _square(picture: Image.Image, share: float) -> tuple[float, float, float, float]:
-    """The central square of a share of the shorter side: left, top, right, bottom."""
+    """The central square whose side is ``share`` of the shorter side: left, top, right, bottom, in pixels."""
     side = share * min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     return left, top, left + side, top + side
 
 
 def _by_mean_face(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """The central square in the pose in which it looks most like the mean face."""
+    """The central square, transformed to the pose that looks most like the mean face."""
     (pose,) = align.find(thumbnail(picture)[None], align.from_text(how.mean_face))
     half = min(picture.size) / 2
     centre = complex(picture.width, picture.height) / 2 + pose.shift * half
@@ -74,17 +75,17 @@ def _by_mean_face(picture: Image.Image, how: Preprocessing) -> Image.Image:
 
 
 def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preprocessing) -> Image.Image:
-    """In the similarity transform that brings the landmarks nearest to the template."""
+    """The picture under the similarity transform that brings the landmarks nearest to the template."""
     if len(landmarks) != 10 or not np.isfinite(landmarks).all():
         raise ImageUnreadable(f"bad-landmarks: {list(landmarks)[:11]}; x and y of 5 points were expected")
-    # Points as complex numbers, for which a similarity is z -> turn * z + shift. The least-squares one is Umeyama's
-    # (1991, eqs. 40-42) without its reflections. Half a pixel is added since Pillow counts from pixels' corners.
+    # Points are complex numbers; a similarity is z -> turn * z + shift. The least-squares one is Umeyama's (1991,
+    # eqs. 40-42) without reflections. Half a pixel is added because Pillow's (0, 0) is the corner of the first pixel.
     from_5 = np.array(landmarks[0::2]) + 1j * np.array(landmarks[1::2]) + (0.5 + 0.5j)
     to_5 = (np.array(ARCFACE[0::2]) + 1j * np.array(ARCFACE[1::2]) + (0.5 + 0.5j)) * (how.size / 112)
     spread_5 = from_5 - from_5.mean()
     turn = (spread_5.conj() * (to_5 - to_5.mean())).sum() / max((abs(spread_5) ** 2).sum(), 1e-9)
     if not 1e-3 < abs(turn) < 1e3:
-        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)}; they are no face's")
+        raise ImageUnreadable(f"bad-landmarks: {list(landmarks)}; they do not form a face")
     middle = (1 + 1j) * how.size / 2
     return _transformed(picture, 1 / turn, from_5.mean() + (middle - to_5.mean()) / turn, how)
 
@@ -92,9 +93,10 @@ def _by_landmarks(picture: Image.Image, landmarks: Sequence[float], how: Preproc
 def _transformed(
     picture: Image.Image, turn: complex, centre: complex, how: Preprocessing, *, mirrored: bool = False
 ) -> Image.Image:
-    """A square of which a step of one pixel is a step of ``turn`` in the picture, and whose middle is at ``centre``
-    there. Beyond the picture it is black or, for a quarter of the shorter side, its own mirror image."""
-    # An affine transform looks at 2x2 or 4x4 pixels whatever it shrinks by, so what shrinks more is shrunk before.
+    """A square cut from the picture: its centre is at ``centre``, and one of its pixels is a step of ``turn``, both in
+    pixels of the picture. Outside the picture it is black or, if ``mirrored``, a mirror image of the picture for up to
+    a quarter of the shorter side."""
+    # An affine transform reads 2x2 or 4x4 pixels whatever its scale, so larger reductions are done beforehand.
     factor = max(1, int(abs(turn)))
     if factor > 1:
         picture, turn, centre = picture.reduce(factor), turn / factor, centre / factor

@@ -1,6 +1,6 @@
-"""How pictures are prepared for a model, and how training varies them: the options, which import nothing heavy.
+"""Options of how pictures are prepared for a model and how training varies them; imports nothing heavy.
 
-What they do is in ``preprocess`` and ``augment``.
+What the options do is in ``preprocess`` and ``augment``.
 """
 
 import base64
@@ -11,28 +11,31 @@ from typing import Literal
 from metric_core.options import Options, out_of_range
 
 DECODER_RULE = "pillow/1: exif orientation applied; 16-bit scaled to 8; alpha over mid-grey; first frame"
-"""Travels in the model: a change of any of these changes embeddings, hence the fingerprint."""
+"""Stored in the model: a change of any of these rules changes embeddings, so it must change the fingerprint."""
 
 SIZES, CROPS = "[16, 1024]", "(0, 1]"
-"""What sides, in pixels, and central squares, as shares, may be."""
+"""Allowed values of ``size``, in pixels, and of ``crop``, as a share."""
 
 MEAN_FACE_SIDE = 32
-"""Side of the mean face that pictures are aligned by, in pixels."""
+"""Side of the mean face used for alignment, in pixels."""
 
 
 def mean_face_pixels(text: str) -> bytes:
-    """The grey pixels of a mean face, row by row, from the base64 that a model's JSON holds. Raises ValueError."""
+    """The grey pixels of a mean face, row by row, from the base64 in a model's JSON.
+
+    Raises ValueError when it is not base64 of that many pixels.
+    """
     try:
         pixels = base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"it is no base64 ({error})") from error
+        raise ValueError(f"it is not base64 ({error})") from error
     if len(pixels) != MEAN_FACE_SIDE**2:
         raise ValueError(f"it has {len(pixels)} pixels; {MEAN_FACE_SIDE} x {MEAN_FACE_SIDE} were expected")
     return pixels
 
 
 BLANK_MEAN_FACE = base64.b64encode(bytes(MEAN_FACE_SIDE**2)).decode()
-"""Stands for the mean face while options are checked: it is learnt when training starts."""
+"""Used in place of the mean face while options are checked, because it is learnt only when training starts."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,16 @@ class Preprocessing(Options):
     def problems(self) -> list[str]:
         problems = out_of_range(self, size=SIZES, crop=CROPS)
         if self.align == "arcface" and self.crop != 1:
-            problems.append(f"crop is {self.crop} and align is arcface, whose template decides what is kept; omit crop")
+            problems.append(
+                f"crop is {self.crop} but align is arcface, whose template determines what is kept; omit crop"
+            )
         if self.align == "mean-face":
             try:
                 mean_face_pixels(self.mean_face)
             except ValueError as error:
                 problems.append(f"mean_face is not usable: {error}")
         elif self.mean_face:
-            problems.append(f"mean_face is given, but align is {self.align}, which uses none")
+            problems.append(f"mean_face is set but align is {self.align}, which does not use it; omit mean_face")
         return problems
 
     @property

@@ -1,4 +1,4 @@
-"""When to warn that all faces are becoming one point; the figures it goes by are those of ``health``."""
+"""When to warn that the embeddings collapse into one point, judged by the figures of ``health``."""
 
 import math
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ class Collapse(Options):
         return out_of_range(self, rank="[1, inf)", distance="(0, inf)", patience="[1, inf)")
 
     def watch(self, streak: int, health: Mapping[str, SupportsFloat], distance: Distance) -> tuple[int, str | None]:
-        """The number of suspicious steps in a row, given that before this step, and a warning when it is time.
+        """The number of suspicious steps in a row up to this step, and a warning if there is one to give.
 
-        ``distance`` is what the figures of ``health`` are measured in. The warning comes once, when the streak
-        reaches the patience. Keep the streak in the checkpoint.
+        ``streak`` is the number before this step; keep it in the checkpoint. ``distance`` is the distance in which
+        ``health`` is measured. The warning is given once, when the streak reaches the patience.
         """
         rank, nearest = float(health["effective_rank"]), to_euclidean(float(health["d_an_q50"]), distance)
         suspicious = rank < self.rank or nearest < self.distance
@@ -43,6 +43,6 @@ class Collapse(Options):
 
 
 def to_euclidean(d: float, distance: Distance) -> float:
-    """The Euclidean distance of two unit vectors at this distance; below 0, by rounding, is 0, and NaN is NaN."""
+    """Converts a distance of two unit vectors to Euclidean; a negative one (rounding) gives 0, and NaN gives NaN."""
     square = {"euclidean": d * d, "squared-euclidean": d, "cosine": 2.0 * d}[distance]
     return math.sqrt(max(square, 0.0))

@@ -1,8 +1,8 @@
 """Exchange of rows between workers, exact in both directions: the only owner of ``torch.distributed``.
 
 A worker's rows are gathered in rank order and the gradient of the gathered matrix comes back as a
-reduce-scatter *sum*, with no factor of the world's size anywhere. What is mined or computed on the gathered
-rows is left to the other modules. A world of one never touches ``torch.distributed``.
+reduce-scatter *sum*, without any factor of the world size. What is mined or computed on the gathered
+rows is in the other modules. A world of one never touches ``torch.distributed``.
 
 Shape letters: L rows of this worker, R rows of all workers in rank order, W workers, D columns.
 """
@@ -19,12 +19,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """Which worker this is, of how many. Found once and passed as a value."""
+    """This worker's rank and the number of workers. Found once and passed as a value."""
 
     rank: int
     """This worker's number, 0 to size − 1."""
     size: int
-    """How many workers there are, at least 1."""
+    """Number of workers, at least 1."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -49,9 +49,9 @@ def row_counts(n_rows: int, world: World, device: torch.device | str = "cpu") ->
 
 
 def all_gather_rows(x_LD: Tensor, counts: list[int], world: World) -> Tensor:
-    """Every worker's rows, (R, D), in rank order: ``counts`` of them each, none included.
+    """Every worker's rows, (R, D), in rank order; ``counts`` says how many rows each worker holds, 0 allowed.
 
-    Differentiable: the gradient of a worker's rows is the sum over workers of what each derived for them.
+    Differentiable: the gradient of a worker's rows is the sum of the gradients that all workers have for them.
     """
     if world.size == 1:
         return x_LD
@@ -62,7 +62,7 @@ def all_gather_rows(x_LD: Tensor, counts: list[int], world: World) -> Tensor:
 def all_gather_ids(id_L: Tensor, world: World, counts: list[int] | None = None) -> Tensor:
     """Every worker's labels, face_ids or other gradient-free rows, (R, …), in rank order.
 
-    ``counts`` says how many rows each worker holds; None: the workers ask each other.
+    ``counts`` says how many rows each worker holds; if it is None, the workers exchange their counts first.
     """
     if world.size == 1:
         return id_L.detach()
@@ -91,9 +91,9 @@ def reduce_scatter_rows(x_RD: Tensor, counts: list[int], world: World) -> Tensor
 
 
 def exchange(sent: list[Tensor], rows: list[int], columns: list[int], world: World) -> list[Tensor]:
-    """One matrix to every worker and one from every worker: ``sent[w]`` goes to worker w.
+    """Sends ``sent[w]`` to worker w, and returns the matrix received from each worker, in rank order.
 
-    What comes from worker w has shape (rows[w], columns[w]); every worker must know those shapes. No gradient.
+    The matrix from worker w has shape (rows[w], columns[w]); the receiver must know it. No gradient.
     """
     if world.size == 1:
         return sent
@@ -105,7 +105,7 @@ def exchange(sent: list[Tensor], rows: list[int], columns: list[int], world: Wor
 
 
 def _gather(x_LD: Tensor, counts: list[int], world: World) -> Tensor:
-    # gloo aborts the process on an uneven all_gather: exchange equal, padded slots and slice.
+    # gloo aborts the process on an all_gather of different sizes, so equal, padded slots are exchanged and cut.
     slots = [x_LD.new_empty(max(counts), *x_LD.shape[1:]) for _ in counts]
     own = x_LD.new_zeros(slots[0].shape)
     own[: len(x_LD)] = x_LD

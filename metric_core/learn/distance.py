@@ -1,8 +1,8 @@
-"""Distances between rows, right at zero: one form for selected pairs and one for whole blocks of rows.
+"""Distances between rows, exact near zero: one form for selected pairs and one for whole blocks of rows.
 
 Selected pairs are subtracted directly, so a duplicate image has distance 0 and gradient 0, never NaN. Blocks
-go through a matrix product, and the few pairs that it puts close to 0, where it has lost its digits, are
-subtracted directly as well. Which pairs matter is left to ``mining``, what they cost to ``loss``.
+use a matrix product. It loses its digits for pairs close to 0, so those few are subtracted directly as well.
+Which pairs matter is decided in ``mining``; what they cost is in ``loss``.
 
 On unit vectors ‖x − y‖² = 2(1 − cos), so a margin m on squared distances is a margin m/2 on cosine distances.
 
@@ -21,22 +21,22 @@ from metric_core.learn.objective import Distance
 
 _CHUNK = 1 << 21  # elements of a temporary of gathered rows: 8 MiB in float32, near the size of a cache
 _BLOCK = 1 << 21  # elements of a block of distances: 8 MiB in float32
-_ON_GPU = 64  # times as many elements: there a small block takes longer to be started than to be computed
-_FEWEST_ROWS = 32  # of a block: with fewer, a product waits for memory
-_NEAR = 1e-3  # ‖x − y‖² below which the product's cancellation costs more than direct subtraction
+_GPU_FACTOR = 64  # more elements on a GPU, where launching a small block takes longer than computing it
+_MIN_ROWS = 32  # per block; a matrix product of fewer rows is limited by memory bandwidth
+_NEAR = 1e-3  # ‖x − y‖² below which the matrix product has lost too many digits to cancellation
 
 
 def row_blocks(n_rows: int, n_columns: int, device: torch.device, elements: int = _BLOCK) -> Iterator[slice]:
-    """Slices over ``n_rows`` such that a block of rows × ``n_columns`` stays near so many elements, on a CPU."""
-    rows = max(_FEWEST_ROWS, _at_once(elements, device) // max(1, n_columns))
+    """Slices of ``n_rows`` such that a block of rows × ``n_columns`` has about ``elements`` elements, on a GPU more."""
+    rows = max(_MIN_ROWS, _for_device(elements, device) // max(1, n_columns))
     for start in range(0, n_rows, rows):
         yield slice(start, min(start + rows, n_rows))
 
 
-def few_true(mask_AR: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each True, row by row: ``nonzero`` for a mask with few of them, several times faster.
+def sparse_nonzero(mask_AR: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each True, row by row: as ``nonzero``, several times faster when few are True.
 
-    Eight booleans are looked at as one integer, and only integers that are not 0 are opened.
+    Eight booleans are read as one integer, and only integers other than 0 are looked into.
     """
     mask_M = mask_AR.contiguous().view(-1)
     whole = len(mask_M) // 8 * 8
@@ -49,8 +49,8 @@ def few_true(mask_AR: Tensor) -> tuple[Tensor, Tensor]:
 def squared_distance(x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor) -> Tensor:
     """‖x_i − y_j‖² of every pair, (P,), subtracted directly; no gradient.
 
-    Unit vectors that differ by rounding alone are equal, with a distance of exactly 0: one image embedded in
-    two batches would otherwise pull with full Euclidean force in a direction that is noise.
+    Unit vectors that differ only by rounding have a distance of exactly 0. Otherwise one image embedded in two
+    batches would have a Euclidean gradient of full length in a random direction.
     """
     out_P = x_XD.new_empty(len(i_P))
     for chunk in _chunks(len(i_P), x_XD):
@@ -76,17 +76,17 @@ def block_distance(x_AD: Tensor, y_RD: Tensor, distance: Distance) -> Tensor:
     if distance == "cosine":
         return dot_AR.neg_().add_(1.0)
     square_AR = dot_AR.mul_(-2.0).add_(x_AD.square().sum(1)[:, None]).add_(y_RD.square().sum(1)[None, :])
-    near_A, near_R = few_true(square_AR < _NEAR)
-    if len(near_A):
-        square_AR[near_A, near_R] = squared_distance(x_AD, near_A, y_RD, near_R)
+    i_P, j_P = sparse_nonzero(square_AR < _NEAR)
+    if len(i_P):
+        square_AR[i_P, j_P] = squared_distance(x_AD, i_P, y_RD, j_P)
     return square_AR.sqrt_() if distance == "euclidean" else square_AR
 
 
 def pair_weight(grad_P: Tensor, d_P: Tensor, distance: Distance) -> Tensor:
-    """The derivative by ½‖x − y‖² of a scalar whose derivative by the distance ``d_P`` is given; any shape.
+    """Turns a scalar's derivative by the distance, ``grad_P``, into its derivative by ½‖x − y‖²; any shape.
 
-    Half the squared distance, because its gradient is plainly x − y; for the cosine distance, the derivative
-    by −x·y. Equal rows have weight 0, and so have pairs of infinite distance without gradient.
+    Half the squared distance is used because its gradient is x − y. For the cosine distance it is the derivative
+    by −x·y. Equal rows have weight 0, and so have pairs at infinite distance whose ``grad_P`` is 0.
     """
     if distance == "euclidean":
         return torch.where(d_P > 0, grad_P / d_P, 0.0)
@@ -94,7 +94,7 @@ def pair_weight(grad_P: Tensor, d_P: Tensor, distance: Distance) -> Tensor:
 
 
 def add_block_gradient(grad_AD: Tensor, weight_AR: Tensor, x_AD: Tensor, y_RD: Tensor, distance: Distance) -> None:
-    """Adds to ``grad_AD`` the gradient by x of a scalar with the ``pair_weight`` of every pair; swap sides for y's."""
+    """Adds to ``grad_AD`` a scalar's gradient by x, given the ``pair_weight`` of every pair; swap x and y for y's."""
     grad_AD.addmm_(weight_AR, y_RD, alpha=-1)
     if distance != "cosine":
         grad_AD.addcmul_(weight_AR.sum(1)[:, None], x_AD)
@@ -136,10 +136,10 @@ class _PairDistance(torch.autograd.Function):
 
 
 def _chunks(n_pairs: int, x_XD: Tensor) -> Iterator[slice]:
-    rows = max(1, _at_once(_CHUNK, x_XD.device) // max(1, x_XD.shape[1]))
+    rows = max(1, _for_device(_CHUNK, x_XD.device) // max(1, x_XD.shape[1]))
     for start in range(0, n_pairs, rows):
         yield slice(start, min(start + rows, n_pairs))
 
 
-def _at_once(elements: int, device: torch.device) -> int:
-    return elements if device.type == "cpu" else elements * _ON_GPU
+def _for_device(elements: int, device: torch.device) -> int:
+    return elements if device.type == "cpu" else elements * _GPU_FACTOR

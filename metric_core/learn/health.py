@@ -1,7 +1,8 @@
-"""Figures that tell learning from collapse, cheap enough to take every step.
+"""Figures that distinguish learning from collapse, cheap enough to compute at every step.
 
-The mean loss over *active* triplets stays flat while a net learns, and a loss that rests at its margin is a
-net that maps every face to one point: watch the active fraction, the spread of d_ap and d_an, and the rank.
+The loss alone does not show it. Its mean over *active* triplets stays flat while a network learns, and a loss
+equal to the margin means that the network maps every face to one point. Watch the active fraction, the spread
+of d_ap and d_an, and the rank.
 
 Shape letters: R rows, D columns, A anchors, G rows or columns of a Gram matrix.
 """
@@ -13,15 +14,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_RANK_ROWS = 1024  # rows that ``effective_rank`` looks at; more cost time and change little
+_RANK_ROWS = 1024  # rows that ``effective_rank`` uses; more take time and change little
 
 
 def effective_rank(emb_RD: Tensor) -> Tensor:
     """How many directions the centred rows use, from 0 (all rows equal) to min(rows − 1, D); 0-dim.
 
-    The participation ratio (Σλ)² / Σλ² of the covariance's eigenvalues λ, which needs no eigenvalues:
-    tr(C)² / ‖C‖²_F. Gao et al., "A theory of multineuronal dimensionality", 2017. Taken over evenly spaced
-    rows where there are more than 1024.
+    The participation ratio (Σλ)² / Σλ² of the covariance's eigenvalues λ, computed without them as
+    tr(C)² / ‖C‖²_F. Gao et al., "A theory of multineuronal dimensionality", 2017. If there are more than 1024
+    rows, evenly spaced ones are used.
     """
     emb_RD = emb_RD.detach()[:: max(1, -(-len(emb_RD) // _RANK_ROWS))]
     if len(emb_RD) < 2:
@@ -29,7 +30,7 @@ def effective_rank(emb_RD: Tensor) -> Tensor:
     centred_RD = emb_RD - emb_RD.mean(0)
     gram_GG = centred_RD @ centred_RD.T if len(emb_RD) < emb_RD.shape[1] else centred_RD.T @ centred_RD
     trace = gram_GG.diagonal().sum()
-    # Unit rows that differ by rounding alone have no directions worth counting.
+    # Unit rows that differ only by rounding count as equal.
     floor = len(emb_RD) * torch.finfo(emb_RD.dtype).eps
     return torch.where(trace > floor, trace.square() / gram_GG.square().sum().clamp(min=floor**2), 0.0)
 

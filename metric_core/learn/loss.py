@@ -1,9 +1,9 @@
-"""What a set of distances costs: one function a loss, its formula and source in the docstring.
+"""The losses: one function per loss, with its formula and source in the docstring.
 
-The functions know nothing of workers, batches or miners: distances in, one term a triplet or an anchor out.
-Those that look at all pairs of an anchor take ``d_ap_AK``, its distances to the references of its identity,
-``positive_AK``, which of them are positives, and ``d_an_AR``, its distances to all references with +inf
-where the reference is no negative. Every anchor must have a positive and a negative.
+The functions know nothing of workers, batches or miners. They take distances and return one term per triplet
+or per anchor. Those over all pairs of an anchor take ``d_ap_AK``, its distances to the references of its
+identity, ``positive_AK``, which of them are positives, and ``d_an_AR``, its distances to all references, +inf
+where the reference is not a negative. Every anchor must have a positive and a negative.
 
 Shape letters: T triplets, A anchors, K references of one identity, R references, B buckets.
 """
@@ -23,11 +23,11 @@ def triplet(d_ap_T: Tensor, d_an_T: Tensor, margin: float, form: Form = "hinge")
 
     hinge: max(0, d(A,P) − d(A,N) + m), Schroff, Kalenichenko and Philbin, "FaceNet", CVPR 2015, eq. 2.
     soft: ln(1 + exp(d(A,P) − d(A,N))), Hermans, Beyer and Leibe, "In Defense of the Triplet Loss", 2017,
-    section 2; it has no margin and never ends.
+    section 2; it has no margin and never reaches 0.
 
     With the cosine distance 1 − cos this is max(0, cos(A,N) − cos(A,P) + m): the *negative* comes first. The
-    loss is often printed as max(0, cos(A,P) − cos(A,N) + m), distances swapped for similarities without
-    swapping the sign; that loss pushes a person's own faces apart.
+    loss is often printed as max(0, cos(A,P) − cos(A,N) + m), with similarities in place of distances but the
+    same sign; that loss pushes a person's own faces apart.
     """
     if form == "soft":
         return _softplus(d_ap_T - d_an_T)
@@ -35,12 +35,12 @@ def triplet(d_ap_T: Tensor, d_an_T: Tensor, margin: float, form: Form = "hinge")
 
 
 def all_triplets(d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Each anchor's Σ over all its triplets of max(0, d(A,P) − d(A,N) + m), (A,), and how many are not 0.
+    """Each anchor's Σ over all its triplets of max(0, d(A,P) − d(A,N) + m), (A,), and how many are not 0, (A,).
 
-    Exact without looking at triplets one by one: with the thresholds t_P = d(A,P) + m sorted and every
-    negative dropped into the bucket between two of them, prefix sums over the buckets give for each positive
-    the number n_P and the sum s_P of the negatives below t_P, and the loss Σ_P n_P·t_P − s_P. The work is
-    O(R log K) an anchor. The derivatives are ∂/∂d(A,P) = n_P and ∂/∂d(A,N) = −(positives with t_P > d(A,N)).
+    Exact without computing each triplet. The thresholds t_P = d(A,P) + m are sorted, and every negative falls
+    into a bucket between two of them. Prefix sums over the buckets give for each positive the number n_P and the
+    sum s_P of the negatives below t_P; the loss is Σ_P n_P·t_P − s_P. The work is O(R log K) per anchor. The
+    derivatives are ∂/∂d(A,P) = n_P and ∂/∂d(A,N) = −(number of positives with t_P > d(A,N)).
     """
     total_A, active_A = _AllTriplets.apply(d_ap_AK, positive_AK, d_an_AR, margin)
     return total_A, active_A
@@ -58,7 +58,7 @@ def contrastive(
 
     Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006, eq. 4,
     with a margin for positives as well. The means are over the anchor's positives and over its negatives;
-    with ``active_only`` over those whose cost is not 0, so that many easy negatives don't dilute a few hard.
+    with ``active_only`` over those whose cost is not 0, so that many easy negatives do not dilute a few hard ones.
     """
     pull_AK = torch.where(positive_AK, (d_ap_AK - positive_margin).clamp(min=0.0), 0.0)
     push_AR = (margin - d_an_AR).clamp(min=0.0)
@@ -82,8 +82,8 @@ def multi_view(d_ap_AK: Tensor, cross_view_AK: Tensor, d_an_AR: Tensor, temperat
     """``softall`` of each anchor against the *other* views of its identity and strangers of every view, (A,).
 
     L = mean over anchors of ln(1 + Σ_{P: view(P) ≠ view(A)} Σ_N exp((d(A,P) − d(A,N)) / τ)). Anchors of every
-    view count alike, so the loss is symmetric in the views. A person's faces in the anchor's own view are
-    neither pulled nor pushed: the easy same-view pairs would drown the few that cross the gap. After Lezama,
+    view have the same weight, so the loss is symmetric in the views. A person's faces in the anchor's own view
+    are ignored: the many easy same-view pairs would outweigh the few pairs across views. After Lezama,
     Qiu and Sapiro, "Not Afraid of the Dark", CVPR 2017, and the cross-modal contrastive loss of Radford et
     al., "CLIP", 2021, with several positives and the negatives of both views.
     """
@@ -104,7 +104,7 @@ def multi_similarity(
     Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, eq. 15, written in distances:
     with d = 1 − cos, λ is one minus the paper's. With ``epsilon`` only the pairs of the paper's eq. 13 and 14
     count: negatives nearer than the farthest positive plus ε, positives farther than the nearest negative
-    less ε. An anchor without such pairs costs 0.
+    minus ε. An anchor without such pairs costs 0.
     """
     if epsilon is not None:
         farthest_A = torch.where(positive_AK, d_ap_AK.detach(), -torch.inf).amax(1)
@@ -117,7 +117,7 @@ def multi_similarity(
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """ln(1 + exp(x)); torch's own drops a part of 2e-9 beyond its threshold of 20."""
+    """ln(1 + exp(x)); torch's own softplus returns x above its threshold of 20, an error of 2e-9."""
     return torch.logaddexp(x, x.new_zeros(()))
 
 
@@ -135,7 +135,7 @@ class _AllTriplets(torch.autograd.Function):
         n_anchors, n_thresholds = d_ap_AK.shape
         threshold_AK, order_AK = torch.where(positive_AK, d_ap_AK + margin, -torch.inf).sort(1)
         bucket_AR = torch.searchsorted(threshold_AK, d_an_AR, right=True)
-        inside_AR = bucket_AR < n_thresholds  # below at least one threshold; never so for +inf
+        inside_AR = bucket_AR < n_thresholds  # below at least one threshold, which +inf never is
         zero_AB = d_an_AR.new_zeros(n_anchors, n_thresholds + 1)
         number_AB = zero_AB.scatter_add(1, bucket_AR, inside_AR.to(d_an_AR.dtype))
         sum_AB = zero_AB.scatter_add(1, bucket_AR, torch.where(inside_AR, d_an_AR, 0.0))
@@ -151,5 +151,5 @@ class _AllTriplets(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None]:
         below_AK, bucket_AR = ctx.saved_tensors
         grad_A1 = grads[0][:, None]
-        above_AR = (bucket_AR - below_AK.shape[1]).to(grad_A1.dtype)  # minus the thresholds above a negative
-        return below_AK * grad_A1, None, above_AR.mul_(grad_A1), None
+        slope_AR = (bucket_AR - below_AK.shape[1]).to(grad_A1.dtype)  # −(number of thresholds above the negative)
+        return below_AK * grad_A1, None, slope_AR.mul_(grad_A1), None

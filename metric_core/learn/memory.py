@@ -1,10 +1,10 @@
 """Cross-batch memory: embeddings of earlier batches as further references, each worker holding its share.
 
-Rows enter in the order of the global batch, so the memory is the same at every number of workers, and a
-checkpoint holds the whole of it. Their embeddings are stale: rows older than a limit are not used, and losses
-that look only at the hardest of them are refused unless asked for (see ``step.Objective``).
+Rows enter in the order of the global batch, so the memory is the same for every number of workers, and a
+checkpoint holds all of it. The embeddings are stale, so rows older than a limit are not used, and
+``objective.Objective`` refuses losses that use only the hardest of them unless they are asked for.
 
-The idea: Wang et al., "Cross-GlobalBatch Memory for Embedding Learning", CVPR 2020.
+Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020.
 
 Shape letters: M rows of the memory, O rows of it on this worker, L local anchors, R rows of the global batch,
 A anchors of a block, X anchors of a block on all workers, D columns.
@@ -28,7 +28,7 @@ _EMPTY = -1  # the step, and the ids, of a row that was never written
 
 
 class CrossBatchMemory:
-    """The last ``capacity`` rows, embeddings spread over workers; ids, steps and views are on every worker."""
+    """The last ``capacity`` rows. Embeddings are spread over workers; ids, steps and views are on every worker."""
 
     def __init__(
         self,
@@ -40,7 +40,10 @@ class CrossBatchMemory:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """An empty memory of ``capacity`` rows; those older than ``max_age`` steps (None: no limit) rest."""
+        """An empty memory of ``capacity`` rows; those older than ``max_age`` steps are not used (None: no limit).
+
+        Raises ValueError for a ``capacity``, ``dim`` or ``max_age`` below 1.
+        """
         if capacity < 1 or dim < 1 or (max_age is not None and max_age < 1):
             raise ValueError(f"capacity {capacity}, dim {dim} and max_age {max_age} must be at least 1")
         self.capacity, self.max_age, self._world = capacity, max_age, world
@@ -52,14 +55,14 @@ class CrossBatchMemory:
         self.step_M = torch.full((capacity,), _EMPTY, device=device)
 
     def usable(self, step: int) -> Tensor:
-        """Which rows hold an embedding that is young enough at ``step``, (M,)."""
+        """Which rows hold an embedding that is not too old at ``step``, bool (M,)."""
         written_M = self.step_M != _EMPTY
         return written_M if self.max_age is None else written_M & (step - self.step_M <= self.max_age)
 
     def enqueue(
         self, emb_RD: Tensor, label_R: Tensor, face_id_R: Tensor, step: int, view_R: Tensor | None = None
     ) -> None:
-        """Writes the rows of the global batch, which every worker passes whole, over the oldest rows."""
+        """Overwrites the oldest rows with those of the global batch; every worker passes the whole batch."""
         kept = slice(max(0, len(emb_RD) - self.capacity), None)
         emb_RD, label_R, face_id_R = emb_RD.detach()[kept], label_R[kept], face_id_R[kept]
         place_R = torch.arange(self._written, self._written + len(emb_RD), device=label_R.device) % self.capacity
@@ -70,7 +73,7 @@ class CrossBatchMemory:
         self._written = (self._written + len(emb_RD)) % self.capacity
 
     def as_batch(self, batch: GlobalBatch, step: int) -> GlobalBatch:
-        """The anchors of ``batch`` with the memory for references."""
+        """The anchors of ``batch`` with the memory's rows as references."""
         return GlobalBatch(
             anchor_LD=batch.anchor_LD,
             label_L=batch.label_L,
@@ -84,11 +87,14 @@ class CrossBatchMemory:
         )
 
     def references(self, batch: GlobalBatch, counts: list[int], distance: Distance) -> MemoryReferences:
-        """Distances from the anchors of ``batch``, ``counts`` a worker, to all workers' rows; every worker calls it."""
+        """Distances from the anchors of ``batch`` to all workers' rows of the memory; every worker calls it.
+
+        ``counts`` is the number of anchors of each worker.
+        """
         return MemoryReferences(batch, counts, self.emb_OD, self._sizes, self._world, distance)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A copy of all rows of all workers, for a checkpoint; every worker calls it and gets the same."""
+        """A copy of all rows of all workers, for a checkpoint; every worker calls it and gets the same copy."""
         return {
             "emb": all_gather_ids(self.emb_OD, self._world).clone(),
             "label": self.label_M.clone(),
@@ -99,13 +105,15 @@ class CrossBatchMemory:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes this worker's share of a checkpoint written by any number of workers.
+        """Loads this worker's share of a checkpoint written by any number of workers.
 
-        Raises ValueError when the checkpoint's memory has another shape.
+        Raises ValueError when the checkpoint's memory has a different shape.
         """
         expected = (self.capacity, self.emb_OD.shape[1])
         if tuple(state["emb"].shape) != expected:
-            raise ValueError(f"the memory in the checkpoint has shape {tuple(state['emb'].shape)}, not {expected}")
+            raise ValueError(
+                f"the memory in the checkpoint has shape {tuple(state['emb'].shape)}; {expected} was expected"
+            )
         self.emb_OD.copy_(state["emb"][self._start : self._start + len(self.emb_OD)])
         self.label_M.copy_(state["label"])
         self.face_id_M.copy_(state["face_id"])
@@ -115,10 +123,10 @@ class CrossBatchMemory:
 
 
 class MemoryReferences:
-    """The ``stream.References`` of a memory: each worker measures everybody's anchors against its own rows.
+    """The ``stream.References`` of a memory: each worker measures all workers' anchors against its own rows.
 
-    Anchors are already everywhere, so only distances travel, to the anchors' owner, and their derivatives
-    back: for L anchors a worker that is L·M numbers each way, not the M·D of fetching the rows.
+    Every worker already has all anchors, so only the distances are sent, to the worker that owns the anchor, and
+    their derivatives back. With L anchors per worker that is L·M numbers each way; fetching the rows would be M·D.
     """
 
     def __init__(
@@ -130,12 +138,12 @@ class MemoryReferences:
         self._grad_RD = torch.zeros_like(self._x_RD)
         self._counts, self._sizes, self._world, self._distance = counts, sizes, world, distance
         self._starts = [sum(counts[:rank]) for rank in range(world.size)]
-        self._runs: list[slice] = []
+        self._runs: list[slice] = []  # of each worker, its rows of ``_x_RD`` that are in the current block
 
     def blocks(self) -> Iterable[slice]:
         own = self._counts[self._world.rank]
         for rows in row_blocks(max(self._counts), sum(self._sizes), self._emb_OD.device, BLOCK):
-            # The rows of every worker that are in this block; short workers run out first.
+            # Workers with fewer anchors run out first; their slices are empty then.
             self._runs = [
                 slice(start + min(rows.start, count), start + min(rows.stop, count))
                 for start, count in zip(self._starts, self._counts)
@@ -143,20 +151,18 @@ class MemoryReferences:
             yield slice(min(rows.start, own), min(rows.stop, own))
 
     def distances(self, rows: slice) -> Tensor:
-        d_XO = block_distance(self._everybody(), self._emb_OD, self._distance)
+        anchor_XD = torch.cat([self._x_RD[run] for run in self._runs])
+        d_XO = block_distance(anchor_XD, self._emb_OD, self._distance)
         own_rows = [rows.stop - rows.start] * self._world.size
-        return torch.cat(exchange(list(d_XO.split(self._heights())), own_rows, self._sizes, self._world), 1)
+        return torch.cat(exchange(list(d_XO.split(self._run_lengths())), own_rows, self._sizes, self._world), 1)
 
-    def fold(self, rows: slice, weight_AR: Tensor) -> None:
+    def accumulate(self, rows: slice, weight_AR: Tensor) -> None:
         columns = [len(self._emb_OD)] * self._world.size
-        parts = exchange(list(weight_AR.split(self._sizes, 1)), self._heights(), columns, self._world)
+        parts = exchange(list(weight_AR.split(self._sizes, 1)), self._run_lengths(), columns, self._world)
         for run, weight_AO in zip(self._runs, parts):
             add_block_gradient(self._grad_RD[run], weight_AO, self._x_RD[run], self._emb_OD, self._distance)
 
-    def _everybody(self) -> Tensor:
-        return torch.cat([self._x_RD[run] for run in self._runs])
-
-    def _heights(self) -> list[int]:
+    def _run_lengths(self) -> list[int]:
         return [run.stop - run.start for run in self._runs]
 
     def gradients(self) -> list[tuple[Tensor, Tensor]]:

@@ -1,11 +1,11 @@
-"""Which faces an anchor is compared with: every miner sees this worker's anchors × all workers' references.
+"""Which faces an anchor is compared with: every miner compares this worker's anchors with all workers' references.
 
-A miner streams over blocks of anchors, keeps no index of all triplets, and returns the few it selected.
-It orders pairs by their dot product, which on unit vectors is the order of every distance. Dot products that
-differ by no more than rounding are a tie, and ties go to the lower face_id, so that the choice depends
-neither on how the batch was cut into blocks nor on the number of workers.
+A miner streams over blocks of anchors, never lists all triplets, and returns the few it selected. It orders
+pairs by their dot product, which on unit vectors is the order of every distance. Dot products that differ only
+by rounding are a tie, which the lower face_id wins, so that the choice depends neither on how the batch was
+split into blocks nor on the number of workers.
 
-Shape letters: L local anchors, A anchors of a block, R references, K references of one identity,
+Shape letters: L local anchors, A anchors of a block, R references, K references of one identity, G groups,
 B buckets between an anchor's thresholds, T selected triplets, C candidates, D columns.
 """
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from metric_core import counter
-from metric_core.learn.distance import few_true, row_blocks
+from metric_core.learn.distance import row_blocks, sparse_nonzero
 
-_NEAREST_DRAWN, _FARTHEST_DRAWN = 0.5, 1.4  # "Sampling Matters": cutoff and nonzero_loss_cutoff of its code
+_NEAREST_DRAWN, _FARTHEST_DRAWN = 0.5, 1.4  # cutoff and nonzero_loss_cutoff in the code of "Sampling Matters"
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class GlobalBatch:
     label_L: Tensor
     """Identity of each anchor, int64."""
     face_id_L: Tensor
-    """Which image each anchor is, int64; one image has one identity."""
+    """Image of each anchor, int64; one image has one identity."""
     reference_RD: Tensor
-    """Unit vectors of all workers in rank order, the anchors among them; or this worker's shard of a memory."""
+    """Unit vectors of all workers in rank order, including the anchors; or this worker's share of a memory."""
     label_R: Tensor
     """Identity of each reference, int64."""
     face_id_R: Tensor
-    """Which image each reference is, int64."""
+    """Image of each reference, int64."""
     view_L: Tensor | None = None
     """View of each anchor (a camera, a spectrum), int64. When given, only faces of an identity in *other*
     views are an anchor's positives; its negatives are the strangers of every view."""
     view_R: Tensor | None = None
     """View of each reference; given with ``view_L``."""
     usable_R: Tensor | None = None
-    """False for references that are neither positives nor negatives of anybody; None when all are usable."""
+    """False for references that are not used, neither as positive nor as negative; None when all are used."""
 
     @cached_property
     def _by_face_id(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class GlobalBatch:
 
     @property
     def face_id_rank_R(self) -> Tensor:
-        """The place of each reference in the order of face_ids."""
+        """The position of each reference in the order of face_ids, (R,)."""
         return self._by_face_id[1]
 
     def same_identity(self, rows: slice) -> SameIdentity:
@@ -74,7 +74,7 @@ class GlobalBatch:
         position_K = torch.arange(largest, device=label_A.device)
         same_AK = position_K < count_A[:, None]
         column_AK = order_R[(start_A[:, None] + position_K).clamp_(max=len(order_R) - 1)]
-        # One image is not its own positive, however often it was drawn; this covers the anchor itself.
+        # An image is never its own positive, even if it was drawn twice; this excludes the anchor itself as well.
         positive_AK = same_AK & (self.face_id_R[column_AK] != self.face_id_L[rows, None])
         if self.view_L is not None and self.view_R is not None:
             positive_AK &= self.view_R[column_AK] != self.view_L[rows, None]
@@ -83,9 +83,9 @@ class GlobalBatch:
         return SameIdentity(column_AK, same_AK, positive_AK)
 
     def without_positive(self) -> Tensor:
-        """How many anchors, themselves among the references, have no positive, 0-dim.
+        """How many anchors have no positive, 0-dim; the anchors must be among the references.
 
-        They are those whose identity shows a single image, or where views count a single view.
+        They are the anchors whose identity has a single image or, when views are given, a single view.
         """
         key_R = self.face_id_R if self.view_R is None else self.view_R
         label_G, group_R = self.label_R.unique(return_inverse=True)
@@ -94,7 +94,7 @@ class GlobalBatch:
         return (lowest_G == highest_G)[torch.searchsorted(label_G, self.label_L)].sum()
 
     def not_finite(self) -> Tensor:
-        """How many anchors are no vectors any more, but hold a NaN or an infinity, 0-dim."""
+        """How many anchors hold a NaN or an infinity, 0-dim."""
         return (~self.anchor_LD.detach().isfinite().all(1)).sum()
 
     def similarity(self, rows: slice) -> Tensor:
@@ -103,30 +103,30 @@ class GlobalBatch:
 
     @property
     def rounding(self) -> float:
-        """Dot products of unit vectors that differ by no more than this are equal."""
+        """Dot products of unit vectors that differ by no more than this count as equal."""
         return 1e-12 if self.anchor_LD.dtype == torch.float64 else 1e-5
 
     def lowest_face_id(self, group_C: Tensor, column_C: Tensor, n_groups: int) -> Tensor:
-        """Of each group's candidates the one with the lowest face_id, (n_groups,); −1 for an empty group."""
+        """The candidate with the lowest face_id in each group, (n_groups,); −1 for an empty group."""
         order_R, rank_R = self._by_face_id
-        nobody = len(order_R)
-        rank_G = rank_R.new_full((n_groups,), nobody).scatter_reduce_(0, group_C, rank_R[column_C], "amin")
-        return torch.where(rank_G < nobody, order_R[rank_G.clamp(max=nobody - 1)], -1)
+        empty = len(order_R)
+        rank_G = rank_R.new_full((n_groups,), empty).scatter_reduce_(0, group_C, rank_R[column_C], "amin")
+        return torch.where(rank_G < empty, order_R[rank_G.clamp(max=empty - 1)], -1)
 
 
 @dataclass(frozen=True)
 class SameIdentity:
-    """The same-identity references of a block's anchors, padded to the largest identity."""
+    """The same-identity references of a block's anchors, padded to the size of the largest identity."""
 
     column_AK: Tensor
-    """Which reference, in the order of face_id."""
+    """Row numbers of the references, in the order of face_id."""
     same_AK: Tensor
     """False in the padding."""
     positive_AK: Tensor
-    """True where the reference is a positive: same identity, another image."""
+    """True where the reference is a positive: same identity, different image."""
 
     def hide(self, value_AR: Tensor, value: float) -> Tensor:
-        """``value_AR`` with ``value`` written, in place, over everything that is no negative."""
+        """Overwrites, in place, the entries of ``value_AR`` that are not negatives with ``value``; returns it."""
         anchor_C, k_C = self.same_AK.nonzero(as_tuple=True)
         value_AR[anchor_C, self.column_AK[anchor_C, k_C]] = value
         return value_AR
@@ -134,7 +134,7 @@ class SameIdentity:
 
 @dataclass(frozen=True)
 class Selected:
-    """Triplets that a miner picked: rows of the anchors, and of the references."""
+    """Triplets that a miner selected, as row numbers of anchors and of references."""
 
     anchor_T: Tensor
     positive_T: Tensor
@@ -143,30 +143,30 @@ class Selected:
 
 @torch.no_grad()
 def batch_hard(batch: GlobalBatch) -> Selected:
-    """For each anchor its farthest positive and its nearest negative, where it has both.
+    """For each anchor that has both, its farthest positive and its nearest negative.
 
     Hermans, Beyer and Leibe, "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5.
     """
-    return _one_each(batch, farthest=True)
+    return _one_per_anchor(batch, farthest=True)
 
 
 @torch.no_grad()
 def easy_positive(batch: GlobalBatch) -> Selected:
-    """For each anchor its nearest positive and its nearest negative, where it has both.
+    """For each anchor that has both, its nearest positive and its nearest negative.
 
     Xuan, Stylianou and Pless, "Improved Embeddings with Easy Positive Triplet Mining", WACV 2020 (EPHN):
-    leaves an identity room for several clusters.
+    an identity may form several clusters.
     """
-    return _one_each(batch, farthest=False)
+    return _one_per_anchor(batch, farthest=False)
 
 
 @torch.no_grad()
 def semi_hard(batch: GlobalBatch) -> Selected:
     """For each anchor and positive the nearest negative that is farther than the positive: d_ap < d_an.
 
-    Where none is, the farthest negative of all, the least wrong one (the fallback of the FaceNet
-    reimplementations). Schroff, Kalenichenko and Philbin, "FaceNet", CVPR 2015, eq. 4; there
-    d_ap < d_an < d_ap + margin, and a selected negative beyond the margin costs nothing under the hinge.
+    If there is none, the farthest negative of all, as in the FaceNet reimplementations. Schroff, Kalenichenko
+    and Philbin, "FaceNet", CVPR 2015, eq. 4. There d_ap < d_an < d_ap + margin; here a negative may lie beyond
+    the margin, where the hinge loss is 0.
     """
 
     def select(rows: slice) -> Selected:
@@ -184,13 +184,13 @@ def semi_hard(batch: GlobalBatch) -> Selected:
 
 @torch.no_grad()
 def distance_weighted(batch: GlobalBatch, seed: int, step: int) -> Selected:
-    """For each anchor and positive one negative, drawn with probability ∝ 1 / q(d) of its distance d.
+    """For each anchor and positive one random negative, at distance d with probability ∝ 1 / q(d).
 
-    q(d) = d^(D−2)·(1 − d²/4)^((D−3)/2) is how often distances occur between random points of the unit sphere,
-    so that all distances are drawn alike: Wu, Manmatha, Smola and Krähenbühl, "Sampling Matters in Deep
-    Embedding Learning", ICCV 2017, section 4. As there, distances below 0.5 are drawn like 0.5, which bounds
-    the variance, and beyond 1.4 not at all unless there is nothing nearer. The draw of a pair depends on
-    (seed, step, face_id of the anchor, rank of the positive among its identity's face_ids) alone.
+    q(d) = d^(D−2)·(1 − d²/4)^((D−3)/2) is the density of distances between random points of the unit sphere, so
+    that all distances are drawn equally often: Wu, Manmatha, Smola and Krähenbühl, "Sampling Matters in Deep
+    Embedding Learning", ICCV 2017, section 4. As there, distances below 0.5 are treated as 0.5, which bounds the
+    variance, and distances above 1.4 are drawn only if there is nothing nearer. The draw of a pair depends only on
+    (seed, step, face_id of the anchor, rank of the positive among its identity's face_ids).
     """
     n_dims = batch.anchor_LD.shape[1]
 
@@ -218,8 +218,8 @@ def distance_weighted(batch: GlobalBatch, seed: int, step: int) -> Selected:
     return _over_blocks(batch, select)
 
 
-def _one_each(batch: GlobalBatch, *, farthest: bool) -> Selected:
-    """For each anchor its farthest or its nearest positive, and its nearest negative, where it has both."""
+def _one_per_anchor(batch: GlobalBatch, *, farthest: bool) -> Selected:
+    """For each anchor that has both, its farthest or nearest positive and its nearest negative."""
 
     def select(rows: slice) -> Selected:
         similarity_AR = batch.similarity(rows)
@@ -253,18 +253,18 @@ def _extreme_positive(batch: GlobalBatch, similarity_AR: Tensor, same: SameIdent
 
 
 def _nearest(batch: GlobalBatch, similarity_AR: Tensor) -> Tensor:
-    """The column of each row's largest value, −1 where all are −inf."""
+    """The column of each row's largest value, (A,); −1 where all are −inf."""
     best_A = similarity_AR.amax(1)
     edge_A = torch.where(best_A > -torch.inf, best_A - batch.rounding, torch.inf)
-    anchor_C, column_C = few_true(similarity_AR >= edge_A[:, None])
+    anchor_C, column_C = sparse_nonzero(similarity_AR >= edge_A[:, None])
     return batch.lowest_face_id(anchor_C, column_C, len(similarity_AR))
 
 
 def _nearest_beyond(batch: GlobalBatch, similarity_AR: Tensor, threshold_AK: Tensor) -> Tensor:
-    """For each threshold the column of the largest value clearly below it, (A, K); −1 where there is none.
+    """For each threshold the column of the largest value below it by more than rounding, (A, K); −1 if none is.
 
     Values fall into the buckets between an anchor's sorted thresholds, and each bucket keeps its largest, so
-    the work is O(R log K) an anchor for any K. A value or a threshold of −inf is none.
+    the work is O(R log K) per anchor. Values and thresholds of −inf do not count.
     """
     n_anchors, n_thresholds = threshold_AK.shape
     n_buckets = n_thresholds + 1
@@ -272,12 +272,12 @@ def _nearest_beyond(batch: GlobalBatch, similarity_AR: Tensor, threshold_AK: Ten
     bucket_AR = torch.searchsorted(edge_AK, similarity_AR, right=True)
     best_AB = similarity_AR.new_full((n_anchors, n_buckets), -torch.inf)
     best_AB.scatter_reduce_(1, bucket_AR, similarity_AR, "amax")
-    best_AB[:, -1] = torch.inf  # nothing is sought above the highest threshold
+    best_AB[:, -1] = torch.inf  # nothing above the highest threshold is selected
     is_best_AR = (similarity_AR >= best_AB.sub_(batch.rounding).gather(1, bucket_AR)) & (similarity_AR > -torch.inf)
-    anchor_C, column_C = few_true(is_best_AR)
+    anchor_C, column_C = sparse_nonzero(is_best_AR)
     bucket_C = anchor_C * n_buckets + bucket_AR[anchor_C, column_C]
     chosen_AB = batch.lowest_face_id(bucket_C, column_C, n_anchors * n_buckets).view(n_anchors, n_buckets)
-    # The best below a threshold is that of the highest bucket below it that is not empty.
+    # The best value below a threshold is that of the highest non-empty bucket below it.
     place_B = torch.arange(n_buckets, device=chosen_AB.device)
     filled_AB = torch.where(chosen_AB >= 0, place_B, 0).cummax(1).values
     sorted_AK = chosen_AB.gather(1, filled_AB)[:, :-1]

@@ -1,6 +1,6 @@
-"""What training minimises, as configuration: the loss, its distance, its miner and their numbers.
+"""What training minimises, as options: the loss, its distance, its miner and their parameters.
 
-Every field is checked here, all problems at once; what the choices do is left to ``step``.
+All problems of the options are reported at once. What the choices do is in ``step``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 from metric_core.options import Options, out_of_range
 
 Distance = Literal["euclidean", "squared-euclidean", "cosine"]
-"""Between unit vectors; on these ‖x − y‖² = 2(1 − cos)."""
+"""The distance of unit vectors, for which ‖x − y‖² = 2(1 − cos)."""
 Form = Literal["hinge", "soft"]
 Loss = Literal["triplet", "contrastive", "softall", "multi-similarity", "multi-view"]
 Miner = Literal["auto", "batch-hard", "easy-positive", "semi-hard", "distance-weighted", "all", "multi-similarity"]
@@ -20,7 +20,7 @@ Reduction = Literal["anchors", "active"]
 LARGEST: dict[str, float] = {"euclidean": 2.0, "squared-euclidean": 4.0, "cosine": 2.0}
 """The largest distance between two unit vectors; the smallest is 0."""
 
-_MINERS: dict[str, tuple[str, ...]] = {  # the first is what "auto" means
+_MINERS: dict[str, tuple[str, ...]] = {  # "auto" is the first
     "triplet": ("batch-hard", "easy-positive", "semi-hard", "distance-weighted", "all"),
     "contrastive": ("all",),
     "softall": ("all",),
@@ -85,25 +85,26 @@ class Objective(Options):
         if not 0.0 < self.margin < largest:
             problems.append(
                 f"margin is {self.margin}; it must be above 0 and below {largest}, the largest "
-                f"{self.distance} distance of unit vectors: a larger margin never deactivates"
+                f"{self.distance} distance of unit vectors; with a larger margin every triplet stays active"
             )
         if not 0.0 <= self.positive_margin < self.margin:
             problems.append(f"positive_margin is {self.positive_margin}; it must be 0 or more and below the margin")
         if not 0.0 <= self.base <= largest:
-            problems.append(f"base is {self.base}; it must be from 0 to {largest}, a {self.distance} distance")
+            problems.append(f"base is {self.base}; it must be from 0 to {largest}, as a {self.distance} distance is")
         if self.loss in _MINERS and self.miner not in ("auto", *_MINERS[self.loss]):
-            problems.append(f"miner is {self.miner!r}; {self.loss} takes auto, {', '.join(_MINERS[self.loss])}")
+            allowed = ", ".join(("auto", *_MINERS[self.loss]))
+            problems.append(f"miner is {self.miner!r}; with loss {self.loss} it must be one of {allowed}")
         if self.loss == "triplet" and self.memory_rows > 0 and self.pairs != "all":
             if self.pairs != "batch-hard":
-                problems.append(f"miner is {self.pairs!r} with a memory; triplet takes all or batch-hard there")
+                problems.append(f"miner is {self.pairs!r} with a memory; for triplet it must be all or batch-hard")
             elif not self.hardest_from_memory:
                 problems.append(
-                    "batch-hard with a memory would learn from its stalest rows; use another loss or miner 'all', "
-                    "or set hardest_from_memory"
+                    "miner is 'batch-hard' with a memory, which would learn from its stalest rows; use another loss "
+                    "or miner 'all', or set hardest_from_memory"
                 )
         if self.form == "soft":
             if self.reduction == "active":
                 problems.append("reduction is 'active' but the soft form is never inactive; use 'anchors'")
             if self.miner == "all" and self.loss == "triplet":
-                problems.append("form is 'soft' with miner 'all'; use loss 'softall', the soft form over all")
+                problems.append("form is 'soft' with miner 'all'; use loss 'softall', the soft form over all triplets")
         return problems

@@ -1,7 +1,7 @@
 """From semi-hard to batch-hard mining: a schedule that follows the fraction of active triplets.
 
-Batch-hard triplets collapse a young net; semi-hard ones stop teaching a mature net. The switch is decided from
-figures that are the same on every worker, so all switch at the same step.
+Batch-hard triplets make an untrained network collapse; semi-hard ones teach a trained network nothing more. The
+switch depends on figures that are the same on every worker, so all workers switch at the same step.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from metric_core.options import Options, out_of_range
 
 @dataclass(frozen=True)
 class HardeningState:
-    """How far the schedule has come; belongs in the checkpoint."""
+    """The state of the schedule; belongs in the checkpoint."""
 
     active: float = 1.0
     """Running mean of the active fraction, 0 to 1."""
@@ -25,7 +25,7 @@ class HardeningState:
 
 @dataclass(frozen=True)
 class Hardening(Options):
-    """When a triplet objective goes from semi-hard to batch-hard, and by how much its margin grows then."""
+    """When a triplet objective switches from semi-hard to batch-hard, and by how much its margin changes then."""
 
     below: float = 0.2
     """Running active fraction under which semi-hard triplets have little left to teach, in (0, 1)."""
@@ -38,14 +38,14 @@ class Hardening(Options):
         return out_of_range(self, below="(0, 1)", memory="[0, 1)", margin_factor="(0, inf)")
 
     def objective(self, objective: Objective, state: HardeningState) -> Objective:
-        """The objective of the next step. Raises ConfigError where ``objective`` cannot take its miner or margin."""
+        """The objective of the next step. Raises ConfigError if ``objective`` cannot have that miner or margin."""
         if objective.loss != "triplet":
-            raise ConfigError(f"a miner schedule needs the triplet loss; found {objective.loss}")
+            raise ConfigError(f"a miner schedule needs loss triplet; found {objective.loss}")
         if not state.hard:
             return replace(objective, miner="semi-hard")
         return replace(objective, miner="batch-hard", margin=objective.margin * self.margin_factor)
 
     def update(self, state: HardeningState, health: Mapping[str, SupportsFloat]) -> HardeningState:
-        """The state after a step with the given health."""
+        """The state after a step with this ``health`` (see ``step.global_loss``)."""
         active = self.memory * state.active + (1.0 - self.memory) * float(health["active_fraction"])
         return HardeningState(active, state.hard or active < self.below)

@@ -1,12 +1,12 @@
-"""One global loss a step: gather, mine, sum and normalise so that N workers train like one.
+"""One global loss per step: gather, mine, sum and normalise so that W workers train like one.
 
-``global_loss`` is the whole of it; embedding the images, the optimiser and the logging are the caller's.
+``global_loss`` does all of this; embedding the images, the optimiser and the logging are left to the caller.
 
-The loss is L = (1/N) Σ over the anchors of the *global* batch. Worker r gets W·S_r/N to differentiate, S_r
-being the sum over its own anchors against everybody's references and N the detached count over all workers;
-averaging gradients over workers, as DistributedDataParallel does, then yields exactly ∇L.
+The loss is L = (1/N) Σ over the anchors of the *global* batch. Worker r differentiates W·S_r/N. S_r is the sum
+over its own anchors against all workers' references, and N the detached count over all workers. Averaging
+gradients over workers, as DistributedDataParallel does, then yields exactly ∇L.
 
-Shape letters: L local rows, R rows of all workers, D columns, T triplets, A contributing anchors.
+Shape letters: L local rows, R rows of all workers, D columns, A contributing anchors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from metric_core.learn.terms import Terms, mine, selected_terms, streamed_terms
 
 @dataclass
 class Outcome:
-    """What one step's loss came to."""
+    """The loss of one step."""
 
     loss: Tensor
     """Call ``backward()`` on this, on every worker: W·S_r/N, 0-dim."""
@@ -52,27 +52,27 @@ def global_loss(
 ) -> Outcome:
     """The loss of the global batch, of which this worker holds the rows ``emb_LD``; every worker calls it.
 
-    ``emb_LD`` holds unit vectors; half precisions are computed in float32, under autocast too, and float64
-    stays. ``label_L``, ``face_id_L`` and ``view_L`` are int64 (L,). Workers may hold different numbers of
-    rows. An anchor without a positive or without a negative contributes nothing and is not counted in N.
-    With a ``memory`` (``new_memory`` makes one) ``memory_weight`` times the loss of the same anchors against
-    the memory is added, with an N of its own, and the batch is then enqueued.
+    ``emb_LD`` holds unit vectors. The loss is computed in float64 if they are float64, else in float32, also under
+    autocast. ``label_L``, ``face_id_L`` and ``view_L`` are int64 (L,). Workers may hold different numbers of rows.
+    An anchor without a positive or without a negative contributes nothing and is not counted in N. With a
+    ``memory`` (from ``new_memory``), ``memory_weight`` times the loss of the same anchors against the memory is
+    added, normalised by an N of its own. The batch is then added to the memory.
 
-    health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, which hold
-    a NaN or an infinity: the loss and all other figures of such a step say nothing;
+    health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, the number of
+    embeddings that hold a NaN or an infinity (if there are any, the loss and the other figures mean nothing);
     ``active_fraction`` of triplets whose hinge is not 0, or of anchors whose farthest positive plus margin is
     beyond their nearest negative; ``d_ap_mean``, ``_q10``, ``_q50``, ``_q90`` of each contributing anchor's
     farthest selected positive and ``d_an_…`` of its nearest selected negative (NaN without contributing
     anchors); ``effective_rank`` of the centred embeddings; with a memory ``memory_loss`` and ``memory_rows``
     in use.
 
-    Raises ValueError for multi-view without views. Runs eagerly inside ``torch.compile``d code: mining's
-    sizes depend on data.
+    Raises ValueError for multi-view without views. Runs eagerly inside ``torch.compile``d code, because the
+    sizes in mining depend on the data.
     """
     if objective.loss != "multi-view":
         view_L = None
     elif view_L is None:
-        raise ValueError("multi-view needs the view of every face; found faces without views")
+        raise ValueError("view_L is None; loss multi-view needs the view of every face")
     with torch.autocast(emb_LD.device.type, enabled=False):
         emb_LD = emb_LD if emb_LD.dtype == torch.float64 else emb_LD.float()
         counts = row_counts(len(emb_LD), world, emb_LD.device)
@@ -93,11 +93,11 @@ def global_loss(
         else:
             terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
         loss, value, figures = _normalised(terms, world)
-        anchors, lonely, active, considered, not_finite = figures[2:].unbind()
+        anchors, no_positive, active, considered, not_finite = figures[2:].unbind()
         d_ap_A, d_an_A = all_gather_ids(torch.stack([terms.d_ap_A, terms.d_an_A], 1), world).unbind(1)
         health = {
             "anchors": anchors,
-            "anchors_without_positive": lonely,
+            "anchors_without_positive": no_positive,
             "embeddings_not_finite": not_finite,
             "active_fraction": active / considered.clamp(min=1.0),
             "effective_rank": effective_rank(batch.reference_RD),
@@ -106,11 +106,11 @@ def global_loss(
         }
         if memory is not None:
             references = memory.references(batch, counts, objective.distance)
-            older = streamed_terms(objective, memory.as_batch(batch, step), references)
-            loss_older, value_older, _ = _normalised(older, world)
-            loss = loss + objective.memory_weight * loss_older
-            value = value + objective.memory_weight * value_older
-            health |= {"memory_loss": value_older, "memory_rows": memory.usable(step).sum()}
+            memory_terms = streamed_terms(objective, memory.as_batch(batch, step), references)
+            memory_loss, memory_value, _ = _normalised(memory_terms, world)
+            loss = loss + objective.memory_weight * memory_loss
+            value = value + objective.memory_weight * memory_value
+            health |= {"memory_loss": memory_value, "memory_rows": memory.usable(step).sum()}
             memory.enqueue(batch.reference_RD, batch.label_R, batch.face_id_R, step, batch.view_R)
         return Outcome(loss, value, health)
 
@@ -118,7 +118,7 @@ def global_loss(
 def new_memory(
     objective: Objective, dim: int, world: World, dtype: torch.dtype, device: torch.device | str
 ) -> CrossBatchMemory | None:
-    """The empty memory that the objective asks for, of ``dim`` columns, or None when it asks for none."""
+    """An empty memory for the objective, with ``dim`` columns; None if its ``memory_rows`` is 0."""
     if objective.memory_rows == 0:
         return None
     return CrossBatchMemory(

@@ -1,8 +1,8 @@
-"""Losses over all pairs of an anchor, a block of anchors at a time: no B × B matrix outlives its block.
+"""Losses over all pairs of each anchor, computed in blocks of anchors: no matrix of all pairs is ever held.
 
-A block's distances, its loss and the loss's gradient are computed together, and the gradient is folded into
-one matrix a side before the next block; autograd sees one node that already knows its gradient. Formulas are
-left to ``loss``, masks to ``mining``.
+A block's distances, its loss and the loss's gradient are computed together. The gradient is added to one matrix
+for the anchors and one for the references before the next block; autograd sees one node that already knows its
+gradient. The formulas are in ``loss``, the masks in ``mining``.
 
 Shape letters: L local anchors, A anchors of a block, R references, K references of one identity, D columns.
 """
@@ -20,35 +20,37 @@ from metric_core.learn.distance import add_block_gradient, block_distance, pair_
 from metric_core.learn.mining import GlobalBatch
 from metric_core.learn.objective import Distance
 
-BLOCK = 1 << 19  # elements of a block; a loss and its gradient hold some ten temporaries of this size
+BLOCK = 1 << 19  # elements per block; a loss and its gradient hold about ten temporaries of this size
 
 
 @dataclass(frozen=True)
 class RowTerms:
-    """What some anchors cost."""
+    """The loss of a block's anchors."""
 
     term_A: Tensor
-    """The cost of each anchor, differentiable."""
+    """The loss of each anchor, differentiable."""
     active: Tensor
-    """How many of the comparisons behind it are not settled yet, 0-dim."""
+    """Number of triplets or anchors that are still in the wrong order or within the margin, 0-dim."""
     considered: Tensor
-    """Of so many, 0-dim."""
+    """Number of triplets or anchors looked at, 0-dim."""
 
 
 RowLoss = Callable[[Tensor, Tensor, Tensor], RowTerms]
-"""(d_ap_AK, positive_AK, d_an_AR) → the cost of each anchor: the arguments of the functions in ``loss``."""
+"""(d_ap_AK, positive_AK, d_an_AR) → the loss of each anchor; the arguments are those of the functions in ``loss``."""
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """The cost of all local anchors."""
+    """The loss of all local anchors."""
 
     total: Tensor
-    """Σ of the terms, 0-dim, differentiable in the batch's anchors and references."""
+    """Sum of the terms, 0-dim, differentiable in the batch's anchors and references."""
     active: Tensor
+    """As in ``RowTerms``, over all blocks."""
     considered: Tensor
+    """As in ``RowTerms``, over all blocks."""
     with_positive: Tensor
-    """How many anchors have a positive, 0-dim."""
+    """Number of anchors that have a positive, 0-dim."""
     d_ap_A: Tensor
     """Each contributing anchor's farthest positive."""
     d_an_A: Tensor
@@ -59,20 +61,20 @@ class References(Protocol):
     """Where distances come from and gradients go: the batch itself, or a memory spread over workers."""
 
     def blocks(self) -> Iterable[slice]:
-        """Runs of local anchors, as many on every worker, some of them perhaps empty."""
+        """Slices of the local anchors, the same number on every worker; some may be empty."""
 
     def distances(self, rows: slice) -> Tensor:
-        """d(a, r) of the anchors in ``rows`` and all references, (A, R), to be overwritten by the caller."""
+        """d(a, r) of the anchors in ``rows`` and all references, (A, R); the caller may overwrite it."""
 
-    def fold(self, rows: slice, weight_AR: Tensor) -> None:
-        """Adds to the gradients what follows from the ``pair_weight`` of every pair of a block."""
+    def accumulate(self, rows: slice, weight_AR: Tensor) -> None:
+        """Adds a block's part to the gradients, given the ``pair_weight`` of every pair of the block."""
 
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """Each matrix that autograd knows, with its gradient."""
+        """Each input of the loss, with its gradient."""
 
 
 class BatchReferences:
-    """The gathered batch: every worker has all references."""
+    """The gathered batch as references: every worker has all of them."""
 
     def __init__(self, batch: GlobalBatch, distance: Distance) -> None:
         self._inputs = batch.anchor_LD, batch.reference_RD
@@ -86,7 +88,7 @@ class BatchReferences:
     def distances(self, rows: slice) -> Tensor:
         return block_distance(self._x_LD[rows], self._y_RD, self._distance)
 
-    def fold(self, rows: slice, weight_AR: Tensor) -> None:
+    def accumulate(self, rows: slice, weight_AR: Tensor) -> None:
         x_AD = self._x_LD[rows]
         add_block_gradient(self._grad_LD[rows], weight_AR, x_AD, self._y_RD, self._distance)
         add_block_gradient(self._grad_RD, weight_AR.T, self._y_RD, x_AD, self._distance)
@@ -96,9 +98,9 @@ class BatchReferences:
 
 
 def stream(batch: GlobalBatch, references: References, distance: Distance, row_loss: RowLoss) -> Streamed:
-    """``row_loss`` over every local anchor that has both a positive and a negative, with its gradient.
+    """The sum of ``row_loss`` over every local anchor that has both a positive and a negative, with its gradient.
 
-    ``batch`` says who is a positive of whom; the distances are those of ``references``.
+    Positives and negatives are determined by ``batch``; distances come from ``references``.
     """
     total = batch.anchor_LD.new_zeros(())
     active = considered = with_positive = torch.zeros((), dtype=torch.float64, device=total.device)
@@ -113,9 +115,9 @@ def stream(batch: GlobalBatch, references: References, distance: Distance, row_l
                 d_AR.masked_fill_(~batch.usable_R, torch.inf)
             d_an_A = d_AR.amin(1)
             paired_A = same.positive_AK.any(1)
-            has_A = paired_A & (d_an_A < torch.inf)
+            both_A = paired_A & (d_an_A < torch.inf)
             with_positive = with_positive + paired_A.sum()
-            keep_A = slice(None) if bool(has_A.all()) else has_A.nonzero()[:, 0]
+            keep_A = slice(None) if bool(both_A.all()) else both_A.nonzero()[:, 0]
             positive_AK = same.positive_AK[keep_A]
             farthest.append(torch.where(positive_AK, d_AK[keep_A], -torch.inf).amax(1))
             nearest.append(d_an_A[keep_A])
@@ -132,7 +134,7 @@ def stream(batch: GlobalBatch, references: References, distance: Distance, row_l
             weight_AR.scatter_add_(1, same.column_AK[keep_A], weight_AK)
             if not isinstance(keep_A, slice):
                 weight_AR = torch.zeros_like(d_AR).index_copy_(0, keep_A, weight_AR)
-            references.fold(rows, weight_AR)
+            references.accumulate(rows, weight_AR)
     if batch.anchor_LD.requires_grad:
         inputs, grads = zip(*references.gradients())
         total = _KnownGradient.apply(total, len(inputs), *inputs, *grads)
@@ -140,7 +142,7 @@ def stream(batch: GlobalBatch, references: References, distance: Distance, row_l
 
 
 class _KnownGradient(torch.autograd.Function):
-    """``total`` as a function of some inputs whose gradients were computed with it."""
+    """``total`` as a function of inputs whose gradients have already been computed."""
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, n_inputs: int, *inputs_and_grads: Tensor) -> Tensor:

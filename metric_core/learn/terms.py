@@ -1,6 +1,6 @@
-"""One worker's part of the loss: an objective applied to a batch, by selected triplets or by streaming all pairs.
+"""One worker's part of the loss: an objective applied to a batch, to selected triplets or to all pairs in blocks.
 
-Summing over workers and dividing by N is left to ``step``.
+Summing over workers and dividing by N is in ``step``.
 
 Shape letters: L local rows, R references, K references of one identity, T triplets, A contributing anchors.
 """
@@ -25,27 +25,36 @@ from metric_core.learn.stream import References, RowTerms, stream
 class Terms:
     """One worker's part of the loss."""
 
-    total: Tensor  # S_r, 0-dim, differentiable; a zero that depends on the embeddings if nothing contributes
-    count: Tensor  # this worker's part of N, 0-dim
-    d_ap_A: Tensor  # of each contributing anchor, its farthest selected positive
-    d_an_A: Tensor  # and its nearest selected negative
-    lonely: Tensor  # anchors without a positive, 0-dim
-    active: Tensor  # triplets whose hinge is above 0, 0-dim; of an all-pairs loss, anchors not yet in order
-    considered: Tensor  # of so many, 0-dim
-    not_finite: Tensor  # anchors with a NaN or an infinity, 0-dim
+    total: Tensor
+    """S_r, 0-dim, differentiable; if nothing contributes, a zero that still depends on the embeddings."""
+    count: Tensor
+    """This worker's part of N, 0-dim."""
+    d_ap_A: Tensor
+    """Distance of each contributing anchor to its farthest selected positive."""
+    d_an_A: Tensor
+    """Distance of each contributing anchor to its nearest selected negative."""
+    no_positive: Tensor
+    """Number of anchors without a positive, 0-dim."""
+    active: Tensor
+    """Number of triplets whose hinge is above 0, 0-dim; for most all-pairs losses, of anchors: see ``_row_terms``."""
+    considered: Tensor
+    """Number of triplets or anchors looked at, 0-dim."""
+    not_finite: Tensor
+    """Number of anchors with a NaN or an infinity, 0-dim."""
 
     @property
     def figures(self) -> Tensor:
-        """[total, count, contributing anchors, lonely, active, considered, not finite] in float64.
+        """[total, count, contributing anchors, no_positive, active, considered, not_finite], float64 (7,).
 
-        Counts are exact there, and summed up over workers in one go.
+        One vector, so that one exchange sums it over workers; float64, so that counts stay exact.
         """
         anchors = torch.full_like(self.count, len(self.d_ap_A))
-        figures = self.total.detach(), self.count, anchors, self.lonely, self.active, self.considered, self.not_finite
-        return torch.stack([figure.double() for figure in figures])
+        counts = self.count, anchors, self.no_positive, self.active, self.considered, self.not_finite
+        return torch.stack([figure.double() for figure in (self.total.detach(), *counts)])
 
 
 def mine(objective: Objective, batch: GlobalBatch, seed: int, step: int) -> Selected:
+    """The triplets that the objective's miner selects; not for miners that use all pairs."""
     match objective.pairs:
         case "batch-hard":
             return mining.batch_hard(batch)
@@ -58,7 +67,7 @@ def mine(objective: Objective, batch: GlobalBatch, seed: int, step: int) -> Sele
 
 
 def selected_terms(objective: Objective, batch: GlobalBatch, chosen: Selected) -> Terms:
-    """The triplet loss over the few triplets a miner picked: only those get a backward."""
+    """The triplet loss over the triplets that a miner selected; only their distances are differentiated."""
     both_T = torch.cat([chosen.anchor_T, chosen.anchor_T])
     partner_T = torch.cat([chosen.positive_T, chosen.negative_T])
     d_ap_T, d_an_T = pair_distance(batch.anchor_LD, both_T, batch.reference_RD, partner_T, objective.distance).chunk(2)
@@ -76,7 +85,7 @@ def selected_terms(objective: Objective, batch: GlobalBatch, chosen: Selected) -
         count=count,
         d_ap_A=d_A.scatter_reduce(0, anchor_T, d_ap_T.detach(), "amax", include_self=False),
         d_an_A=d_A.scatter_reduce(0, anchor_T, d_an_T.detach(), "amin", include_self=False),
-        lonely=batch.without_positive(),
+        no_positive=batch.without_positive(),
         active=active,
         considered=active.new_tensor(len(loss_T)),
         not_finite=batch.not_finite(),
@@ -84,7 +93,7 @@ def selected_terms(objective: Objective, batch: GlobalBatch, chosen: Selected) -
 
 
 def streamed_terms(objective: Objective, batch: GlobalBatch, references: References) -> Terms:
-    """A loss over all pairs of each anchor, streamed; also batch-hard, where only distances are at hand."""
+    """A loss over all pairs of each anchor; also batch-hard against a memory, which gives distances only."""
     streamed = stream(batch, references, objective.distance, partial(_row_terms, objective, batch))
     by_triplet = objective.loss == "triplet" and objective.reduction == "active"
     n_anchors = streamed.active.new_tensor(len(streamed.d_ap_A))
@@ -93,7 +102,7 @@ def streamed_terms(objective: Objective, batch: GlobalBatch, references: Referen
         count=streamed.active if by_triplet else n_anchors,
         d_ap_A=streamed.d_ap_A,
         d_an_A=streamed.d_an_A,
-        lonely=streamed.active.new_tensor(len(batch.anchor_LD)) - streamed.with_positive,
+        no_positive=streamed.active.new_tensor(len(batch.anchor_LD)) - streamed.with_positive,
         active=streamed.active,
         considered=streamed.considered,
         not_finite=batch.not_finite(),
@@ -124,19 +133,19 @@ def _row_terms(o: Objective, batch: GlobalBatch, d_ap_AK: Tensor, positive_AK: T
         case "multi-similarity":
             epsilon = o.epsilon if o.pairs == "multi-similarity" else None
             term_A = losses.multi_similarity(d_ap_AK, positive_AK, d_an_AR, o.alpha, o.beta, o.base, epsilon)
-    # These losses never quite end; what is left to do is counted in anchors whose order is still wrong.
+    # Most of these losses never reach 0, so an anchor counts as active while its order is wrong or within the margin.
     with torch.no_grad():
         farthest_A = torch.where(positive_AK, d_ap_AK, -torch.inf).amax(1)
-        unsettled_A = farthest_A + o.margin > d_an_AR.amin(1)
-    return RowTerms(term_A, unsettled_A.sum(), unsettled_A.new_tensor(len(unsettled_A), dtype=torch.int64))
+        active_A = farthest_A + o.margin > d_an_AR.amin(1)
+    return RowTerms(term_A, active_A.sum(), active_A.new_tensor(len(active_A), dtype=torch.int64))
 
 
 def _hardest(batch: GlobalBatch, d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance of each anchor's farthest positive and nearest negative; among equals the lower face_id's."""
+    """Each anchor's distance to its farthest positive and to its nearest negative; the lower face_id wins ties."""
     with torch.no_grad():
         score_AK = torch.where(positive_AK, d_ap_AK, -torch.inf)
         far_AK = score_AK >= score_AK.amax(1, keepdim=True) - batch.rounding
-        first_A1 = far_AK.to(torch.int8).argmax(1, keepdim=True)  # an identity's columns follow the face_ids
+        first_A1 = far_AK.to(torch.int8).argmax(1, keepdim=True)  # an identity's columns are sorted by face_id
         near_AR = d_an_AR <= d_an_AR.amin(1, keepdim=True) + batch.rounding
         rank_R = batch.face_id_rank_R
         nearest_A1 = torch.where(near_AR, rank_R, len(rank_R)).argmin(1, keepdim=True)

@@ -1,6 +1,6 @@
-"""Networks for faces, images to raw vectors: plain convolutions for small sets of faces, residual ones for large sets.
+"""Networks that turn faces into raw vectors: plain convolutions for small data sets, residual networks for large ones.
 
-Normalising pixels and vectors, and averaging over flips, is left to ``embedder``.
+Normalising pixels and vectors, and averaging over mirror images, is in ``embedder``.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from metric_core.model.spec import BackboneSpec
 
 
 class Backbone(nn.Module):
-    """(B, C, S, S) pictures to (B, D) vectors of any length."""
+    """Pictures (B, C, S, S) to vectors (B, D), not normalised."""
 
     def __init__(self, spec: BackboneSpec, *, channels: int, size: int) -> None:
         super().__init__()
         layers = _plain(spec, channels) if spec.family == "plain" else _iresnet(spec, channels)
         self.body = nn.Sequential(*layers)
         side = -(-size // 2 ** len(spec.widths))
-        # Flattened, not pooled: in cropped faces, where something lies says what it is.
+        # Flattened, not pooled: in cropped faces the position of a feature carries information.
         self.head = nn.Linear(spec.widths[-1] * side * side, spec.dim)
         _initialise(self)
 
@@ -28,41 +28,42 @@ class Backbone(nn.Module):
         return self.head(self.body(x_BCSS).flatten(1))
 
 
-def _plain(spec: BackboneSpec, entering: int) -> Iterator[nn.Module]:
+def _plain(spec: BackboneSpec, in_channels: int) -> Iterator[nn.Module]:
     for width, depth in zip(spec.widths, spec.depths):
         for _ in range(depth):
-            yield from (nn.Conv2d(entering, width, 3, 1, 1, bias=False), _norm(spec, width), _activation(spec, width))
-            entering = width
+            conv = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
+            yield from (conv, _norm(spec, width), _activation(spec, width))
+            in_channels = width
         yield nn.MaxPool2d(2, ceil_mode=True)
 
 
-def _iresnet(spec: BackboneSpec, entering: int) -> Iterator[nn.Module]:
+def _iresnet(spec: BackboneSpec, in_channels: int) -> Iterator[nn.Module]:
     first = spec.widths[0]
-    yield from (nn.Conv2d(entering, first, 3, 1, 1, bias=False), _norm(spec, first), _activation(spec, first))
-    entering = first
+    yield from (nn.Conv2d(in_channels, first, 3, 1, 1, bias=False), _norm(spec, first), _activation(spec, first))
+    in_channels = first
     for width, depth in zip(spec.widths, spec.depths):
         for block in range(depth):
-            yield _Block(spec, entering, width, stride=2 if block == 0 else 1)
-            entering = width
-    yield _norm(spec, entering)
+            yield _Block(spec, in_channels, width, stride=2 if block == 0 else 1)
+            in_channels = width
+    yield _norm(spec, in_channels)
 
 
 class _Block(nn.Module):
-    """norm, conv, norm, activation, conv (strided), norm; added to a projected shortcut where the shape changes."""
+    """norm, conv, norm, activation, conv (strided), norm; added to the input, projected where the shape changes."""
 
-    def __init__(self, spec: BackboneSpec, entering: int, width: int, stride: int) -> None:
+    def __init__(self, spec: BackboneSpec, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _norm(spec, entering),
-            nn.Conv2d(entering, width, 3, 1, 1, bias=False),
+            _norm(spec, in_channels),
+            nn.Conv2d(in_channels, width, 3, 1, 1, bias=False),
             _norm(spec, width),
             _activation(spec, width),
             nn.Conv2d(width, width, 3, stride, 1, bias=False),
             _norm(spec, width),
         )
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or entering != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(entering, width, 1, stride, bias=False), _norm(spec, width))
+        if stride != 1 or in_channels != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(in_channels, width, 1, stride, bias=False), _norm(spec, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.residual(x) + self.shortcut(x)

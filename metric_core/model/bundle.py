@@ -1,7 +1,7 @@
-"""The Model artefact: ``weights.safetensors`` and ``model.json``, known by a fingerprint.
+"""The Model artefact: ``weights.safetensors`` and ``model.json``, identified by a fingerprint.
 
-The fingerprint covers every tensor and every field that changes an embedding; it travels with every vector, so that
-vectors of two models are never compared. Nothing here is loaded by pickle.
+The fingerprint covers every tensor and every field that changes an embedding. It is stored with every vector, so that
+vectors of two models are never compared. Nothing here is loaded with pickle.
 """
 
 import hashlib
@@ -31,8 +31,9 @@ class Model:
     embedder: Embedder
     fingerprint: str
     operating_points: list[OperatingPoint]
-    """Measured at the end of training on pairs of validation faces; empty when there was no such split."""
+    """Measured on pairs of validation faces at the end of training; empty without a validation split."""
     uri: str
+    """Absolute address of the artefact."""
 
 
 def fingerprint(embedder: Embedder) -> str:
@@ -51,7 +52,7 @@ def fingerprint(embedder: Embedder) -> str:
 def save(
     embedder: Embedder, uri: str, *, operating_points: list[OperatingPoint], provenance: dict[str, Any]
 ) -> Manifest:
-    """Write a finished Model artefact. The embedder is stored in float32, on whatever device and dtype it trained."""
+    """Write a finished Model artefact. The weights are stored in float32, whatever their device and dtype."""
     stored = Embedder(embedder.spec)
     stored.load_state_dict(embedder.state_dict())  # copies across devices and dtypes
     weights = safetensors.torch.save({k: v.contiguous() for k, v in stored.state_dict().items()})
@@ -66,11 +67,11 @@ def save(
 
 
 def load(uri: str) -> Model:
-    """Read and check a Model artefact; the embedder comes back on the CPU in ``eval()``.
+    """Read and check a Model artefact; its embedder is on the CPU, in evaluation mode.
 
     Raises:
         Missing, Unfinished, SchemaMismatch: as ``manifest.read``.
-        Corrupt: the files do not add up to the manifest's fingerprint.
+        Corrupt: the files do not agree with the manifest's fingerprint.
     """
     uri = storage.absolute(uri)
     found = manifest.read(uri, "model")
@@ -87,7 +88,10 @@ def load(uri: str) -> Model:
         raise Corrupt(f"{uri}/{SPEC} does not describe these weights: {error}") from error
     computed = fingerprint(embedder)
     if computed != content["fingerprint"]:
-        raise Corrupt(f"{uri}: fingerprint {computed[:16]}… but the manifest says {content['fingerprint'][:16]}…")
+        raise Corrupt(
+            f"{uri}: the fingerprint of its files is {computed[:16]}…, but the manifest's is "
+            f"{content['fingerprint'][:16]}…; train again or restore the files"
+        )
     points = [OperatingPoint(**point) for point in content["operating_points"]]
     return Model(embedder.eval(), computed, points, uri)
 

@@ -1,6 +1,6 @@
-"""What a model is besides its weights, and the networks there are to choose from; nothing heavy is imported.
+"""Everything about a model except its weights, and the networks to choose from; imports nothing heavy.
 
-The networks themselves are in ``backbones``, what a model does with pixels is in ``embedder``.
+The networks themselves are in ``backbones``; what a model does with pixels is in ``embedder``.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from metric_core.image.spec import DECODER_RULE, Preprocessing
 from metric_core.options import Options, out_of_range
 
 DIMS = "[8, 4096]"
-"""How many components an embedding may have."""
+"""Allowed numbers of components per embedding."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,19 @@ class BackboneSpec(Options):
     """The shape of a network."""
 
     family: Literal["plain", "iresnet"]
-    """plain: convolutions and maximum pooling (Simonyan and Zisserman 2015, "VGG"); iresnet: the improved residual form
+    """plain: convolutions and max pooling (Simonyan and Zisserman 2015, "VGG"); iresnet: the improved residual network
     of ArcFace's reference code (Deng et al. 2019, sec. 3.1; Duta et al. 2020, arXiv:2004.04989)."""
     widths: tuple[int, ...]
-    """Channels a stage; each stage halves the side."""
+    """Channels per stage; each stage halves the side."""
     depths: tuple[int, ...]
-    """Convolutions (plain) or residual blocks (iresnet) a stage."""
+    """Convolutions (plain) or residual blocks (iresnet) per stage."""
     activation: Literal["prelu", "relu"]
-    """prelu has a learnt slope a channel; relu is a third faster to train on CPUs."""
+    """prelu has a learnt slope per channel; relu trains a third faster on CPUs."""
     norm: Literal["group", "batch"]
-    """group: a face's vector does not depend on its batch, so that training is the same at every world size."""
+    """group: a face's vector does not depend on its batch, so that training is the same at every world size; batch:
+    batch normalisation."""
     dim: int
-    """Components of an embedding, 8 to 4096."""
+    """Components per embedding, 8 to 4096."""
 
     def problems(self) -> list[str]:
         return out_of_range(self, dim=DIMS)
@@ -39,8 +40,8 @@ class BackboneSpec(Options):
 _Shape = tuple[Literal["plain", "iresnet"], tuple[int, ...], tuple[int, ...], Literal["prelu", "relu"]]
 
 # One entry per size that the command offers. The first is this project's own: on a few thousand pictures it learns more
-# than a residual network of the same cost. The others have the published shapes, whose weights from elsewhere fit but
-# for the names.
+# than a residual network of the same cost. The others have the published shapes; published weights fit them once their
+# names are mapped.
 BACKBONES: dict[str, _Shape] = {
     "plain": ("plain", (32, 64, 128, 192), (1, 1, 1, 1), "relu"),
     "iresnet18": ("iresnet", (64, 128, 256, 512), (2, 2, 2, 2), "prelu"),
@@ -59,17 +60,17 @@ def backbone_spec(size: str, *, norm: Literal["group", "batch"], dim: int) -> Ba
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything besides the weights that changes an embedding. Written as ``model.json``."""
+    """Everything except the weights that changes an embedding. Written as ``model.json``."""
 
     backbone: BackboneSpec
     preprocessing: Preprocessing
     standardise: bool
-    """Whether every picture is brought to mean 0 and deviation 1, so that light and contrast say nothing; else pixels
-    are scaled from 0 … 255 to -1 … 1."""
+    """Whether every picture is scaled to mean 0 and standard deviation 1, so that brightness and contrast do not
+    matter; otherwise pixels are scaled from 0 … 255 to -1 … 1."""
     flip_average: bool
     """Whether a face's vector is the normalised sum of its own and its mirror image's."""
     distance: Literal["euclidean", "squared-euclidean", "cosine"]
-    """The distance it was trained for; on unit vectors all three rank alike."""
+    """The distance it was trained for; on unit vectors all three give the same ranking."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which ``from_json`` makes an equal spec."""
@@ -77,9 +78,9 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "ModelSpec":
-        """Raises ValueError when the model was made under another decoder rule, KeyError when a field is missing."""
+        """The spec behind ``to_json``. Raises ValueError for a different decoder rule, KeyError for a missing field."""
         if body["decoder"] != DECODER_RULE:
-            raise ValueError(f"its pictures were decoded by {body['decoder']!r}, here the rule is {DECODER_RULE!r}")
+            raise ValueError(f"its decoder rule is {body['decoder']!r}; {DECODER_RULE!r} was expected")
         backbone = dict(body["backbone"])
         backbone["widths"], backbone["depths"] = tuple(backbone["widths"]), tuple(backbone["depths"])
         return cls(

@@ -1,6 +1,6 @@
 """Faces as tensors: a torch Dataset over catalogue rows, and loaders for training steps and for single passes.
 
-Augmentation (``augment``) and the network are applied by the caller to whole batches.
+The caller applies augmentation (``augment``) and the network to whole batches.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ from metric_core.sampling.sampler import BatchSampler
 from metric_core.sources import fetching
 
 LOCATOR = (*fetching.LOCATOR, "landmarks")
-"""The columns of Faces that say where an image is, and where the face in it."""
+"""The columns of Faces that say where an image is, and where the face is in it."""
 MEAN_OF = 1000
-"""Pictures that a mean face is learnt from."""
+"""Number of pictures that a mean face is learnt from."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,22 @@ class Bad:
     """A row whose image could not be read."""
 
     row: int
+    """Row number in the catalogue table."""
     reason: str
+    """Reason code, as in ``ImageUnreadable``, or missing."""
     detail: str
 
 
 @dataclass(frozen=True)
 class PixelBatch:
-    """Loaded rows, in the order asked for, without the unreadable ones."""
+    """Loaded rows, in the order requested, without the unreadable ones."""
 
     pixels_BCSS: torch.Tensor
-    """uint8"""
+    """uint8 (B, C, S, S)"""
     row_B: np.ndarray
-    """int64, positions in the catalogue table"""
+    """int64 (B,), row numbers in the catalogue table"""
     bad: list[Bad]
+    """The unreadable rows."""
 
 
 def locator(table: pa.Table, row: int) -> dict[str, Any]:
@@ -54,13 +57,13 @@ def locator(table: pa.Table, row: int) -> dict[str, Any]:
 
 
 def fetched(root: str, rows: Sequence[int], locators: Sequence[Mapping[str, Any]]) -> list[bytes | Bad]:
-    """The image bytes of some rows by their locators, read together, or why there are none."""
+    """The image bytes of some rows, read together by their ``locators``; a ``Bad`` where they cannot be read."""
     answers = fetching.fetch_many(root, locators)
     return [answer if isinstance(answer, bytes) else _bad(row, answer) for row, answer in zip(rows, answers)]
 
 
 def decoded(row: int, data: bytes | Bad, landmarks: Sequence[float] | None, how: Preprocessing) -> np.ndarray | Bad:
-    """Fetched bytes as pixels, uint8 (C, S, S), or why there are none."""
+    """Fetched bytes as pixels, uint8 (C, S, S); a ``Bad`` if they cannot be decoded, or ``data`` if it is one."""
     if isinstance(data, Bad):
         return data
     try:
@@ -70,34 +73,34 @@ def decoded(row: int, data: bytes | Bad, landmarks: Sequence[float] | None, how:
 
 
 def load(table: pa.Table, root: str, row: int, how: Preprocessing) -> np.ndarray | Bad:
-    """One row's pixels, uint8 (C, S, S), or why there are none."""
+    """One row's pixels, uint8 (C, S, S); a ``Bad`` if they cannot be read."""
     where = locator(table, row)
     return decoded(row, fetched(root, [row], [where])[0], where["landmarks"], how)
 
 
 def check_landmarks(table: pa.Table) -> None:
-    """Raises DataError when no face has landmarks to align it by."""
+    """Raises DataError when no face has landmarks for alignment."""
     if table["landmarks"].null_count == table.num_rows:
         raise DataError(
-            "align is arcface but no face in the catalogue has landmarks; give --source a list with a column "
-            "landmarks, or align by mean-face"
+            "align is arcface but no face in the catalogue has landmarks; make the catalogue from a list with a "
+            "column landmarks, or use --align mean-face"
         )
 
 
 def mean_face(table: pa.Table, root: str, seed: int) -> str:
-    """What ``Preprocessing.mean_face`` is for these faces, found from ``MEAN_OF`` of them.
+    """The mean face of the table, as ``Preprocessing.mean_face`` holds it, learnt from ``MEAN_OF`` random pictures.
 
     Raises:
         DataError: none of those can be read.
     """
     draw_N = counter.uniform(seed, 0, table["face_id"].to_numpy(), "mean-face", 1)[:, 0]
-    some = np.argsort(draw_N)[:MEAN_OF].tolist()
+    rows = np.argsort(draw_N)[:MEAN_OF].tolist()
     small = []
-    for data in fetched(root, some, [locator(table, row) for row in some]):
-        with suppress(ImageUnreadable):  # training itself counts and caps the unreadable ones
+    for data in fetched(root, rows, [locator(table, row) for row in rows]):
+        with suppress(ImageUnreadable):  # training itself counts and limits the unreadable ones
             small += [] if isinstance(data, Bad) else [thumbnail(decode(data))]
     if not small:
-        raise DataError(f"none of {len(some)} pictures drawn from the catalogue can be read; check its root {root}")
+        raise DataError(f"none of {len(rows)} pictures drawn from the catalogue can be read; check its root {root}")
     return align.to_text(align.learn(np.stack(small)))
 
 
@@ -109,11 +112,11 @@ def _bad(row: int, error: Exception) -> Bad:
 
 
 class FaceDataset(Dataset):
-    """Map-style access to the pixels of catalogue rows, kept in memory once decoded, up to ``cache_bytes``."""
+    """Map-style access to the pixels of catalogue rows. Decoded ones are kept in memory, up to ``cache_bytes``."""
 
     def __init__(self, table: pa.Table, root: str, how: Preprocessing, cache_bytes: int = 0) -> None:
         self.table, self.root, self.how = table, root, how
-        self._room = cache_bytes // (how.channels * how.size**2)
+        self._cache_rows = cache_bytes // (how.channels * how.size**2)
         self._cache: dict[int, torch.Tensor | Bad] = {}
 
     def __len__(self) -> int:
@@ -123,19 +126,19 @@ class FaceDataset(Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[int, torch.Tensor | Bad]]:
-        """A batch, as torch's loaders ask for it; what is not in memory is fetched together."""
+        """A batch, as torch's loaders request it; the rows that are not in memory are fetched together."""
         known = {row: self._cache[row] for row in rows if row in self._cache}
         unknown = [row for row in dict.fromkeys(rows) if row not in known]
         where = [locator(self.table, row) for row in unknown]
         for row, at, data in zip(unknown, where, fetched(self.root, unknown, where)):
             pixels = decoded(row, data, at["landmarks"], self.how)
             known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
-            if len(self._cache) < self._room:
+            if len(self._cache) < self._cache_rows:
                 self._cache[row] = known[row]
         return [(row, known[row]) for row in rows]
 
     def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> PixelBatch:
-        """Stack what could be read."""
+        """Stacks the items that could be read; the others go into ``PixelBatch.bad``."""
         good = [(row, value) for row, value in items if isinstance(value, torch.Tensor)]
         shape = (0, self.how.channels, self.how.size, self.how.size)
         pixels = torch.stack([v for _, v in good]) if good else torch.empty(shape, dtype=torch.uint8)
@@ -143,7 +146,7 @@ class FaceDataset(Dataset):
 
 
 class _Steps:
-    """A torch batch_sampler that yields one rank's rows of each step from ``first`` on."""
+    """A torch batch_sampler that yields one rank's rows of each step from ``first`` to ``last`` (exclusive)."""
 
     def __init__(self, sampler: BatchSampler, first: int, last: int, rank: int, size: int) -> None:
         self.sampler, self.first, self.last, self.rank, self.size = sampler, first, last, rank, size
@@ -159,17 +162,17 @@ class _Steps:
 def training_loader(
     dataset: FaceDataset, sampler: BatchSampler, *, first: int, last: int, rank: int, size: int, workers: int
 ) -> DataLoader:
-    """The batches of steps ``first`` to ``last`` (exclusive) of one rank."""
+    """A loader of one rank's part of the batches of steps ``first`` to ``last`` (exclusive), as ``PixelBatch``."""
     steps = _Steps(sampler, first, last, rank, size)
     return _loader(dataset, workers, batch_sampler=steps)
 
 
 def pass_loader(dataset: FaceDataset, rows_N: np.ndarray, *, batch: int, workers: int) -> DataLoader:
-    """Each of the rows once, in order."""
+    """A loader of each of the rows once, in order, as ``PixelBatch`` of up to ``batch`` rows."""
     return _loader(dataset, workers, sampler=rows_N.tolist(), batch_size=batch)
 
 
 def _loader(dataset: FaceDataset, workers: int, **how: object) -> DataLoader:
-    # spawn: forking a process that has run gRPC or OpenMP threads (a Ray worker has) can deadlock.
+    # spawn: forking a process that has run gRPC or OpenMP threads, as a Ray worker has, can deadlock.
     context = "spawn" if workers else None
     return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, multiprocessing_context=context, **how)  # type: ignore[arg-type]

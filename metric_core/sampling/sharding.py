@@ -1,6 +1,6 @@
-"""How work is split between ranks: people of a batch, rows of a memory or of a validation split."""
+"""How people of a batch, rows of a memory and rows of a validation split are divided between ranks."""
 
 
 def share(total: int, rank: int, size: int) -> slice:
-    """The contiguous share of ``total`` units that belongs to a rank; shares differ by at most one unit."""
+    """The contiguous share of ``total`` units that belongs to a rank; sizes of shares differ by at most one."""
     return slice(total * rank // size, total * (rank + 1) // size)

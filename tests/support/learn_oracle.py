@@ -1,4 +1,4 @@
-"""The losses and miners as dumb loops over float64 scalars, with autograd for the gradient."""
+"""The losses and miners as plain loops over float64 scalars, with autograd for the gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metric_core.errors import ConfigError
 from metric_core.learn.objective import Distance, Form, Loss, Miner, Objective, Reduction
 
 SEED, STEP = 3, 5
-TIE = 2e-12  # squared distances that differ by no more are equal
+TIE = 2e-12  # squared distances that differ by no more than this count as equal
 
 
 def distance(x_D: Tensor, y_D: Tensor, kind: str) -> Tensor:
@@ -39,7 +39,7 @@ def mined(miner: str, emb_BD: Tensor, label: list[int], face_id: list[int]) -> l
 
     triplets = []
     for a in range(len(label)):
-        # in the order of face_id, which is what a positive's draw goes by
+        # in the order of face_id, which determines a positive's draw
         same = sorted((j for j in range(len(label)) if label[j] == label[a]), key=lambda j: (face_id[j], j))
         positives = [j for j in same if face_id[j] != face_id[a]]
         negatives = [j for j in range(len(label)) if label[j] != label[a]]
@@ -161,7 +161,7 @@ def triplet_loss(objective: Objective, emb_BD: Tensor, label: list[int], face_id
 
 
 def objectives() -> list[Objective]:
-    """Every loss × distance × miner × form × reduction there is."""
+    """Every valid combination of loss, distance, miner, form and reduction, without those that differ in name only."""
     found = []
     grid = itertools.product(*(get_args(part) for part in (Loss, Distance, Miner, Form, Reduction)))
     for loss, distance, miner, form, reduction in grid:
@@ -172,9 +172,9 @@ def objectives() -> list[Objective]:
             )  # fmt: skip
         except ConfigError:
             continue
-        plain = loss == "triplet" or form == "hinge"
-        told = loss in ("triplet", "contrastive") or reduction == "anchors"
-        if miner != "auto" and plain and told:
+        uses_form = loss == "triplet" or form == "hinge"
+        uses_reduction = loss in ("triplet", "contrastive") or reduction == "anchors"
+        if miner != "auto" and uses_form and uses_reduction:
             found.append(objective)
     return found
 
@@ -187,7 +187,7 @@ Labelled = tuple[Tensor, list[int], list[int]]
 
 
 def batches(seed: int = 0) -> dict[str, Labelled]:
-    """Unit vectors in float64, labels and face_ids: the plain batch and every awkward one."""
+    """Unit vectors in float64, labels and face_ids: a random batch and every special case."""
     draw = torch.Generator().manual_seed(seed)
 
     def random(n: int, d: int = 5) -> Tensor:

@@ -67,13 +67,13 @@ def one_case(objective: Objective, batch: Labelled, sizes: list[int], world: Wor
     if world.size > 1:
         dist.all_reduce(weight_grad)
         weight_grad /= world.size
-    # the input's gradient is W times a row's share of ∇L: DDP's mean is what divides by W
+    # the input's gradient is W times the row's part of ∇L; DDP would divide by W when it averages
     health = {name: figure.cpu() for name, figure in outcome.health.items()}
     return Result(outcome.value.cpu(), x_LD.grad.cpu() / world.size, weight_grad.cpu(), health)
 
 
 def shares(n_rows: int, n_ranks: int) -> list[list[int]]:
-    """An even split as far as it goes, and one where the first rank holds nothing or nearly so."""
+    """A split as even as possible, and an uneven one where the first rank holds few rows or none."""
     even = [n_rows // n_ranks + (r < n_rows % n_ranks) for r in range(n_ranks)]
     uneven = [0] * n_ranks
     for row in range(n_rows):
@@ -98,7 +98,7 @@ def memory_case(objective: Objective, batches: list[Labelled], sizes: list[list[
 
 
 def run(cases: list[tuple[Objective, Labelled, list[int]]], n_ranks: int, device: str) -> list[Result]:
-    """Each case on ``n_ranks`` processes that hold ``sizes`` rows each, its parts joined."""
+    """Each case on ``n_ranks`` processes, of which rank r holds ``sizes[r]`` rows; the parts are joined."""
     joined = []
     for results in zip(*spawn(partial(one_case, device=device), cases, n_ranks)):
         for other in results[1:]:

@@ -1,6 +1,6 @@
-"""How a cartoon face looks: what stays of a person, what a scene changes, and the polygons that show both.
+"""Cartoon faces: the features of a person, the properties of a scene, and the polygons that show both.
 
-Which people and scenes there are, and what becomes of the painted picture, is left to ``synthetic``.
+Choosing people and scenes, and finishing the painted picture, is in ``drawn``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Array = np.ndarray
-UNIT = 0.37  # half the height of a head, as a part of the picture's side
-DEPTH = 0.8  # how far the face stands out of the head's middle plane, in half head heights
+UNIT = 0.37  # half the height of a head, as a fraction of the picture's side
+DEPTH = 0.8  # how far the face is in front of the head's middle plane, in half head heights
 
 
 def _in(low: float, high: float) -> Any:
@@ -24,20 +24,21 @@ def _in(low: float, high: float) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Everything about a face that stays, each in the range given.  Lengths are in half head heights, x points
-    right and y down from the head's middle; a feature "over 0" is one that only some people have."""
+    """The features that are the same in all of a person's pictures, each in the range given. Lengths are in half head
+    heights, x points right and y down from the head's middle; a feature "above 0" is one that only some people have.
+    """
 
     head_width: float = _in(0.64, 0.92)
     jaw: float = _in(1.4, 3.8)  # exponent of the lower head's superellipse: pointed to square
     chin: float = _in(0.82, 1.16)
-    skin: float = _in(0.0, 1.0)  # place in the palette, as are the other colours
+    skin: float = _in(0.0, 1.0)  # position in the palette, as for the other colours
     blush: float = _in(0.0, 0.5)
     ear_size: float = _in(0.1, 0.36)
     ear_out: float = _in(-0.06, 0.18)
     eye_y: float = _in(-0.14, 0.12)
     eye_gap: float = _in(0.28, 0.43)  # from the face's middle line to an eye's middle
     eye_size: float = _in(0.13, 0.25)
-    eye_round: float = _in(0.4, 0.9)  # height over width
+    eye_round: float = _in(0.4, 0.9)  # height divided by width
     eye_tilt: float = _in(-0.5, 0.5)  # radians, outer corner up
     iris: float = _in(0.0, 1.0)
     brow_gap: float = _in(0.22, 0.34)  # above the eye's middle
@@ -53,62 +54,62 @@ class Person:
     lip_colour: float = _in(0.0, 1.0)
     hair: float = _in(0.0, 1.0)
     hair_volume: float = _in(0.02, 0.36)
-    hair_length: float = _in(-1.0, 1.0)  # over 0: how far it hangs behind the head
+    hair_length: float = _in(-1.0, 1.0)  # above 0: how far it hangs down behind the head
     hair_curl: float = _in(0.0, 1.0)
     hairline: float = _in(-0.97, -0.56)
     hair_part: float = _in(-0.6, 0.6)
     hair_lift: float = _in(-0.35, 0.35)  # height of the notch, or depth of the lock, at the parting
-    fringe: float = _in(-1.0, 1.0)  # over 0: how jagged the hairline is
+    fringe: float = _in(-1.0, 1.0)  # above 0: how jagged the hairline is
     sideburn: float = _in(-0.25, 0.45)
-    dye: float = _in(0.0, 1.0)  # of streak, knot, paint and earrings
-    shade: float = _in(-0.9, 0.9)  # over 0: how much dye is painted around the eyes
-    streak: float = _in(-0.25, 0.25)  # over 0: half the width of a dyed lock
-    knot: float = _in(-1.0, 1.0)  # over 0: size of a knot of hair on top
-    beard: float = _in(-1.6, 0.8)  # over 0: how far it climbs the cheeks
-    moustache: float = _in(-1.0, 1.0)  # over 0: how thick
-    glasses: float = _in(-1.0, 1.0)  # over 0: how thick their frame is
-    earrings: float = _in(-1.0, 1.0)  # over 0: how large
-    freckles: float = _in(-1.0, 1.0)  # over 0: how many
-    mole: float = _in(-0.06, 0.06)  # over 0: how large
+    dye: float = _in(0.0, 1.0)  # colour of streak, knot, make-up and earrings
+    shade: float = _in(-0.9, 0.9)  # above 0: strength of the make-up around the eyes
+    streak: float = _in(-0.25, 0.25)  # above 0: half the width of a dyed lock
+    knot: float = _in(-1.0, 1.0)  # above 0: size of a knot of hair on top
+    beard: float = _in(-1.6, 0.8)  # above 0: how far it climbs the cheeks
+    moustache: float = _in(-1.0, 1.0)  # above 0: how thick
+    glasses: float = _in(-1.0, 1.0)  # above 0: how thick their frame is
+    earrings: float = _in(-1.0, 1.0)  # above 0: how large
+    freckles: float = _in(-1.0, 1.0)  # above 0: how many
+    mole: float = _in(-0.06, 0.06)  # above 0: how large
     mole_x: float = _in(-0.5, 0.5)
     mole_y: float = _in(0.1, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Everything about a picture that does not tell who is in it.  Angles are in radians."""
+    """The properties of a picture that do not depend on the person. Angles are in radians."""
 
     yaw: float = _in(-0.23, 0.23)
     pitch: float = _in(-0.1, 0.1)
     roll: float = _in(-0.16, 0.16)
     scale: float = _in(0.95, 1.05)
-    shift_x: float = _in(-0.05, 0.05)  # part of the picture's side
+    shift_x: float = _in(-0.05, 0.05)  # fraction of the picture's side
     shift_y: float = _in(-0.02, 0.08)
     smile: float = _in(-0.03, 0.07)
-    gape: float = _in(-0.12, 0.11)  # over 0: how far the mouth is open
+    gape: float = _in(-0.12, 0.11)  # above 0: how far the mouth is open
     brows: float = _in(-0.03, 0.05)
     frown: float = _in(-0.08, 0.08)
-    lids: float = _in(-0.4, 0.2)  # over 0: part of the eye that is shut
+    lids: float = _in(-0.4, 0.2)  # above 0: fraction of the eye that is shut
     blink: float = _in(0.0, 1.0)
     gaze_x: float = _in(-0.04, 0.04)
     gaze_y: float = _in(-0.02, 0.02)
     light_from: float = _in(-math.pi, math.pi)
     light_fall: float = _in(0.05, 0.30)
-    light_gain: float = _in(-0.26, 0.2)  # natural logarithm, as are the next two
+    light_gain: float = _in(-0.26, 0.2)  # natural logarithm, as for the next two
     light_warm: float = _in(-0.13, 0.13)
     light_green: float = _in(-0.05, 0.05)
-    shadow: float = _in(-0.9, 0.25)  # over 0: darkness of a shadow cast over a side of the picture
+    shadow: float = _in(-0.9, 0.25)  # above 0: darkness of a shadow over one side of the picture
     shadow_at: float = _in(-0.5, 0.5)
-    bare: float = _in(0.0, 1.0)  # under 0.04: glasses are off
-    thing: float = _in(0.0, 1.0)  # which occlusion, if any
+    bare: float = _in(0.0, 1.0)  # below 0.04: without glasses
+    thing: float = _in(0.0, 1.0)  # which occlusion, see ``_occlude``; above 0.07 none
     thing_x: float = _in(-1.0, 1.0)
     thing_y: float = _in(-1.0, 1.0)
     thing_size: float = _in(0.0, 1.0)
-    blur: float = _in(-1.0, 0.3)  # over 0: pixels of a picture 96 wide
-    noise: float = _in(0.0, 3.0)  # standard deviation, of 255
+    blur: float = _in(-1.0, 0.3)  # above 0: radius in pixels, in a picture 96 pixels wide
+    noise: float = _in(0.0, 3.0)  # standard deviation; pixels are 0 to 255
 
 
-# Palettes: (red, green, blue) of 0..255 at equal steps of 0..1.
+# Palettes: (red, green, blue) from 0 to 255, at equally spaced positions from 0 to 1.
 SKIN = np.array([(108, 70, 50), (150, 100, 72), (192, 138, 104), (224, 172, 138), (244, 204, 178)], float)
 HAIR = np.array([(28, 24, 26), (66, 42, 30), (118, 72, 40), (166, 74, 36), (206, 162, 88), (168, 166, 166)], float)
 IRIS = np.array([(60, 34, 18), (136, 86, 34), (96, 160, 72), (120, 190, 236)], float)
@@ -120,16 +121,16 @@ TURN = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 COS, SIN = np.cos(TURN), np.sin(TURN)
 ALONG = np.linspace(-1, 1, 13)  # from one end of a feature to the other
 BOW = 1 - ALONG**2
-AROUND = np.concatenate([ALONG, ALONG[::-1]])  # there and back: the x of a band's outline
+AROUND = np.concatenate([ALONG, ALONG[::-1]])  # there and back: the x coordinates of a band's outline
 
 
 def ink(colour: Array) -> tuple[int, ...]:
-    """The colour, (3,) of any numbers, as Pillow takes it."""
+    """The colour, (3,) of any numbers, as Pillow expects it: integers from 0 to 255."""
     return tuple(min(max(int(c), 0), 255) for c in colour)
 
 
 def paint_face(image: Image.Image, who: Person, scene: Scene, cloth: Array, thing: Array) -> None:
-    """Paints a person over an image's background; ``cloth`` and ``thing``, each (3,), colour clothes and occlusion."""
+    """Paints a person on an image; ``cloth`` and ``thing``, each (3,), are the colours of clothes and occlusion."""
     pen = _Pen(who, scene, image)
     _back(pen, cloth)
     _marks(pen)
@@ -142,7 +143,7 @@ def paint_face(image: Image.Image, who: Person, scene: Scene, cloth: Array, thin
 
 
 def _mix(palette: Array, place: float) -> Array:
-    """(3,) colour at `place` in [0, 1] of a (stops, 3) palette."""
+    """The colour, (3,), at position ``place`` in [0, 1] of a palette, (colours, 3)."""
     at = place * (len(palette) - 1)
     low = min(int(at), len(palette) - 2)
     colour: Array = palette[low] + (palette[low + 1] - palette[low]) * (at - low)
@@ -150,7 +151,7 @@ def _mix(palette: Array, place: float) -> Array:
 
 
 class _Pen:
-    """Fills polygons given in the head's coordinates, as the scene's pose shows them."""
+    """Fills polygons that are given in the head's coordinates, transformed by the scene's pose."""
 
     def __init__(self, who: Person, scene: Scene, image: Image.Image) -> None:
         side, unit = image.size[0], UNIT * image.size[0] * scene.scale
@@ -160,16 +161,16 @@ class _Pen:
         self.turn = math.cos(scene.yaw), math.sin(scene.yaw), math.cos(scene.pitch), math.sin(scene.pitch)
         self.roll = math.cos(scene.roll) * unit, math.sin(scene.roll) * unit
         self.middle = (0.5 + scene.shift_x) * side, (0.5 + scene.shift_y) * side
-        # A turned ellipsoid's outline lies between its width and its depth.
+        # The outline of a rotated ellipsoid is between its width and its depth.
         self.stretch = math.hypot(self.turn[0], self.turn[1] * DEPTH / who.head_width) / self.turn[0]
 
     def depth(self, x: Array, y: Array) -> Array:
-        """(n,) how far the skin stands out at (x, y), each (n,)."""
+        """How far in front of the middle plane the skin is at (x, y), all (n,)."""
         depth: Array = DEPTH * np.sqrt(np.maximum(1 - (x / self.who.head_width) ** 2 - (y / 1.25) ** 2, 0))
         return depth
 
     def fill(self, x: Array, y: Array, z: Array | float, colour: Array) -> None:
-        """A polygon at the points (x, y, z), each (n,)."""
+        """Fills the polygon with corners (x, y, z), each (n,)."""
         cos_yaw, sin_yaw, cos_pitch, sin_pitch = self.turn
         x, near = x * cos_yaw + z * sin_yaw, z * cos_yaw - x * sin_yaw
         y = y * cos_pitch + near * sin_pitch
@@ -178,19 +179,20 @@ class _Pen:
         self.paint.polygon(points.ravel().tolist(), fill=ink(colour))
 
     def on_face(self, x: Array, y: Array, colour: Array, lift: float = 0.0) -> None:
-        """A polygon on the skin, or `lift` in front of it."""
+        """Fills a polygon on the skin, or ``lift`` in front of it."""
         self.fill(x, y, self.depth(x, y) + lift, colour)
 
     def oval(self, x: float, y: float, wide: float, high: float, colour: Array, lift: float = 0.0) -> None:
+        """Fills an ellipse around (x, y) on the skin, or ``lift`` in front of it."""
         self.on_face(x + wide * COS, y + high * SIN, colour, lift)
 
     def around(self, x: Array, y: Array, colour: Array, z: float = 0.0) -> None:
-        """A polygon in the head's middle plane, which looks as wide from every side."""
+        """Fills a polygon in the head's middle plane, stretched so that turning the head does not make it narrower."""
         self.fill(x * self.stretch, y, z, colour)
 
 
 def _head(who: Person, turn: Array) -> tuple[Array, Array]:
-    """(n,), (n,) the bare head's outline at angles `turn`: 0 is the right ear, pi / 2 the chin."""
+    """x and y, each (n,), of the bare head's outline at angles ``turn``: 0 is the right ear, pi / 2 the chin."""
     cos, sin = np.cos(turn), np.sin(turn)
     power = 2 / np.where(sin > 0, who.jaw, 2.1)
     x = who.head_width * np.sign(cos) * np.abs(cos) ** power
@@ -198,7 +200,7 @@ def _head(who: Person, turn: Array) -> tuple[Array, Array]:
 
 
 def _back(pen: _Pen, cloth: Array) -> None:
-    """What lies behind the face: long hair, neck, shoulders, ears, and the head itself."""
+    """What is behind the face: long hair, neck, shoulders, ears, and the head itself."""
     who = pen.who
     if who.hair_length > 0:
         wave = 1 + 0.06 * who.hair_curl * np.cos(10 * TURN)
@@ -218,7 +220,7 @@ def _back(pen: _Pen, cloth: Array) -> None:
 
 
 def _marks(pen: _Pen) -> None:
-    """What lies flat on the skin: blush, freckles, mole and beard."""
+    """What is flat on the skin: blush, freckles, mole and beard."""
     who, skin = pen.who, pen.skin
     for side in (-1, 1):
         pen.oval(side * who.head_width * 0.58, 0.36, 0.2, 0.15, skin + (RED - skin) * who.blush)
@@ -266,7 +268,7 @@ def _eye(pen: _Pen, side: int) -> None:
 
 
 def _nose(pen: _Pen) -> float:
-    """Draws the nose; the result is the y of its lower end."""
+    """Draws the nose; returns the y of its lower end."""
     who, skin, top = pen.who, pen.skin, pen.who.eye_y
     tip, wide = top + who.nose_length + 0.06, who.nose_width
     light = np.minimum(skin * 1.06, 255)
@@ -281,7 +283,7 @@ def _nose(pen: _Pen) -> float:
 
 
 def _mouth(pen: _Pen, nose: float) -> None:
-    """Moustache, lips and, where the mouth is open, teeth, below a nose that ends at y = `nose`."""
+    """Moustache, lips and, if the mouth is open, teeth, below a nose that ends at y = ``nose``."""
     who, scene = pen.who, pen.scene
     gap, lips = max(scene.gape, 0.0), _mix(LIPS, who.lip_colour)
     middle = nose + who.mouth_gap - scene.smile * (ALONG**2 - 0.4) * 1.2
@@ -315,7 +317,7 @@ def _hair(pen: _Pen) -> None:
     inner = u * who.head_width * np.sqrt(1 - np.minimum(line, 0) ** 2) ** 0.9
     z = np.concatenate([0 * x, pen.depth(inner, line)])
     whole = np.full(len(z), True)
-    # The part of the same polygon between two columns is the dyed streak.
+    # The dyed streak is the part of the same polygon between two values of x.
     streak = np.abs(np.concatenate([np.cos(turn), u]) - who.hair_part) < who.streak + 0.08
     layers = [(pen.hair * 0.8, 1.0, whole), (pen.hair, 0.93, whole), (pen.dye, 0.93, streak)]
     for colour, part, where in layers[: 3 if who.streak > 0 else 2]:
@@ -339,7 +341,7 @@ def _worn(pen: _Pen) -> None:
 
 
 def _lenses(pen: _Pen, u: Array, v: Array, colour: Array) -> None:
-    """The outline (u, v) of a lens before either eye, and the bridge between."""
+    """A lens with outline (u, v) in front of each eye, and the bridge between them."""
     x, y = pen.who.eye_gap, pen.who.eye_y + 0.02
     for side in (-1, 1):
         pen.on_face(side * x + 0.28 * u, y + 0.25 * v, colour, 0.12)

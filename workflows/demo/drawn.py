@@ -1,5 +1,5 @@
-"""An endless crowd of drawn people: a person fixes the identity, and pose, light, expression, occlusion, background,
-blur and noise change from picture to picture. How a face is painted is ``cartoon``'s; reading the files back,
+"""An unlimited number of drawn people. The identity belongs to the person; pose, light, expression, occlusion,
+background, blur and noise change from picture to picture. Painting a face is in ``cartoon``; reading the files back,
 splitting people into train and test, and running several processes are left to the caller."""
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from workflows.demo import cartoon
 from workflows.demo.cartoon import Array, Person, Scene, ink
 
 Kind = TypeVar("Kind")
-SUPERSAMPLE = 2  # polygons are drawn this many times too large and averaged down: smooth edges
-PERSON, SCENE, NOISE = 1, 2, 3  # the purposes of random streams
+SUPERSAMPLE = 2  # polygons are drawn this many times larger and averaged down, for smooth edges
+PERSON, SCENE, NOISE = 1, 2, 3  # purposes of random streams
 
 
 def _random(seed: int, purpose: int, index: int, picture: int = 0) -> np.random.Generator:
-    """The random stream of one purpose; the counter's low words are left to the stream itself."""
+    """The random stream of one purpose; Philox itself advances the two low words of the counter."""
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, index, picture]))
 
 
 def _ranges(kind: Any) -> Array:
-    """(fields, 2) lowest and highest value of every field of `kind`."""
+    """The lowest and the highest value of every field of ``kind``, (fields, 2)."""
     return np.array([part.metadata["range"] for part in dataclasses.fields(kind)])
 
 
 def _make(kind: type[Kind], parts: Array) -> Kind:
-    """A `kind` whose fields lie at `parts`, (fields,) of 0..1, of their ranges."""
+    """A ``kind`` whose fields are at the fractions ``parts``, (fields,) from 0 to 1, of their ranges."""
     low, high = _ranges(kind).T
     return kind(*(low + (high - low) * parts).tolist())
 
 
 def person(seed: int, index: int) -> Person:
-    """Person number `index` of the endless crowd number `seed`; both are non-negative."""
-    # The arcsine law prefers the ends of a range: in a crowd of medium faces everyone looks alike.
+    """Person number ``index`` of the people drawn from ``seed``; both must be at least 0."""
+    # The arcsine distribution prefers the ends of a range; with average values all faces would look alike.
     parts = _random(seed, PERSON, index).random(len(_ranges(Person)))
     return _make(Person, (1 - np.cos(np.pi * parts)) / 2)
 
 
 def _light(scene: Scene, size: int) -> Array:
-    """(size, size, 3) float32 factors: the light's colour, its fall across the picture, a shadow's soft edge."""
+    """Factors of brightness, float32 (size, size, 3): the light's colour and gradient, and a soft-edged shadow."""
     at = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5) / np.float32(cartoon.UNIT)
     along = at[None, :] * math.cos(scene.light_from) + at[:, None] * math.sin(scene.light_from)
     factor: Array = np.asarray(1 + scene.light_fall * np.clip(along, -1.2, 1.2))
@@ -57,8 +57,8 @@ def _light(scene: Scene, size: int) -> Array:
 
 
 def draw(person: Person, *, seed: int, picture: int, size: int = 96) -> Array:
-    """(size, size, 3) uint8 RGB: picture number `picture` of `person`, always the same for the same arguments."""
-    # Two people's pictures of one number must share nothing, so the person, too, selects the stream.
+    """Picture number ``picture`` of ``person``, RGB, uint8 (size, size, 3); always the same for the same arguments."""
+    # Pictures of two people with the same number must be independent, so the person selects the stream as well.
     name = hashlib.blake2b(np.array(dataclasses.astuple(person), "<f8").tobytes(), digest_size=8).digest()
     index = int.from_bytes(name, "little")
     scene = _make(Scene, _random(seed, SCENE, index, picture).random(len(_ranges(Scene))))
@@ -81,7 +81,8 @@ def draw(person: Person, *, seed: int, picture: int, size: int = 96) -> Array:
 
 
 def write_people(root: Path, *, people: int, pictures: int, seed: int, size: int = 96, first: int = 0) -> int:
-    """Writes people `first` to `first + people - 1` as `root/person-0000/00.jpg`; the result counts the files."""
+    """Writes people ``first`` to ``first + people - 1`` as ``root/person-0000/00.jpg`` etc.; returns the number of
+    files."""
     for index in range(first, first + people):
         who, folder = person(seed, index), Path(root) / f"person-{index:04d}"
         folder.mkdir(parents=True, exist_ok=True)

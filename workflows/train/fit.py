@@ -1,4 +1,4 @@
-"""Running a training's workers on Ray Train, and telling the person, MLflow and the workers how it goes meanwhile."""
+"""Running a training's workers on Ray Train, and reporting their progress on the console and to MLflow."""
 
 import signal
 import threading
@@ -28,12 +28,12 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
     """Run the workers until the last step.
 
     Returns:
-        The last event, which holds the final figures, and ``checkpoint``.
+        All events merged, the latest value of each key, with the final figures; and ``checkpoint``.
 
     Raises:
-        JobFailed: stopped, diverged, or the workers failed too often.
-        TooManyBadImages: more pictures than allowed cannot be read.
-        JobRunning: another run has taken the output folder over.
+        JobFailed: stopped, diverged, or the workers failed more often than ``max_failures``.
+        TooManyBadImages: a larger fraction of pictures than ``max_bad_fraction`` cannot be read.
+        JobRunning: another run has taken over the output folder.
     """
     board = Board.remote()  # type: ignore[attr-defined]
     trainer = _trainer(training, spec, board)
@@ -59,9 +59,9 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
 
 def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
     config = training.config
-    evenly = 1 if config.gpu else cluster.even_share(cluster.nodes(), config.workers)
-    share = {"CPU": config.cpus_per_worker or evenly} | ({"GPU": 1} if config.gpu else {})
-    work = partial(
+    even_share = 1 if config.gpu else cluster.even_share(cluster.nodes(), config.workers)
+    resources = {"CPU": config.cpus_per_worker or even_share} | ({"GPU": 1} if config.gpu else {})
+    loop = partial(
         train_loop,
         config=config,
         spec=spec,
@@ -71,37 +71,37 @@ def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
         board=board,
     )
     return TorchTrainer(
-        work,
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=share),
+        loop,
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="train",
             storage_path=training.work,
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env=cluster.KEEP_MEMORY,  # type: ignore[call-arg]  # known to V2, not to the old stub
+            worker_runtime_env=cluster.KEEP_MEMORY,  # type: ignore[call-arg]  # exists in Train V2, missing in its stub
         ),
     )
 
 
 class _Watcher:
-    """Takes the workers' events off the board while they run, and asks them to stop when that is due."""
+    """Takes the workers' events off the board while they run, and asks them to stop when necessary."""
 
     def __init__(self, board: Any, tracker: Tracker, held: Lease, bar: console.Bar) -> None:
         self._board, self._tracker, self._held, self._bar = board, tracker, held, bar
         self._stop = threading.Event()
         self.last: dict[str, Any] = {}
-        """All events so far, the later ones on top."""
+        """All events so far, merged; later values replace earlier ones."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch, in a thread, for the length of the block; SIGTERM asks the workers to stop at the next step."""
-        over = threading.Event()
+        """Watch in a thread while the block runs; SIGTERM asks the workers to stop at the next step they report."""
+        finished = threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.5):
+            while not finished.wait(0.5):
                 if self._held.lost:
                     self._stop.set()
-                self._look()
+                self._poll()
 
         thread = threading.Thread(target=watch, daemon=True)
         with _set_by_sigterm(self._stop):
@@ -109,23 +109,23 @@ class _Watcher:
             try:
                 yield
             finally:
-                over.set()
+                finished.set()
                 thread.join()
-                self._look()
+                self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self._stop.is_set():
             ray.get(self._board.stop.remote())
         for event in ray.get(self._board.take.remote()):
-            self._enter(event)
+            self._record(event)
 
-    def _enter(self, event: dict[str, Any]) -> None:
+    def _record(self, event: dict[str, Any]) -> None:
         if "warning" in event and "warning" not in self.last:
             say(f"warning: {event['warning']}")
             self._tracker.tag("collapse", event["warning"])
         self.last |= event
-        watched = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
-        figures = {k: v for k, v in (event["figures"] | watched).items() if np.isfinite(v)}
+        validation = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
+        figures = {k: v for k, v in (event["figures"] | validation).items() if np.isfinite(v)}
         self._tracker.log(figures, event["step"])
         if "validation" in event:
             shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
@@ -135,7 +135,7 @@ class _Watcher:
 
 @contextmanager
 def _set_by_sigterm(flag: threading.Event) -> Iterator[None]:
-    """SIGTERM sets the flag for the length of the block; a no-op outside the main thread, where none can be caught."""
+    """SIGTERM sets the flag while the block runs. No effect outside the main thread, where no signal can be caught."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -32,8 +32,11 @@ def run(config: TrainConfig) -> dict[str, Any]:
         {model, fingerprint, steps, images_per_second, validation, mlflow_run}
 
     Raises:
-        ConfigError, DataError: before any worker starts.
-        JobFailed: stopped, diverged, or workers failed more often than ``max_failures``; the same command continues.
+        ConfigError, DataError: the options or the faces do not work; raised before any worker starts.
+        TooManyBadImages: a larger fraction of pictures than ``max_bad_fraction`` cannot be read.
+        JobFailed: stopped, diverged, or workers failed more often than ``max_failures``. Unless it diverged, the same
+            command continues.
+        JobRunning: another run holds or has taken over the output folder.
     """
     training = Training.prepare(config)
     with cluster.connected(config):
@@ -41,7 +44,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         done = training.begin()
         if done:
             say(f"{training.out} is finished already; nothing to do")
-            if storage.exists(training.work):  # killed between the manifest and here
+            if storage.exists(training.work):  # the run was killed after writing the manifest, before tidying up
                 training.open_run().finish("FINISHED")
                 storage.remove_tree(training.work)
             return dict(done.provenance["result"])
@@ -57,7 +60,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
 
 
 def _finish(training: Training, spec: ModelSpec, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
-    """From the last checkpoint to a whole Model artefact, registered with MLflow."""
+    """Makes the last checkpoint a complete Model artefact, registered with MLflow."""
     config, embedder = training.config, Embedder(spec)
     with last["checkpoint"].as_directory() as folder:
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
@@ -73,12 +76,12 @@ def _finish(training: Training, spec: ModelSpec, last: dict[str, Any], tracker: 
         "validation": last.get("validation", {}),
         "mlflow_run": tracker.run_id,
     }
-    # Registered before the manifest is written: a finished Model is one that MLflow knows, too.
-    made = provenance.record(result=result, mlflow_uri=tracker.uri)
+    # Registered before the manifest is written, so that every finished Model is registered with MLflow.
+    made_by = provenance.record(result=result, mlflow_uri=tracker.uri)
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-        bundle.save(embedder, f"{folder}/model", operating_points=points, provenance=made)
+        bundle.save(embedder, f"{folder}/model", operating_points=points, provenance=made_by)
         address = tracker.register(f"{folder}/model", embedder.spec, config.register, verbose=config.verbose)
     tracker.tag("fingerprint", result["fingerprint"])
-    bundle.save(embedder, training.out, operating_points=points, provenance=made)
-    say(f"registered with MLflow as {address}; look at the curves with: {tracking.how_to_open(tracker.uri)}")
+    bundle.save(embedder, training.out, operating_points=points, provenance=made_by)
+    say(f"registered with MLflow as {address}; to see the curves: {tracking.how_to_open(tracker.uri)}")
     return result

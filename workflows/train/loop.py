@@ -1,6 +1,6 @@
-"""What each training worker does: its share of every global batch, mined over everybody's, until the last step.
+"""What each training worker does: train on its share of every global batch, mined over all workers' shares.
 
-The line that computes the loss is in ``_step``; what it means is in ``metric_core.learn``.
+The line that computes the loss is in ``_step``; the losses are in ``metric_core.learn``.
 """
 
 import tempfile
@@ -40,7 +40,7 @@ STATE = "state.pt"
 
 @dataclass
 class _Worker:
-    """What a worker holds between steps."""
+    """What a worker keeps between steps."""
 
     config: TrainConfig
     world: World
@@ -52,25 +52,25 @@ class _Worker:
     code_N: np.ndarray
     face_id_N: np.ndarray
     view_N: np.ndarray
-    """int64, -1 where the catalogue names no view"""
+    """int64 (N,), -1 where the catalogue has no view"""
     memory: CrossBatchMemory | None
-    """Embeddings of earlier batches, when the objective asks for them."""
+    """Embeddings of earlier batches; None if the objective does not use them."""
     hardening: HardeningState = field(default_factory=HardeningState)
-    """How far the miner schedule has come."""
+    """State of the miner schedule."""
     suspicious: int = 0
     """Steps in a row that look collapsed."""
     warning: str | None = None
-    """What the collapse sentinel said."""
+    """The warning of collapse, once there is one."""
     images: int = 0
-    """Drawn by this worker since it started."""
+    """Number of pictures that this worker has drawn since it started."""
     bad: int = 0
-    """Of those, unreadable."""
+    """Number of those that could not be read."""
     seconds: float = field(default=1e-9)
-    """Spent on training steps since it started."""
+    """Time spent on training steps since this worker started."""
 
 
 def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
-    """The batches of a worker. Raises TooFewImages."""
+    """The sampler of the training's batches. Raises TooFewImages when fewer than two people can be drawn."""
     return BatchSampler(
         code_N=identity_codes(train),
         face_id_N=train["face_id"].to_numpy(),
@@ -83,7 +83,7 @@ def sampler_of(config: TrainConfig, train: pa.Table) -> BatchSampler:
 
 
 def view_codes(train: pa.Table) -> np.ndarray:
-    """int64 (N,): the views numbered in the order of their names, -1 where there is none."""
+    """int64 (N,): the view of each row, numbered in the order of the views' names; -1 where there is none."""
     names = sorted({view for view in train["view"].to_pylist() if view is not None})
     number = {view: n for n, view in enumerate(names)}
     return np.array([number.get(view, -1) for view in train["view"].to_pylist()], np.int64)
@@ -92,11 +92,11 @@ def view_codes(train: pa.Table) -> np.ndarray:
 def train_loop(
     *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, board: Any
 ) -> None:
-    """One worker's whole worker, from the last checkpoint if there is one."""
+    """All steps of one worker, from the last checkpoint if there is one."""
     worker = _prepare(config, spec, train)
     world = worker.world
     first = _restore(worker)
-    # Every loader process fills a cache of its own.
+    # Every loader process has its own cache.
     cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
     dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
     batches = loader.training_loader(
@@ -114,23 +114,23 @@ def train_loop(
         with _timed(worker):
             outcome = _step(worker, next(feed), step)
         done, last = step + 1, step + 1 == config.steps
-        watched = validation is not None and (done % config.evaluate_every == 0 or last)
-        told = done % config.report_every == 0 or done % config.checkpoint_every == 0 or watched or last
-        reason = _divergence(worker, outcome, done, weights=told)
-        if reason:  # nothing is saved: the last checkpoint is the last good state
+        validating = validation is not None and (done % config.evaluate_every == 0 or last)
+        reporting = done % config.report_every == 0 or done % config.checkpoint_every == 0 or validating or last
+        reason = _divergence(worker, outcome, done, check_weights=reporting)
+        if reason:  # not saved: the last checkpoint is the last good state
             _report(board, {"step": done, "figures": {}, "diverged": reason}, worker, final=False)
             return
-        if not told:
+        if not reporting:
             continue
         event = {"step": done, "figures": _figures(worker, outcome)}
-        if validation is not None and watched:
+        if validation is not None and validating:
             event |= validation.event(worker.embedder, final=last)
         stop = _report(board, event, worker, final=last)
         if stop or last or done % config.checkpoint_every == 0:
             _save(worker, done)
         if stop:
             return
-    if first == config.steps:  # killed after the last step, before the Model: what was reported is lost, so again
+    if first == config.steps:  # killed after the last step, before the Model was written: the report is lost, repeat it
         event = {"step": first, "figures": {}}
         if validation is not None:
             event |= validation.event(worker.embedder, final=True)
@@ -150,7 +150,7 @@ def initial(spec: ModelSpec, seed: int) -> Embedder:
 
 
 def optimizer_of(config: TrainConfig, embedder: Embedder) -> torch.optim.Optimizer:
-    """AdamW, with weight decay on matrices and kernels only."""
+    """AdamW, with weight decay on matrices and convolution kernels only."""
     matrices = [p for p in embedder.parameters() if p.ndim > 1]
     vectors = [p for p in embedder.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -158,14 +158,14 @@ def optimizer_of(config: TrainConfig, embedder: Embedder) -> torch.optim.Optimiz
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
-    """A linear rise to the peak over the warm-up, times half a cosine that ends at 0."""
+    """Sets the learning rate of a step: linear warm-up to the peak, times half a cosine that ends at 0."""
     rise = min(1.0, (step + 1) / max(1, config.warmup))
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * rise * 0.5 * (1 + float(np.cos(np.pi * step / config.steps)))
 
 
 def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Unit vectors (B, D) of a batch, computed in the precision of the worker."""
+    """Unit vectors (B, D) of a batch; under autocast to bfloat16 if ``precision`` is bf16."""
     with torch.autocast(pixels_BCSS.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         emb_BD: torch.Tensor = network(pixels_BCSS)
     return emb_BD
@@ -191,7 +191,7 @@ def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Worker:
 
 
 def _step(worker: _Worker, batch: PixelBatch, step: int) -> Outcome:
-    """Embed this worker's share, mine over everybody's, and take one optimiser step."""
+    """Embed this worker's share, mine over all workers' shares, and take one optimiser step."""
     config, device = worker.config, worker.device
     worker.images += len(batch.row_B) + len(batch.bad)
     worker.bad += len(batch.bad)
@@ -224,27 +224,28 @@ def _step(worker: _Worker, batch: PixelBatch, step: int) -> Outcome:
     return outcome
 
 
-def _divergence(worker: _Worker, outcome: Outcome, step: int, *, weights: bool) -> str | None:
-    """What is not a number any more, on every worker alike; None while all is well. Weights are looked at if asked."""
-    lost = int(outcome.health["embeddings_not_finite"])
-    if lost:
-        return diverged(worker.config, f"{lost} embeddings of step {step} hold NaN or infinity")
-    if weights and not all_finite(worker.embedder.parameters()):
+def _divergence(worker: _Worker, outcome: Outcome, step: int, *, check_weights: bool) -> str | None:
+    """The message if embeddings or, with ``check_weights``, weights are not finite, the same on every worker."""
+    not_finite = int(outcome.health["embeddings_not_finite"])
+    if not_finite:
+        return diverged(worker.config, f"{not_finite} embeddings of step {step} hold NaN or infinity")
+    if check_weights and not all_finite(worker.embedder.parameters()):
         return diverged(worker.config, f"the weights hold NaN or infinity after step {step}")
     return None
 
 
 def diverged(config: TrainConfig, found: str) -> str:
-    """What to say of a training that ends because of what was found."""
+    """The message of a training that has diverged; ``found`` says what is not finite."""
     or_else = " or use --precision float32" if config.precision == "bf16" else ""
     return (
-        f"training has diverged: {found}, at --learning-rate {config.learning_rate:g} in {config.precision}; lower it"
-        f"{or_else}, and give --out another folder"
+        f"training has diverged: {found}, with --learning-rate {config.learning_rate:g} and --precision "
+        f"{config.precision}; lower the learning rate{or_else}, and give --out another folder"
     )
 
 
 @contextmanager
 def _timed(worker: _Worker) -> Iterator[None]:
+    """Adds the duration of the block to the worker's ``seconds``."""
     start = time.monotonic()
     yield
     worker.seconds += time.monotonic() - start
@@ -265,12 +266,12 @@ def _figures(worker: _Worker, outcome: Outcome) -> dict[str, float]:
 
 
 def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) -> bool:
-    """Tell the driver, and learn whether to stop; all workers get the same answer at the same step."""
+    """Report to the driver; returns whether to stop, the same on all workers at the same step."""
     config = worker.config
-    share = event["figures"].get("bad_fraction", 0.0)
-    if share > config.max_bad_fraction:
+    bad_fraction = event["figures"].get("bad_fraction", 0.0)
+    if bad_fraction > config.max_bad_fraction:
         event["refused"] = (
-            f"{share:.1%} of the pictures drawn up to step {event['step']} cannot be read, more than "
+            f"{bad_fraction:.1%} of the pictures drawn up to step {event['step']} cannot be read, more than "
             f"--max-bad-fraction {config.max_bad_fraction:.1%}; `likeness embed` lists them in its quarantine"
         )
     event["final"] = final
@@ -283,7 +284,7 @@ def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) 
 
 
 def _save(worker: _Worker, step: int) -> None:
-    """A checkpoint: everything that the next step depends on. All workers call it; one writes."""
+    """Save a checkpoint: everything that the next step depends on. All workers call it; rank 0 writes."""
     memory = worker.memory.state_dict() if worker.memory else {}  # gathered from all workers
     if worker.world.rank != 0:
         ray.train.report({"step": step})
@@ -302,7 +303,7 @@ def _save(worker: _Worker, step: int) -> None:
 
 
 def _restore(worker: _Worker) -> int:
-    """The step to go on with: 0 without a checkpoint."""
+    """Load the last checkpoint, if there is one; returns the step to continue with, 0 without a checkpoint."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return 0

@@ -1,6 +1,6 @@
-"""What a training is about: its faces, its batches, its folder, and the plan that its result is a function of.
+"""One training: its faces, its batches, its output folder, and the plan that determines its result.
 
-How it is run on workers is in ``fit``, what each of them does in ``loop``.
+Running it on workers is in ``fit``; what each worker does is in ``loop``.
 """
 
 import json
@@ -30,7 +30,7 @@ from workflows.train.config import TrainConfig
 from workflows.train.loop import sampler_of
 
 WORK = "_run"
-"""Checkpoints and state of an unfinished training, inside the output folder; gone when the Model is whole."""
+"""Subfolder of the output folder for checkpoints and state; removed when the Model is complete."""
 NOT_IN_PLAN = {"address", "verbose", "faces", "out", "cpus_per_worker", "loader_workers", "cache_mib", "max_failures"}
 NOT_IN_PLAN |= {"max_bad_fraction", "report_every", "tracking_uri", "experiment", "run_name", "register", "collapse"}
 """Options that cannot change the Model."""
@@ -41,20 +41,22 @@ class Training:
     """One training, checked as far as that is possible without a cluster."""
 
     config: TrainConfig
-    """With a precision that is decided."""
+    """The options, with precision auto resolved."""
     out: str
+    """Absolute address of the output folder."""
     faces: Faces
     train: pa.Table
     """The rows to learn from."""
     valid: pa.Table | None
-    """The rows to validate on, of other people."""
+    """The rows to validate on; None without a validation split."""
     sampler: BatchSampler
 
     @classmethod
     def prepare(cls, asked: TrainConfig) -> "Training":
-        """Open the Faces, and check that they are enough.
+        """Open the Faces, and check that they are sufficient.
 
         Raises:
+            Missing, Unfinished: there is no finished Faces artefact.
             ConfigError, DataError: the options, the splits and the faces do not fit together.
         """
         config = with_precision(asked)
@@ -65,56 +67,59 @@ class Training:
         sampler = sampler_of(config, train)
         if sampler.people_per_batch < config.workers:
             raise ConfigError(
-                f"{config.workers} workers cannot share batches of {sampler.people_per_batch} people; lower workers"
+                f"workers is {config.workers} but a batch has only {sampler.people_per_batch} people; lower workers"
             )
         return cls(config, storage.absolute(config.out), faces, train, valid, sampler)
 
     @property
     def work(self) -> str:
-        """The folder of what is only needed until the Model is whole."""
+        """The folder of checkpoints and state, see ``WORK``."""
         return storage.join(self.out, WORK)
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What the result is a function of: an interrupted run continues only under the same plan."""
+        """What determines the result; an interrupted run can be continued only with the same plan."""
         left_out = NOT_IN_PLAN
         if self.config.invariance_breaker is None:
-            left_out = left_out | {"workers"}  # a run may continue at another size
+            left_out = left_out | {"workers"}  # a run may continue with another number of workers
         options = {name: value for name, value in asdict(self.config).items() if name not in left_out}
         return options | {"faces_digest": self.faces.manifest.digest}
 
     def begin(self) -> Manifest | None:
-        """Claim the output folder; the manifest when the Model is finished already. Raises Occupied."""
+        """Claim the output folder; returns the manifest if the Model is finished already, otherwise None.
+
+        Raises Occupied when the folder holds something else.
+        """
         return manifest.begin(self.out, "model", self.plan)
 
     def check_cluster(self) -> None:
-        """Raises ConfigError when the connected cluster has no room for the workers, or its nodes do not all see what
-        they need."""
+        """Raises ConfigError when the connected cluster has no room for the workers, or when not all of its nodes can
+        reach the folders and the MLflow store."""
         config, nodes = self.config, cluster.nodes()
         each = config.cpus_per_worker or 1
         room = cluster.room(nodes, each, int(config.gpu))
         if config.workers > room:
-            there = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
+            found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
             raise ConfigError(
                 f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
-                f"has room for {room} of them, on nodes of {there}; lower workers or cpus_per_worker, or add nodes"
+                f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes"
             )
         cluster.require_shared([self.out, self.faces.uri], self.faces.first_picture())
         if self._tracking_uri.startswith("sqlite") and len(nodes) > 1:
             raise ConfigError(
-                f"the cluster has several nodes and the MLflow store is a file on this one ({self._tracking_uri}); "
+                f"the cluster has several nodes but the MLflow store is a file on this node ({self._tracking_uri}); "
                 f"give --tracking-uri the address of an MLflow server"
             )
 
     def describe(self) -> None:
-        """Say what is going to be learnt from, and how."""
+        """Print what the training learns from, and how."""
         config, sampler = self.config, self.sampler
         if storage.exists(self.work):
-            say("continuing an earlier run, from its last checkpoint if it came to one")
+            say("continuing an earlier run, from its last checkpoint if there is one")
         people, what = len(sampler.people), "views" if config.draws_across_views else "pictures"
-        say(f"learning from {people} people with two or more {what} ({self.train.num_rows} pictures in all)")
+        say(f"training on {people} people with two or more {what} ({self.train.num_rows} pictures in all)")
         if sampler.people_per_batch < config.identities:
-            say(f"batches hold {sampler.people_per_batch} people, not {config.identities}: there are no more")
+            say(f"batches have only {sampler.people_per_batch} people, not {config.identities}: there are no more")
         if self.valid is None:
             say("no validation split: the model gets no operating points, and `verify` will have no threshold to use")
         reason, kept = config.invariance_breaker, "yes" if config.precision == "float64" else "yes, up to rounding"
@@ -122,13 +127,14 @@ class Training:
         say(f"world-size invariance: {kept if reason is None else f'no ({reason})'}")
 
     def open_run(self) -> Tracker:
-        """The MLflow run of this output folder, the same one after a restart."""
+        """Open the MLflow run of this output folder; after a restart it is the same run."""
         config, state = self.config, storage.join(self.work, "mlflow.json")
         uri = self._tracking_uri
         before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
         options = asdict(config)
         params = {k: v for k, v in options.items() if not isinstance(v, dict)}
-        params |= {f"{group}.{k}": v for group, of in options.items() if isinstance(of, dict) for k, v in of.items()}
+        groups = {name: fields for name, fields in options.items() if isinstance(fields, dict)}
+        params |= {f"{name}.{k}": v for name, fields in groups.items() for k, v in fields.items()}
         tracker = tracking.start(
             uri,
             config.experiment,
@@ -143,7 +149,7 @@ class Training:
 
     @contextmanager
     def tracked(self) -> Iterator[Tracker]:
-        """The MLflow run for the length of the block, ended as the block ends."""
+        """The MLflow run while the block runs; its final status is how the block ended."""
         tracker = self.open_run()
         try:
             yield tracker
@@ -153,14 +159,14 @@ class Training:
         tracker.finish("FINISHED")
 
     def model_spec(self) -> ModelSpec:
-        """All of the model but its weights. The mean face that pictures are aligned by, when they are, is found once
-        and kept, so that a restart aligns as before."""
+        """Everything about the model except its weights. The mean face, if pictures are aligned by it, is learnt once
+        and stored, so that a restart aligns in the same way."""
         if self.config.align != "mean-face":
             return self.config.model_spec("")
-        kept = storage.join(self.work, "mean-face.txt")
-        if not storage.exists(kept):
-            storage.write_bytes(kept, mean_face(self.train, self.faces.root, self.config.seed).encode())
-        return self.config.model_spec(storage.read_bytes(kept).decode())
+        stored = storage.join(self.work, "mean-face.txt")
+        if not storage.exists(stored):
+            storage.write_bytes(stored, mean_face(self.train, self.faces.root, self.config.seed).encode())
+        return self.config.model_spec(storage.read_bytes(stored).decode())
 
     @property
     def _tracking_uri(self) -> str:
@@ -168,26 +174,31 @@ class Training:
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:
-    """The same training with ``precision`` auto decided by this machine, so that a run goes on as it began."""
+    """The options with ``precision`` auto resolved for this machine, so that workers and restarts use the same one."""
     if config.precision != "auto":
         return config
-    able = torch.cpu.get_capabilities()
-    native = config.gpu or able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    capabilities = torch.cpu.get_capabilities()
+    native = config.gpu or capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return replace(config, precision="bf16" if native else "float32")
 
 
 def splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | None]:
-    """The rows to learn from, and those to validate on."""
-    there = set(faces.table["split"].to_pylist())
-    train = config.train_split or ("train" if "train" in there else None)
-    valid = config.valid_split or ("valid" if "valid" in there else None)
+    """The rows to train on, and those to validate on (None without a validation split).
+
+    Raises:
+        ConfigError: both splits are the same one.
+        DataError: there is no such split, or the validation split has too few pairs.
+    """
+    names = set(faces.table["split"].to_pylist())
+    train = config.train_split or ("train" if "train" in names else None)
+    valid = config.valid_split or ("valid" if "valid" in names else None)
     if valid is None:
         return faces.select(train), None
     if train == valid:
-        raise ConfigError(f"train_split and valid_split are both {valid!r}; validation needs people of its own")
-    watched = faces.select(valid)
-    validation.check(watched)
-    learnt = faces.select(train)
+        raise ConfigError(f"train_split and valid_split are both {valid!r}; validation needs a split of its own")
+    valid_rows = faces.select(valid)
+    validation.check(valid_rows)
+    train_rows = faces.select(train)
     if train is None:
-        learnt = learnt.filter(pc.fill_null(pc.not_equal(learnt["split"], valid), True))
-    return learnt, watched
+        train_rows = train_rows.filter(pc.fill_null(pc.not_equal(train_rows["split"], valid), True))
+    return train_rows, valid_rows

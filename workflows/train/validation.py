@@ -1,4 +1,4 @@
-"""Looking at the validation split during training: each worker embeds its share, every worker gets all vectors."""
+"""Evaluation on the validation split during training: each worker embeds its share, every worker gets all vectors."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,10 +19,11 @@ from metric_core.sampling.loader import FaceDataset
 from metric_core.sampling.sharding import share
 
 BATCH = 256
+"""Pictures embedded at a time."""
 
 
 def check(valid: pa.Table) -> None:
-    """That the split can be judged by, before anything starts.
+    """Check, before training starts, that the split has enough pairs.
 
     Raises:
         TooFewImages: it has fewer than two genuine or two impostor pairs.
@@ -33,8 +34,8 @@ def check(valid: pa.Table) -> None:
     if min(genuine, impostor) < 2:
         raise TooFewImages(
             f"the validation split has {len(size)} people with {valid.num_rows} pictures, which make {genuine} genuine "
-            f"and {impostor} impostor pairs; 2 of each are needed: name another --valid-split, or catalogue with more "
-            f"pictures of more people in it"
+            f"and {impostor} impostor pairs; at least 2 of each are needed: give another --valid-split, or make a "
+            f"catalogue with more people and pictures in this split"
         )
 
 
@@ -60,13 +61,13 @@ class Validation:
     def event(self, embedder: Embedder, *, final: bool) -> dict[str, Any]:
         """{validation: {accuracy, auc, eer, tar_at_far_1e-2, ...}} and, at the end, the operating points.
 
-        Rates at a FAR are exact over all pairs; the others come from as many genuine as impostor pairs.
+        Rates at a FAR are exact over all pairs; the others are measured on equal numbers of genuine and impostor pairs.
 
         Raises:
-            DataError: the split has not two people with two readable pictures.
+            DataError: too few pictures could be read to make two genuine and two impostor pairs.
         """
         vectors = self._embed(embedder)
-        # Two resamples, because nobody looks at the standard error of a curve's point.
+        # Only two resamples, because the standard error is not reported.
         report = verification.report(all_pairs.balanced_scores(vectors, all_pairs.BALANCED_PAIRS, seed=0), resamples=2)
         figures = {name: report[name] for name in ("accuracy", "auc", "eer")}
         points = all_pairs.operating_points(vectors)

@@ -13,7 +13,7 @@ from workflows.demo import drawn
 
 
 def faces(count: int, size: int = 64) -> list[Image.Image]:
-    """Faces in front of scenes, a little off the middle each."""
+    """Faces in front of scenes, each slightly off the centre."""
     return [Image.fromarray(drawn.draw(drawn.person(3, n), seed=3, picture=n, size=size)) for n in range(count)]
 
 
@@ -31,7 +31,7 @@ def test_the_mean_face_finds_how_a_face_was_turned_and_shifted(mean_face: np.nda
     pictures = faces(40)
     before = align.find(np.stack([thumbnail(p) for p in pictures]), mean_face)
     after = align.find(np.stack([thumbnail(moved(p, -6, 4, -4)) for p in pictures]), mean_face)
-    # Pillow turns against the clock for positive degrees, so the face now lies 6 degrees further with it.
+    # Pillow rotates counter-clockwise for positive degrees, so -6 turns the face clockwise.
     turned = np.median([np.degrees(np.angle(a.turn / b.turn)) for a, b in zip(after, before)])
     shifted = np.median([a.shift - b.shift for a, b in zip(after, before)])
     assert turned == pytest.approx(6, abs=3)
@@ -74,7 +74,7 @@ def test_news_photographs_have_a_sharper_mean_when_aligned(data_root: Path) -> N
     template = align.learn(small_NSS)
     aligned = np.stack([align._moved(s, pose) for s, pose in zip(small_NSS, align.find(small_NSS, template))])
     middle = slice(6, 26)
-    contrast = [align._plain(faces)[:, middle, middle].mean(0).std() for faces in (aligned, small_NSS)]
+    contrast = [align._normalised(faces)[:, middle, middle].mean(0).std() for faces in (aligned, small_NSS)]
     assert contrast[0] > 1.1 * contrast[1]
 
 

@@ -18,7 +18,7 @@ def test_nothing_asked_nothing_changed() -> None:
     torch.testing.assert_close(augment(pixels, ids, NONE, seed=0, step=0), pixels.float(), atol=2e-3, rtol=0)
 
 
-def test_a_face_is_changed_alike_in_any_company() -> None:
+def test_a_face_s_changes_do_not_depend_on_the_rest_of_the_batch() -> None:
     pixels, ids = faces(9)
     whole = augment(pixels.double(), ids, Augmentation(), seed=1, step=5)
     assert whole.dtype == torch.float64
@@ -57,7 +57,7 @@ def test_out_of_range() -> None:
         Augmentation(flip=2, rotate=90)
 
 
-def test_no_pictures_are_no_failure() -> None:
+def test_an_empty_batch_stays_empty() -> None:
     """A worker's whole share of a batch can be unreadable."""
     pixels, ids = faces(0)
     assert augment(pixels, ids, Augmentation(), seed=0, step=0).shape == (0, 1, 24, 24)

@@ -23,7 +23,7 @@ def encode(picture: Image.Image, kind: str = "PNG", **more: object) -> bytes:
 
 
 def test_every_odd_image_decodes_or_has_a_reason(data_root: Path) -> None:
-    """What a lenient reader makes of broken files is written down with the files; we agree with it on all 44."""
+    """The files come with what a lenient reader makes of each; ours agrees on all 44."""
     folder = data_root / "odd_images"
     rows = list(csv.DictReader((folder / "EXPECTED.tsv").read_text().splitlines(), delimiter="\t"))
     assert len(rows) == 44
@@ -54,7 +54,7 @@ def test_exif_orientation_is_applied(picture: Image.Image, orientation: int) -> 
     np.testing.assert_array_equal(preprocess(encode(stored, exif=exif), HOW), preprocess(encode(picture), HOW))
 
 
-def test_exif_that_cannot_be_read_or_written_is_no_reason_to_fail(picture: Image.Image) -> None:
+def test_exif_that_cannot_be_read_or_written_is_ignored(picture: Image.Image) -> None:
     for exif in (b"Exif\0\0II\x2b\x00\x08\x00\x00\x00", b"Exif\0\0II*\x00\x08\x00", b"no exif at all"):
         np.testing.assert_array_equal(preprocess(encode(picture, exif=exif), HOW), preprocess(encode(picture), HOW))
     # An orientation, and a tag whose number of values does not fit into its type when it is written.
@@ -64,7 +64,7 @@ def test_exif_that_cannot_be_read_or_written_is_no_reason_to_fail(picture: Image
     np.testing.assert_array_equal(preprocess(turned, HOW), preprocess(encode(picture), HOW))
 
 
-def test_whatever_the_decoder_raises_is_told_of_the_picture(
+def test_whatever_the_decoder_raises_makes_the_picture_unreadable(
     picture: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(error: Exception) -> None:
@@ -78,7 +78,7 @@ def test_whatever_the_decoder_raises_is_told_of_the_picture(
         with pytest.raises(ImageUnreadable, match=rf"^corrupt: {type(error).__name__}: "):
             decode(encode(picture))
     fails(MemoryError())
-    with pytest.raises(MemoryError):  # says something of the machine
+    with pytest.raises(MemoryError):  # the machine's fault, not the picture's
         decode(encode(picture))
 
 
@@ -92,7 +92,7 @@ def test_modes_are_handled_on_purpose() -> None:
     cmyk = preprocess(encode(grey.convert("RGB").convert("CMYK"), "TIFF"), HOW)
     assert np.abs(cmyk.astype(int) - plain).mean() < 2
     hidden = Image.merge("RGBA", [grey, grey, grey, Image.new("L", (64, 64), 0)])
-    assert (preprocess(encode(hidden), HOW) == 128).all(), "what is transparent shows mid-grey"
+    assert (preprocess(encode(hidden), HOW) == 128).all(), "transparent pixels become mid-grey"
 
 
 def test_crop_keeps_the_centre() -> None:
@@ -116,7 +116,7 @@ def test_bad_settings() -> None:
         Preprocessing(8, "grey")
     with pytest.raises(ConfigError, match=r"crop is .*; it must be above 0 and at most 1"):
         Preprocessing(32, "grey", crop=0)
-    with pytest.raises(ConfigError, match=r"crop is 0\.5 and align is arcface"):
+    with pytest.raises(ConfigError, match=r"crop is 0\.5 but align is arcface"):
         Preprocessing(32, "grey", crop=0.5, align="arcface")
 
 
@@ -137,7 +137,7 @@ def umeyama(from_52: np.ndarray, to_52: np.ndarray) -> np.ndarray:
 
 
 def warped(picture: Image.Image, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear sampling, pixels' centres at whole numbers, a pixel at a time."""
+    """Bilinear sampling, one pixel at a time; centres of pixels are at whole numbers."""
     pixels = np.asarray(picture).astype(float)
     back = np.linalg.inv(np.concatenate([matrix, [[0, 0, 1]]]))
     out = np.full((size, size, 3), np.nan)
@@ -179,7 +179,7 @@ def test_what_lies_on_the_template_stays() -> None:
 @pytest.mark.parametrize("size", [48, 112, 160])
 @pytest.mark.parametrize("scale", [0.7, 3.0, 9.0])
 def test_landmarks_come_to_their_places_at_any_size(size: int, scale: float) -> None:
-    """Five bright discs, one a landmark: each is found around its place on the template."""
+    """Five bright discs, one per landmark: each comes to lie at its place on the template."""
     side = int(130 * scale)
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     # The template turned by 90 degrees and scaled.
@@ -196,7 +196,7 @@ def test_landmarks_come_to_their_places_at_any_size(size: int, scale: float) -> 
 
 
 def test_alignment_does_not_alias() -> None:
-    """A chequerboard of single pixels, shrunk: grey, where plain sampling would draw stripes."""
+    """A chequerboard of single pixels becomes grey when shrunk; plain sampling would draw stripes."""
     board = (np.indices((900, 900)).sum(0) % 2 * 255).astype(np.uint8)
     landmarks = (np.array(ARCFACE) * 7.9).tolist()
     out = preprocess(encode(Image.fromarray(board)), Preprocessing(112, "grey", align="arcface"), landmarks)
@@ -222,10 +222,10 @@ def test_landmarks_are_those_of_the_upright_picture() -> None:
     ("landmarks", "message"),
     [
         (None, r"^no-landmarks: the model aligns faces \(arcface\)"),
-        ([1.0] * 10, "^bad-landmarks: .* no face's"),
+        ([1.0] * 10, "^bad-landmarks: .* do not form a face"),
         ([1.0] * 9, "^bad-landmarks: .* 5 points were expected"),
         ([*ARCFACE[:9], float("nan")], "^bad-landmarks: .* 5 points were expected"),
-        ([n * 1e6 for n in ARCFACE], "^bad-landmarks: .* no face's"),
+        ([n * 1e6 for n in ARCFACE], "^bad-landmarks: .* do not form a face"),
     ],
 )
 def test_landmarks_that_cannot_be(landmarks: list[float] | None, message: str) -> None:

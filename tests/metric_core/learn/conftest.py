@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that spawned ranks can import the helpers beside the tests."""
+"""Puts this folder on the path, so that spawned ranks can import the modules in it."""
 
 import sys
 from pathlib import Path

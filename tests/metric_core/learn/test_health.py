@@ -41,15 +41,15 @@ def test_gradient_norm_is_over_all_parameters() -> None:
     assert float(gradient_norm([])) == 0.0
 
 
-def test_collapse_is_told_once_after_some_patience() -> None:
+def test_collapse_is_warned_of_once_when_the_patience_is_reached() -> None:
     sentinel = Collapse(patience=3)
     healthy = {"effective_rank": torch.tensor(40.0), "d_an_q50": torch.tensor(0.8)}
     point = {"effective_rank": torch.tensor(0.0), "d_an_q50": torch.tensor(1e-4)}
-    streak, told = 0, []
+    streak, warned = 0, []
     for health in (point, point, healthy, point, point, point, point):
         streak, warning = sentinel.watch(streak, health, "euclidean")
-        told.append(warning is not None)
-    assert told == [False] * 5 + [True, False]
+        warned.append(warning is not None)
+    assert warned == [False] * 5 + [True, False]
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "squared-euclidean", "cosine"])
@@ -62,6 +62,6 @@ def test_collapse_is_the_same_in_every_distance(distance: Distance, angle: float
     assert (Collapse(patience=1).watch(0, health, distance)[1] is not None) == collapsed
 
 
-def test_batch_without_negatives_is_no_collapse() -> None:
+def test_batch_without_negatives_is_not_a_collapse() -> None:
     health = {"effective_rank": torch.tensor(40.0), "d_an_q50": torch.tensor(math.nan)}
     assert Collapse(patience=1).watch(0, health, "cosine") == (0, None)

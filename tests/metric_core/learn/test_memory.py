@@ -46,7 +46,7 @@ def test_memory_equals_a_plain_list(objective: Objective) -> None:
     rows: list[tuple[Tensor, int, int, int]] = []
     for step, (emb_BD, label, face_id) in enumerate(steps()):
         if step == 3:
-            emb_BD = emb_BD[:0]  # a step in which nothing happens but time
+            emb_BD = emb_BD[:0]  # an empty step, in which the rows only age
             label, face_id = [], []
         ours_BD, theirs_BD = emb_BD.clone().requires_grad_(), emb_BD.clone().requires_grad_()
         ids = torch.tensor(face_id, dtype=torch.int64)
@@ -77,7 +77,7 @@ def test_memory_on_workers_equals_one_process(n_ranks: int) -> None:
             assert oracle.close(ours, theirs), case[0]
 
 
-def test_memory_resumes_from_its_checkpoint_as_if_nothing_had_happened() -> None:
+def test_memory_resumes_exactly_from_its_checkpoint() -> None:
     objective = OBJECTIVES[0]
     emb_BD, label, face_id = oracle.batches()["random"]
     arguments = emb_BD, torch.tensor(label), torch.tensor(face_id)
@@ -87,7 +87,7 @@ def test_memory_resumes_from_its_checkpoint_as_if_nothing_had_happened() -> None
     saved = memory.state_dict()
     first = [global_loss(objective, ONE, *arguments, seed=0, step=step, memory=memory).value for step in range(3, 6)]
     again = new_memory(objective, 5, ONE, torch.float64, "cpu")
-    again.load_state_dict(saved)  # which is a copy: the steps since then are not in it
+    again.load_state_dict(saved)  # a copy, without the steps since then
     second = [global_loss(objective, ONE, *arguments, seed=0, step=step, memory=again).value for step in range(3, 6)]
     assert first == second
     for name, value in memory.state_dict().items():
@@ -96,11 +96,11 @@ def test_memory_resumes_from_its_checkpoint_as_if_nothing_had_happened() -> None
 
 def test_checkpoint_of_another_memory_is_refused() -> None:
     state = CrossBatchMemory(8, 4, ONE).state_dict()
-    with pytest.raises(ValueError, match=r"\(8, 4\), not \(9, 4\)"):
+    with pytest.raises(ValueError, match=r"\(8, 4\); \(9, 4\) was expected"):
         CrossBatchMemory(9, 4, ONE).load_state_dict(state)
 
 
-def test_batch_larger_than_the_memory_leaves_its_last_rows() -> None:
+def test_the_last_rows_of_a_batch_larger_than_the_memory_are_kept() -> None:
     memory = CrossBatchMemory(3, 2, ONE, dtype=torch.float64)
     emb_RD = torch.arange(10, dtype=torch.float64).view(5, 2)
     memory.enqueue(emb_RD, torch.arange(5), torch.arange(5), step=0)

@@ -37,7 +37,7 @@ def test_margin_must_lie_inside_the_distance(distance: str, margin: float, good:
 
 @pytest.mark.parametrize("miner", ["semi-hard", "multi-similarity"])
 def test_miner_must_fit_the_loss(miner: str) -> None:
-    with pytest.raises(ConfigError, match="softall takes auto, all"):
+    with pytest.raises(ConfigError, match="with loss softall it must be one of auto, all"):
         Objective(loss="softall", miner=miner)
 
 

@@ -1,4 +1,4 @@
-"""Precision, compilation, gradients by finite differences, and how much memory streaming takes."""
+"""Precision, compilation, gradients by finite differences, and the memory that streaming needs."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import torch
 from support import learn_oracle as oracle
 
 from metric_core.learn.collective import World
-from metric_core.learn.distance import block_distance, few_true, pair_distance
+from metric_core.learn.distance import block_distance, pair_distance, sparse_nonzero
 from metric_core.learn.loss import all_triplets, triplet
 from metric_core.learn.objective import Objective
 from metric_core.learn.step import Outcome, global_loss
@@ -42,7 +42,7 @@ def test_equal_rows_have_distance_and_gradient_zero(distance: str) -> None:
 
 @pytest.mark.parametrize("objective", oracle.objectives(), ids=oracle.name)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_counted(objective: Objective, value: float) -> None:
+def test_embeddings_that_are_not_finite_are_counted(objective: Objective, value: float) -> None:
     emb_BD = oracle.batches()["random"][0].clone()
     assert int(outcome(objective, emb_BD).health["embeddings_not_finite"]) == 0
     emb_BD[1], emb_BD[4, 0] = value, value
@@ -54,7 +54,7 @@ def test_collapsed_float32_batch_has_finite_gradients(miner: str) -> None:
     emb_BD = torch.nn.functional.normalize(torch.ones(12, 5)).requires_grad_()
     result = outcome(Objective(miner=miner, margin=0.2), emb_BD)
     result.loss.backward()
-    assert float(result.value) == pytest.approx(0.2, abs=1e-3)  # a loss that rests at its margin is collapse
+    assert float(result.value) == pytest.approx(0.2, abs=1e-3)  # a loss equal to the margin means collapse
     assert torch.isfinite(emb_BD.grad).all()
     assert float(result.health["effective_rank"]) == 0.0
 
@@ -85,7 +85,7 @@ def test_compiled_step_runs_the_loss_eagerly() -> None:
 
 def test_multi_view_without_views_is_refused() -> None:
     emb_BD, label, face_id = oracle.batches()["random"]
-    with pytest.raises(ValueError, match="views"):
+    with pytest.raises(ValueError, match="needs the view of every face"):
         global_loss(
             Objective(loss="multi-view"), ONE, emb_BD, torch.tensor(label), torch.tensor(face_id), seed=0, step=0
         )
@@ -98,9 +98,9 @@ def test_anchors_without_positive_are_counted() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 16), (7, 9), (0, 4)])
-def test_few_true_is_nonzero(shape: tuple[int, int]) -> None:
+def test_sparse_nonzero_equals_nonzero(shape: tuple[int, int]) -> None:
     mask_AR = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.3
-    for ours, theirs in zip(few_true(mask_AR), mask_AR.nonzero(as_tuple=True)):
+    for ours, theirs in zip(sparse_nonzero(mask_AR), mask_AR.nonzero(as_tuple=True)):
         assert torch.equal(ours, theirs)
 
 

@@ -26,7 +26,7 @@ def made(spec: ModelSpec = SPEC) -> Embedder:
 
 @pytest.fixture
 def pixels() -> torch.Tensor:
-    """Six noisy pictures, dark enough that a brighter copy is not cut off."""
+    """Six noisy pictures, dark enough that a brighter copy is not clipped."""
     return torch.randint(20, 120, (6, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
@@ -39,7 +39,7 @@ def test_vectors_are_unit_and_a_face_does_not_depend_on_its_batch(pixels: torch.
     np.testing.assert_allclose(embedder.embed(pixels[2:3])[0][0], vector_BD[2], atol=1e-5)
 
 
-def test_flip_averaging_makes_a_face_and_its_mirror_image_one(pixels: torch.Tensor) -> None:
+def test_flip_averaging_gives_a_face_and_its_mirror_image_one_vector(pixels: torch.Tensor) -> None:
     averaged, plain = made(), made(replace(SPEC, flip_average=False))
     np.testing.assert_allclose(averaged.embed(pixels)[0], averaged.embed(pixels.flip(-1))[0], atol=1e-5)
     assert abs(plain.embed(pixels)[0] - plain.embed(pixels.flip(-1))[0]).max() > 0.01
@@ -72,20 +72,20 @@ def test_saved_and_loaded_it_is_the_same_model(pixels: torch.Tensor, tmp_path: P
     loaded = bundle.load(str(tmp_path))
     assert loaded.embedder.spec == SPEC
     np.testing.assert_array_equal(loaded.embedder.embed(pixels)[0], embedder.embed(pixels)[0])
-    # Where a tensor's numbers lie in memory is no part of a model.
+    # The memory layout of a tensor is not part of a model.
     assert loaded.fingerprint == bundle.fingerprint(embedder.to(memory_format=torch.contiguous_format))
     assert loaded.fingerprint != bundle.fingerprint(made(replace(SPEC, standardise=False)))
 
 
 @pytest.mark.parametrize("size", [16, 33, 56])
 @pytest.mark.parametrize("name", ["plain", "iresnet18"])
-def test_every_network_takes_every_side(name: str, size: int) -> None:
+def test_every_network_accepts_every_side(name: str, size: int) -> None:
     spec = replace(SPEC, backbone=backbone_spec(name, norm="group", dim=8), preprocessing=Preprocessing(size, "grey"))
     assert made(spec)(torch.zeros(2, 1, size, size, dtype=torch.uint8)).shape == (2, 8)
 
 
 @pytest.mark.parametrize("flip_average", [False, True])
-def test_the_length_is_that_of_the_network_s_answer(pixels: torch.Tensor, flip_average: bool) -> None:
+def test_the_length_is_that_of_the_raw_vector(pixels: torch.Tensor, flip_average: bool) -> None:
     embedder = made(replace(SPEC, flip_average=flip_average))
     lengths = [embedder.raw(view).norm(dim=1).detach() for view in (pixels, pixels.flip(-1))[: 1 + flip_average]]
     np.testing.assert_allclose(embedder.embed(pixels)[1], torch.stack(lengths).mean(0), rtol=1e-5)

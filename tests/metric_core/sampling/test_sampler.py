@@ -20,7 +20,7 @@ def sampler(
     weight: Weight = "uniform",
     views: list[int] | None = None,
 ) -> BatchSampler:
-    """People with so many pictures each, rows in some order; ``views`` has the view of every picture."""
+    """People with ``counts`` pictures each, rows shuffled by ``order``; ``views`` has the view of every picture."""
     code_N = np.repeat(np.arange(len(counts)), counts)
     face_id_N = np.arange(len(code_N)) * 7919 + 13
     shuffle = np.random.default_rng(order).permutation(len(code_N)) if order else np.arange(len(code_N))
@@ -44,7 +44,7 @@ def test_a_batch_at_any_world_size(
     whole = s.rows(step)
     parts = [s.rows(step, rank, size) for rank in range(size)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    assert len(np.unique(whole)) == len(whole), "a picture twice"
+    assert len(np.unique(whole)) == len(whole), "a picture occurs twice"
     people, drawn = np.unique(s.code_N[whole], return_counts=True)
     assert len(people) == min(identities, sum(n > 1 for n in counts))
     np.testing.assert_array_equal(drawn, np.minimum(np.array(counts)[people], images))
@@ -67,24 +67,24 @@ def two_views(pictures: list[int]) -> bool:
     size=st.integers(1, 3),
     weight=st.sampled_from(WEIGHTS),
 )
-def test_everybody_shows_two_views(
+def test_everybody_has_two_views_in_a_batch(
     people: list[list[int]], identities: int, images: int, step: int, size: int, weight: Weight
 ) -> None:
     views = [view for pictures in people for view in pictures]
     s = sampler([len(pictures) for pictures in people], identities, images, order=1, weight=weight, views=views)
     rows = s.rows(step)
     np.testing.assert_array_equal(np.concatenate([s.rows(step, rank, size) for rank in range(size)]), rows)
-    assert len(np.unique(rows)) == len(rows), "a picture twice"
+    assert len(np.unique(rows)) == len(rows), "a picture occurs twice"
     drawn = np.unique(s.code_N[rows])
     assert len(drawn) == min(identities, sum(map(two_views, people)))
     for person in drawn:
         shown = s.view_N[rows[s.code_N[rows] == person]].tolist()
         there = {view: people[person].count(view) for view in set(people[person]) - {-1}}
         counts = {view: shown.count(view) for view in there}
-        assert len(shown) == sum(counts.values()) == min(images, sum(there.values())), "all from views with a name"
+        assert len(shown) == sum(counts.values()) == min(images, sum(there.values())), "only pictures with a view"
         assert sum(count > 0 for count in counts.values()) >= 2
         short = [view for view in there if counts[view] < there[view]]
-        assert all(max(counts.values()) - counts[view] <= 1 for view in short), "as even as the pictures allow"
+        assert all(max(counts.values()) - counts[view] <= 1 for view in short), "as evenly as possible"
 
 
 def test_every_view_of_a_person_has_its_turn() -> None:
@@ -95,7 +95,7 @@ def test_every_view_of_a_person_has_its_turn() -> None:
 
 @pytest.mark.parametrize(("weight", "exponent"), [("images", 1.0), ("sqrt-images", 0.5)])
 def test_people_are_drawn_by_weight(weight: Weight, exponent: float) -> None:
-    """Pairs of people against their exact probability: one by weight, then one of the others by weight."""
+    """Compares frequencies of pairs with their exact probability: one person by weight, then another by weight."""
     counts, steps = np.array([2, 3, 6, 12, 40]), 20_000
     s = sampler(counts.tolist(), identities=2, weight=weight)
     drawn = np.zeros((5, 5))
@@ -104,16 +104,16 @@ def test_people_are_drawn_by_weight(weight: Weight, exponent: float) -> None:
     p = counts**exponent / (counts**exponent).sum()
     expected = steps * (np.outer(p / (1 - p), p) + np.outer(p, p / (1 - p)))
     pairs = np.triu_indices(5, k=1)
-    assert drawn[pairs].sum() == steps, "the same person twice"
-    chi2 = ((drawn - expected)[pairs] ** 2 / expected[pairs]).sum()  # 9 degrees of freedom: above 27.9 once in 1000
-    assert chi2 < 27.9
+    assert drawn[pairs].sum() == steps, "a person occurs twice"
+    chi2 = ((drawn - expected)[pairs] ** 2 / expected[pairs]).sum()
+    assert chi2 < 27.9  # 9 degrees of freedom: exceeded with probability 0.001
 
 
 def test_weighted_people_come_in_random_order() -> None:
-    """Else the first rank would hold those with many pictures, and more rows than the last."""
+    """Otherwise the first rank would get the people with many pictures, and more rows than the last."""
     s = sampler([2, 4, 8, 16, 32, 64], identities=3, weight="images")
     order = np.array([s.people_of(step) for step in range(4000)])
-    assert np.abs(order.mean(axis=0) - order.mean()).max() < 0.08  # standard deviation of a place's mean: 0.02
+    assert np.abs(order.mean(axis=0) - order.mean()).max() < 0.08  # standard deviation of a position's mean: 0.02
 
 
 def test_weights_count_only_pictures_that_can_be_drawn() -> None:
@@ -163,5 +163,5 @@ def test_too_few() -> None:
         sampler([3, 3, 2], views=[0, 1, 1, 0, 0, -1, 1, 1])
     with pytest.raises(TooFewImages, match="0 have pictures of two views"):
         sampler([3, 3], views=[-1] * 6)
-    with pytest.raises(ValueError, match="2 people of 2 pictures"):
+    with pytest.raises(ValueError, match="at least 2 people with 2 pictures each"):
         sampler([5, 5], images=1)

@@ -46,7 +46,7 @@ def test_a_small_demo(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_chain_on_real_faces(data_root: Path, tmp_path: Path) -> None:
-    """AT&T's 40 people x 10 through the demo; the set saturates, so only that learning helps is asked."""
+    """The demo on AT&T's 40 people x 10 pictures. The set is easy, so the test only asks that training helps."""
     argv = [str(BIN / "likeness"), "demo", "--source", str(data_root / "orl"), "--steps", "60", "--json"]
     argv += ["--out", str(tmp_path / "orl")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=500)

@@ -1,4 +1,4 @@
-"""The drawn faces: repeatable to the byte, inside their ranges, and not to be told apart by a single cue."""
+"""The drawn faces: repeatable to the byte, inside their ranges, and not recognisable by a single cue."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ WHO = person(0, 0)
 
 @pytest.fixture(scope="module")
 def faces() -> np.ndarray:
-    """(people, pictures, 64, 64, 3) float32 of 0..255."""
+    """float32 (people, pictures, 64, 64, 3), from 0 to 255."""
     rows = [
         [draw(person(SEED, index), seed=SEED, picture=picture, size=64) for picture in range(PICTURES)]
         for index in range(PEOPLE)
@@ -28,7 +28,7 @@ def faces() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[np.ndarray, np.ndarray]:
-    """(n, 2) numbers of pictures and (n,) whether both show one person: as many pairs do as do not."""
+    """Pairs of pictures, (n, 2), and whether both show the same person, (n,): half of them do."""
     left, right = np.triu_indices(PEOPLE * PICTURES, k=1)
     same = left // PICTURES == right // PICTURES
     random = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(scores: np.ndarray, same: np.ndarray) -> float:
-    """Part of (n,) pairs that one threshold on the scores gets right, chosen on nine folds, used on the tenth."""
+    """Fraction of pairs, (n,), that a threshold on the scores gets right, chosen on nine folds, used on the tenth."""
     fold = np.arange(len(scores)) % 10
     right = []
     for held_out in range(10):
@@ -51,7 +51,7 @@ def accuracy(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def by_distance(features: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> float:
-    """Accuracy of (people, pictures, ...) features compared by Euclidean distance."""
+    """Accuracy of features, (people, pictures, ...), compared by Euclidean distance."""
     flat = features.reshape(PEOPLE * PICTURES, -1)
     return accuracy(-np.linalg.norm(flat[pairs[0][:, 0]] - flat[pairs[0][:, 1]], axis=1), pairs[1])
 
@@ -131,7 +131,7 @@ def test_an_untrained_net_does_not_tell_people_apart(
     assert by_cosine(vectors - vectors.mean(axis=0), pairs) <= 0.75
 
 
-def test_a_face_s_fixed_parts_do_stay(faces: np.ndarray) -> None:
+def test_a_person_s_pictures_resemble_each_other(faces: np.ndarray) -> None:
     # The mean of a person's first pictures is nearer to the mean of its last ones than to other people's.
     plain = faces / faces.mean(axis=(2, 3), keepdims=True)
     first, last = plain[:, :3].mean(axis=1), plain[:, 3:].mean(axis=1)
@@ -166,7 +166,7 @@ def test_every_argument_counts() -> None:
 
 
 def test_two_people_share_no_scene() -> None:
-    # The corner shows only background: were the streams keyed by the picture's number alone, it would agree.
+    # The corner shows only background. It would be the same if streams depended on the picture's number alone.
     corners = [draw(person(0, index), seed=0, picture=0)[:4, :4].mean(axis=(0, 1)) for index in range(8)]
     apart = np.abs(np.array(corners)[:, None] - np.array(corners)[None]).max(axis=2)
     assert np.median(apart[np.triu_indices(8, k=1)]) > 10
@@ -179,7 +179,7 @@ def test_people_fill_their_ranges() -> None:
     assert (crowd <= high).all()
     assert (crowd.min(axis=0) < low + 0.02 * (high - low)).all()
     assert (crowd.max(axis=0) > high - 0.02 * (high - low)).all()
-    # Features are independent of each other, so a person has many.
+    # Features are independent of each other.
     assert np.abs(np.corrcoef(crowd.T) - np.eye(crowd.shape[1])).max() < 0.3
 
 
@@ -208,17 +208,17 @@ def test_every_occlusion_hides_something(thing: float, monkeypatch: pytest.Monke
     assert 0.003 < changed.mean() < 0.5
 
 
-def test_write_people_lays_out_one_folder_a_person(tmp_path: Path) -> None:
+def test_write_people_writes_one_folder_per_person(tmp_path: Path) -> None:
     assert write_people(tmp_path / "all", people=4, pictures=3, seed=5, size=48) == 12
     names = sorted(str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*.jpg"))
     assert names == [f"person-{index:04d}/{picture:02d}.jpg" for index in range(4) for picture in range(3)]
     with Image.open(tmp_path / "all/person-0002/01.jpg") as image:
         assert image.format == "JPEG"
         read = np.asarray(image, dtype=float)
-    # JPEG drops fine noise and colour, not the face.
+    # JPEG loses fine noise and colour, not the face.
     assert np.abs(read - draw(person(5, 2), seed=5, picture=1, size=48)).mean() < 8
 
-    # A part written on its own, as by one of several processes, has the same bytes.
+    # A part written separately, as by one of several processes, has the same bytes.
     assert write_people(tmp_path / "part", people=1, pictures=3, seed=5, size=48, first=2) == 3
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["person-0002"]
     for picture in range(3):

@@ -31,23 +31,23 @@ def test_auto_is_bf16_where_the_device_computes_in_it(
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
-def test_a_precision_that_was_asked_for_stays(precision: str) -> None:
+def test_a_precision_other_than_auto_is_kept(precision: str) -> None:
     asked = replace(CONFIG, precision=precision)
     assert with_precision(asked) == asked
 
 
 @pytest.mark.parametrize(("align", "crop"), [("none", 0.8), ("mean-face", 0.8), ("arcface", 1.0)])
-def test_what_is_kept_of_a_picture_follows_from_how_it_is_aligned(align: str, crop: float) -> None:
+def test_the_default_crop_depends_on_the_alignment(align: str, crop: float) -> None:
     how = replace(CONFIG, align=align).model_spec(BLANK_MEAN_FACE).preprocessing
     assert (how.align, how.crop, bool(how.mean_face)) == (align, crop, align == "mean-face")
     assert replace(CONFIG, align="none", crop=0.5).model_spec(BLANK_MEAN_FACE).preprocessing.crop == 0.5
 
 
 @pytest.mark.parametrize("name", ["workers", "cpus_per_worker", "steps", "checkpoint_every"])
-def test_a_problem_is_told_once(name: str) -> None:
-    with pytest.raises(ConfigError, match=name) as told:
+def test_a_problem_is_reported_once(name: str) -> None:
+    with pytest.raises(ConfigError, match=name) as error:
         replace(CONFIG, **{name: 0})
-    assert str(told.value).count(f"{name} is 0") == 1
+    assert str(error.value).count(f"{name} is 0") == 1
 
 
 @pytest.mark.parametrize(("how", "problem"), [({"crop": 0.0}, "crop"), ({"align": "arcface", "crop": 0.9}, "arcface")])

@@ -1,4 +1,4 @@
-"""A training that has diverged says so, and leaves neither a Model nor a checkpoint that holds NaN."""
+"""A training that diverges ends with a message, and leaves neither a Model nor a checkpoint with NaN."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from workflows.train import job as train
 
 
 def test_a_diverged_training_ends_at_once(chain: Chain, tmp_path: Path) -> None:
-    """Weight decay multiplies the weights by -80 a step, until they are too large for a float32."""
+    """Weight decay multiplies the weights by -80 per step, until they overflow float32."""
     config = small(
         chain.faces,
         str(tmp_path / "model"),
@@ -27,7 +27,7 @@ def test_a_diverged_training_ends_at_once(chain: Chain, tmp_path: Path) -> None:
         checkpoint_every=3,
         report_every=1000,
     )
-    with pytest.raises(JobFailed, match=r"training has diverged: .* hold NaN or infinity.*; lower it") as error:
+    with pytest.raises(JobFailed, match=r"training has diverged: .* hold NaN or infinity.*; lower the") as error:
         train.run(config)
     step = int(re.findall(r"step (\d+)", str(error.value))[0])
     assert step < 40

@@ -1,4 +1,4 @@
-"""A training that loses a worker, or its driver, ends as an undisturbed one does."""
+"""A training that loses a worker or its driver ends with the same model as an undisturbed one."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from workflows.train.training import Training
 
 
 def slow_enough(chain: Chain, out: str) -> TrainConfig:
-    """Two workers with checkpoints to be killed between, with a memory that holds over two batches."""
+    """Two workers with many checkpoints, so that they can be killed between two, and a memory of over two batches."""
     objective = Objective(loss="softall", distance="cosine", temperature=1 / 48, memory_rows=48)
     how = {"workers": 2, "steps": 40, "checkpoint_every": 5, "objective": objective}
     return small(chain.faces, out, chain.tracking_uri, **how)
@@ -58,12 +58,12 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
         assert first.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint within 4 minutes"
         time.sleep(0.05)
-    # Ray's processes go with the driver that started them; its agents follow a minute later, and do nothing until then.
+    # Ray's processes end with the driver that started them. Its agents end a minute later, and do nothing until then.
     family = [p for p in psutil.Process(first.pid).children(recursive=True) if not p.name().endswith("Agent")]
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert not psutil.wait_procs(family, timeout=60)[1]
-    assert not (out / "manifest.json").exists(), "killed too late to show anything"
+    assert not (out / "manifest.json").exists(), "killed too late to test anything"
     subprocess.run(argv, check=True, timeout=400, capture_output=True)
     assert fingerprint(str(out)) == undisturbed
     from mlflow import MlflowClient
@@ -76,15 +76,15 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
-    """One of the two is killed between two checkpoints; two workers go on where they were."""
+    """One of two workers is killed between two checkpoints; the training continues with two workers."""
     out = tmp_path / "model"
     config = slow_enough(chain, str(out))
     killed: list[int] = []
 
-    def kill_when_under_way() -> None:
+    def kill_after_a_checkpoint() -> None:
         while not list(out.glob("_run/train/checkpoint_*/state.pt")):
             time.sleep(0.02)
-        # Of this session's Ray alone: another training on the machine is none of our business.
+        # Only among this process's children: another training may be running on the machine.
         family = psutil.Process().children(recursive=True)
         one = next(process for process in family if "RayTrainWorker" in " ".join(process.cmdline()))
         one.kill()
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_replaced(chain: Chain, tmp_path: Path, undisturbed: 
 
     import threading
 
-    killer = threading.Thread(target=kill_when_under_way, daemon=True)
+    killer = threading.Thread(target=kill_after_a_checkpoint, daemon=True)
     killer.start()
     train.run(config)
     killer.join()
@@ -109,7 +109,7 @@ def test_a_finished_training_is_not_done_again(chain: Chain) -> None:
 def test_a_training_that_was_taken_over_writes_no_model(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This process slept for too long; the lease file is another's when it wakes up."""
+    """This process sleeps for so long that another run has taken the lease when it wakes up."""
     tracked = Training.open_run
 
     def slept(self: Training) -> Tracker:
@@ -124,8 +124,8 @@ def test_a_training_that_was_taken_over_writes_no_model(
     assert not (tmp_path / "model" / "manifest.json").exists()
 
 
-def test_a_run_killed_after_its_last_word_is_tidied_up(chain: Chain, tmp_path: Path) -> None:
-    """The manifest is there, the checkpoints still are, and MLflow takes the run to be going on."""
+def test_a_run_killed_after_its_manifest_is_tidied_up(chain: Chain, tmp_path: Path) -> None:
+    """The manifest is written, but the checkpoints are still there and MLflow shows the run as running."""
     out = tmp_path / "model"
     config = small(chain.faces, str(out), chain.tracking_uri)
     answer = train.run(config)

@@ -1,4 +1,4 @@
-"""A validation split that nothing can be judged by is refused before a cluster starts."""
+"""A validation split with too few pairs is refused before a cluster starts."""
 
 import csv
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_two_pairs_of_each_kind_are_needed(identities: str, found: str | None) -
             validation.check(split)
 
 
-def test_one_picture_a_person_is_refused_at_once(people: Path, tmp_path: Path) -> None:
+def test_one_picture_per_person_is_refused_at_once(people: Path, tmp_path: Path) -> None:
     source = tmp_path / "faces.csv"
     with source.open("w", newline="") as f:
         rows = csv.writer(f)

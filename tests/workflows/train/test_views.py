@@ -1,4 +1,4 @@
-"""Training across views: a list that names them, batches that show them, and a loss that crosses them."""
+"""Training across views: a list with views, batches drawn across them, and a loss between them."""
 
 import csv
 from pathlib import Path
@@ -16,7 +16,7 @@ from workflows.train.loop import sampler_of, view_codes
 
 
 def listed(people: Path, out: Path, views: list[str]) -> str:
-    """A catalogue of the drawn people that says so of each person's pictures, in their order."""
+    """A catalogue of the drawn people in which ``views`` are the views of each person's pictures, in order."""
     source = out.with_suffix(".csv")
     with source.open("w", newline="") as f:
         rows = csv.writer(f)
@@ -65,5 +65,5 @@ def test_every_anchor_has_a_positive_in_another_view(chain: Chain, people: Path,
     run_id = train.run(config)["mlflow_run"]
     client = MlflowClient(tracking_uri=chain.tracking_uri)
     figures = {name: [m.value for m in client.get_metric_history(run_id, name)] for name in ("anchors", "loss")}
-    assert figures["anchors"] == [18.0] * 12, "6 people of 3 pictures, at every step"
+    assert figures["anchors"] == [18.0] * 12, "6 people with 3 pictures each, at every step"
     assert all(value > 0 for value in figures["loss"])

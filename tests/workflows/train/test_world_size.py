@@ -1,4 +1,4 @@
-"""Training on 1, 2 and 3 workers is the same training: real runs, one global batch, one curve."""
+"""Training on 1, 2 and 3 workers gives the same loss curve, because the global batches are the same."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def curve(chain: Chain, out: Path, workers: int, steps: int, precision: str) -> 
         report_every=1,
         evaluate_every=steps,
         checkpoint_every=steps,
-        identities=7,  # so that 2 and 3 workers hold uneven shares
+        identities=7,  # so that 2 and 3 workers have shares of different sizes
         learning_rate=3e-4,
         image_size=16,
         embedding_size=16,
