@@ -24,7 +24,7 @@ BLOCK = 1 << 19  # elements per block; a loss and its gradient hold about ten te
 
 
 @dataclass(frozen=True)
-class RowTerms:
+class AnchorTerms:
     """The loss of a block's anchors."""
 
     term_A: Tensor
@@ -35,7 +35,7 @@ class RowTerms:
     """Number of triplets or anchors looked at, 0-dim."""
 
 
-RowLoss = Callable[[Tensor, Tensor, Tensor], RowTerms]
+BlockLoss = Callable[[Tensor, Tensor, Tensor], AnchorTerms]
 """(d_ap_AK, positive_AK, d_an_AR) → the loss of each anchor; the arguments are those of the functions in ``loss``."""
 
 
@@ -46,9 +46,9 @@ class Streamed:
     total: Tensor
     """Sum of the terms, 0-dim, differentiable in the batch's anchors and references."""
     active: Tensor
-    """As in ``RowTerms``, over all blocks."""
+    """As in ``AnchorTerms``, over all blocks."""
     considered: Tensor
-    """As in ``RowTerms``, over all blocks."""
+    """As in ``AnchorTerms``, over all blocks."""
     with_positive: Tensor
     """Number of anchors that have a positive, 0-dim."""
     d_ap_A: Tensor
@@ -97,8 +97,8 @@ class BatchReferences:
         return list(zip(self._inputs, (self._grad_LD, self._grad_RD)))
 
 
-def stream(batch: GlobalBatch, references: References, distance: Distance, row_loss: RowLoss) -> Streamed:
-    """The sum of ``row_loss`` over every local anchor that has both a positive and a negative, with its gradient.
+def stream(batch: GlobalBatch, references: References, distance: Distance, block_loss: BlockLoss) -> Streamed:
+    """The sum of ``block_loss`` over every local anchor that has both a positive and a negative, with its gradient.
 
     Positives and negatives are determined by ``batch``; distances come from ``references``.
     """
@@ -123,7 +123,7 @@ def stream(batch: GlobalBatch, references: References, distance: Distance, row_l
             nearest.append(d_an_A[keep_A])
         pull_AK, push_AR = d_AK[keep_A].requires_grad_(), d_AR[keep_A].requires_grad_()
         with torch.enable_grad():
-            terms = row_loss(pull_AK, positive_AK, push_AR)
+            terms = block_loss(pull_AK, positive_AK, push_AR)
             block_total = terms.term_A.sum()
         total += block_total.detach()
         active, considered = active + terms.active, considered + terms.considered
