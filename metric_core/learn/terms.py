@@ -37,7 +37,7 @@ class Terms:
     no_positive: Tensor
     """Number of anchors without a positive, 0-dim."""
     active: Tensor
-    """Number of triplets whose hinge is above 0, 0-dim; for most all-pairs losses, of anchors: see ``_row_terms``."""
+    """Number of triplets whose hinge is above 0, 0-dim; for most all-pairs losses, of anchors: see ``anchor_loss``."""
     considered: Tensor
     """Number of triplets or anchors looked at, 0-dim."""
     not_finite: Tensor
