@@ -40,9 +40,7 @@ def operating_point(score_N: np.ndarray, same_N: np.ndarray, far: float) -> Oper
     if not 0 < far < 1:
         raise ValueError(f"far must lie in (0, 1), got {far}")
     impostor = np.sort(score_N[~same_N])[::-1]
-    allowed = int(
-        np.floor(far * len(impostor) + 1e-9)
-    )  # impostors that may be accepted; 1e-9 for rounding, as in 0.1 * 30
+    allowed = int(np.floor(far * len(impostor) + 1e-9))  # impostors that may be accepted; 1e-9: 0.29 * 100 is below 29
     # The first impostor that must be rejected lies just below the threshold; ties with it are rejected too.
     threshold = np.nextafter(impostor[allowed], np.inf) if allowed < len(impostor) else impostor[-1]
     tar = float(np.mean(score_N[same_N] >= threshold))

@@ -105,7 +105,7 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
             start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
             table = file.read_row_groups(list(range(start, stop)), columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
-            if storage.is_trouble(error):
+            if storage.is_storage_error(error):
                 raise
             raise Corrupt(f"{address}: {error}; catalogue again to another --out") from error
     return table.slice(first - edges[start], last - first)
