@@ -1,7 +1,7 @@
 """Counter-based randomness: a draw depends on (seed, step, id, purpose) and on nothing else.
 
-The same face therefore gets the same augmentation whichever rank, loader worker or restart draws it;
-choosing what to draw for, and when, is left to the callers.
+So a face gets the same augmentation on every rank, in every loader worker and after a restart. Callers choose
+what to draw, and when.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def key(seed: int, *words: int | str) -> int:
-    """A 64-bit key from a seed and any further words, stable over processes and Python versions."""
+    """A 64-bit key from a seed and any further words, the same in every process and Python version."""
     text = "\0".join(str(word) for word in (seed, *words))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -25,28 +25,28 @@ def hash63(*words: int | str) -> int:
 
 
 def generator(seed: int, *words: int | str) -> np.random.Generator:
-    """A NumPy generator of its own for (seed, words), for draws that are not one a row."""
+    """A separate NumPy generator for (seed, words), for draws that are not one per id."""
     return np.random.Generator(np.random.Philox(key=key(seed, *words)))
 
 
 def uniform(seed: int, step: int, ids: np.ndarray, purpose: str, n: int) -> np.ndarray:
-    """Uniform draws in [0, 1), one row an id, independent of the order and the company of the ids.
+    """Uniform draws in [0, 1), one row per id; a row does not depend on the order of the ids or on the other ids.
 
     Args:
         seed: the run's seed.
         step: the training step.
         ids: int64 (N,), usually face_ids.
         purpose: what the draw is for; two purposes never share a stream.
-        n: draws an id.
+        n: draws per id.
 
     Returns:
         float64 (N, n).
 
     The bits are SplitMix64's output function (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
-    generators", fig. 14), applied to the id, then to (hashed id + draw number) under a hashed key.
+    generators", fig. 14), applied to the id, then to (hashed id + draw number), both with a hashed key.
     """
     base = np.uint64(key(seed, step, purpose))
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is the point
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         hashed_N = _mix(np.asarray(ids).astype(np.uint64) ^ base)
         counters_n = np.arange(1, n + 1, dtype=np.uint64) * _GOLDEN
         bits_Nn = _mix(_mix(hashed_N[:, None] + counters_n[None, :]) ^ base)

@@ -2,24 +2,24 @@
 
     LikenessError
     ├── ConfigError              options that cannot work; lists all problems at once
-    ├── DataError                what the source holds is not what the job needs
+    ├── DataError                the source does not hold what the job needs
     │   ├── SchemaMismatch       a table's columns or types differ from the contract
-    │   ├── ImageUnreadable      bytes that are not an image we can decode
+    │   ├── ImageUnreadable      bytes that cannot be decoded into a face
     │   ├── TooFewImages         not enough people or pictures to do the job
     │   └── TooManyBadImages     more unreadable images than --max-bad-fraction allows
-    ├── ArtefactError            a folder that is not the artefact it is taken for
-    │   ├── Missing              nothing there
+    ├── ArtefactError            a folder is not the artefact that was expected
+    │   ├── Missing              there is nothing at the address
     │   ├── Unfinished           there is no manifest: the job that writes it has not ended
-    │   ├── Corrupt              bytes that differ from their digest
+    │   ├── Corrupt              stored bytes differ from their digest
     │   ├── Occupied             the output folder holds something else
     │   └── FingerprintMismatch  vectors of two models would be mixed
-    ├── StorageFull              no room for what was to be written
-    ├── IndexBuildError          an index that failed its own checks
+    ├── StorageFull              the file system or a quota has no room left
+    ├── IndexBuildError          an index failed its own checks
     ├── JobRunning               another live run holds the lease of this output
     └── JobFailed                a worker failed; the cause is in the message
 
-Each class takes one message argument, because exceptions with more do not survive pickling on their way
-out of a Ray task. A message says what was found, what was expected, and what to do.
+Each class takes one message argument, because exceptions with more do not survive pickling when they
+leave a Ray task. A message says what was found, what was expected, and what to do.
 """
 
 
@@ -27,11 +27,11 @@ class LikenessError(Exception):
     """Base of all deliberate errors. The command prints the message and exits with ``exit_code``."""
 
     exit_code = 1
-    """1: the job failed. 2: the input was bad; nothing was started, or the data is to blame."""
+    """1: the job failed. 2: the options or the data were bad."""
 
 
 class ConfigError(LikenessError):
-    """Options that cannot work. One line a problem."""
+    """Options that cannot work. One line per problem."""
 
     exit_code = 2
 
@@ -56,7 +56,7 @@ class ImageUnreadable(DataError):
 
 
 class TooFewImages(DataError):
-    """Not enough people, or pictures a person, for the job."""
+    """Not enough people, or pictures per person, for the job."""
 
 
 class TooManyBadImages(DataError):
@@ -64,7 +64,7 @@ class TooManyBadImages(DataError):
 
 
 class ArtefactError(LikenessError):
-    """A folder is not the artefact that it is taken for."""
+    """A folder is not the artefact that was expected."""
 
 
 class Missing(ArtefactError):
@@ -96,11 +96,11 @@ class FingerprintMismatch(ArtefactError):
 
 
 class StorageFull(LikenessError):
-    """The file system or a quota has no room for what was to be written; nothing is half written."""
+    """The file system or a quota has no room for the file; no partial file is left."""
 
 
 class IndexBuildError(LikenessError):
-    """An index failed the checks that precede publishing."""
+    """An index failed the checks before publishing."""
 
 
 class JobRunning(LikenessError):

@@ -1,7 +1,7 @@
-"""Options that are checked when they are made: every problem in one ConfigError, from Python as from the command.
+"""Options that are checked on construction, in Python and on the command line: one ConfigError lists every problem.
 
-A group of options is a frozen dataclass that derives from ``Options``; what its numbers may be is said in ``problems``
-with ``out_of_range``, and what its words may be follows from their types.
+A group of options is a frozen dataclass that derives from ``Options``. ``problems`` checks the numbers, with
+``out_of_range``; the allowed words of an option are those of its ``Literal`` type.
 """
 
 import re
@@ -15,7 +15,7 @@ _INTERVAL = re.compile(r"([\[(])(-?[\d.]+|-inf), (-?[\d.]+|inf)([\])])")
 
 
 class Options:
-    """A frozen dataclass of options. Raises ConfigError when it is made, with a line for each problem."""
+    """A frozen dataclass of options. The constructor raises ConfigError with one line per problem."""
 
     def __post_init__(self) -> None:
         problems = [*_unknown_words(self), *self.problems()]
@@ -23,23 +23,23 @@ class Options:
             raise ConfigError.of(problems)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, a line each; those of inherited options first."""
+        """What is wrong with the values, one line per problem; inherited options first."""
         return []
 
 
 def out_of_range(options: object, **ranges: str) -> list[str]:
-    """A line for each option that is not in its range; an option that is None has no value to check.
+    """One line per option outside its range; options that are None are not checked.
 
     Args:
-        options: what has the options as attributes.
-        ranges: for each option an interval as mathematics writes it, such as ``"[1, inf)"`` or ``"(0, 1]"``.
+        options: an object with the options as attributes.
+        ranges: the interval of each option in mathematical notation, such as ``"[1, inf)"`` or ``"(0, 1]"``.
 
     Returns:
         Lines such as ``workers is 0; it must be 1 or more``.
     """
     values = {name: getattr(options, name) for name in ranges}
     return [
-        f"{name} is {value}; it must be {_words(ranges[name])}"
+        f"{name} is {value}; it must be {_in_words(ranges[name])}"
         for name, value in values.items()
         if value is not None and not _within(value, ranges[name])
     ]
@@ -51,7 +51,7 @@ def _within(value: float, interval: str) -> bool:
     return above and (value <= float(high) if right == "]" else value < float(high))
 
 
-def _words(interval: str) -> str:
+def _in_words(interval: str) -> str:
     """``0 or more and below 1`` for ``[0, 1)``."""
     left, low, high, right = _parts(interval)
     lower = f"{low} or more" if left == "[" else f"above {low}"
@@ -64,15 +64,15 @@ def _words(interval: str) -> str:
 
 def _parts(interval: str) -> tuple[str | Any, ...]:
     found = _INTERVAL.fullmatch(interval)
-    assert found, f"{interval!r} is no interval"
+    assert found, f"{interval!r} is not an interval"
     return found.groups()
 
 
 def _unknown_words(options: Options) -> list[str]:
-    """The options that take one of a few words and have another."""
+    """One line per option whose value is not among those of its ``Literal`` type."""
     return [
         f"{name} is {value!r}; expected one of {', '.join(map(str, words))}"
-        for name, words in _choices(type(options)).items()  # type: ignore[arg-type]  # mypy holds classes for unhashable
+        for name, words in _choices(type(options)).items()  # type: ignore[arg-type]  # mypy takes classes for unhashable
         if (value := getattr(options, name)) not in words
     ]
 

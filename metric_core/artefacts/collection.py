@@ -1,8 +1,8 @@
-"""Several Embeddings artefacts read as one, in order: what a later one says of a face stands.
+"""Several Embeddings artefacts read as one, in order: the latest artefact wins for each face.
 
-A delta (``embed --since``) holds the faces that are new or changed and lists those that are gone; behind the artefacts
-that it is a delta of, it gives the vectors that embedding the whole catalogue would. A face is hidden in an artefact
-when a later one took it in again, even without success, or lists it as gone; erased faces can be hidden everywhere.
+A delta (``embed --since``) holds the faces that are new or changed and lists those that are gone. Read after the
+artefacts it is a delta of, it gives the same vectors as embedding the whole catalogue. A face is hidden in an artefact
+if a later one embedded it again, even without success, or lists it as gone. Erased faces can be hidden everywhere.
 
 Shape letters: M ids of a sorted set, N faces, D components.
 """
@@ -25,7 +25,7 @@ class Layer:
 
     source: Embeddings
     hidden_M: np.ndarray
-    """int64, sorted: faces of it that are not read."""
+    """int64, sorted: its faces that are not read."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,23 @@ class Collection:
         """Open ``A`` or ``A,B,...``; the ids of all but the last are read once.
 
         Raises:
-            FingerprintMismatch: they are of different models.
-            ConfigError: they do not fit together otherwise, or a delta is not behind what it is a delta of.
-            ArtefactError: one of them is not whole, as ``Embeddings.open``.
+            FingerprintMismatch: they hold vectors of different models.
+            ConfigError: they do not fit together otherwise, or a delta does not follow the artefacts it is a delta of.
+            ArtefactError: one of them cannot be opened; see ``Embeddings.open``.
         """
         sources = [Embeddings.open(address.strip()) for address in addresses.split(",")]
         for source in sources[1:]:
             _require_alike(sources[0], source)
-        for n, source in enumerate(sources if len(sources) > 1 else []):  # a delta may be looked into by itself
+        for n, source in enumerate(sources if len(sources) > 1 else []):  # a delta may be opened alone
             before = {other.manifest.content["plan_id"] for other in sources[:n]}
             if not before.issuperset(source.since):
-                raise ConfigError(f"{source.manifest.uri} is a delta of {_bases(source)}; give those before it")
+                raise ConfigError(f"{source.manifest.uri} is a delta of {_bases(source)}; list those before it")
         layers: list[Layer] = []
         superseded_M = ids.NONE
         for source in reversed(sources):
             layers.insert(0, Layer(source, _hidden(source, superseded_M)))
             if source is not sources[0]:
-                superseded_M = np.unique(np.concatenate([superseded_M, _taken_in(source), source.gone()]))
+                superseded_M = np.unique(np.concatenate([superseded_M, _input_ids(source), source.gone()]))
         return cls(layers)
 
     @property
@@ -66,18 +66,17 @@ class Collection:
 
     @property
     def first(self) -> Embeddings:
-        """The first of them; model, namespace and dtype are the same for all."""
+        """The first artefact; all have the same model, namespace and dtype."""
         return self.layers[0].source
 
     @property
     def uri(self) -> str:
-        """The addresses, as they are given on a command line."""
+        """The addresses, joined by commas as on the command line."""
         return ",".join(source.manifest.uri for source in self.sources)
 
     @property
     def faces(self) -> str | None:
-        """Where the Faces of the last were when they were embedded: its catalogue has all that the others have not
-        lost since."""
+        """Where the last artefact's Faces were when it was embedded. That catalogue has all faces of the collection."""
         return self.sources[-1].manifest.provenance.get("faces")
 
     @property
@@ -92,12 +91,12 @@ class Collection:
 
     @property
     def dim(self) -> int:
-        """Components a vector."""
+        """Components per vector."""
         return self.first.dim
 
     @property
     def rows(self) -> int:
-        """Vectors to be read."""
+        """The number of vectors that are read, hidden ones left out."""
         return sum(layer.source.rows - len(layer.hidden_M) for layer in self.layers)
 
     @property
@@ -107,29 +106,30 @@ class Collection:
 
     @property
     def digest(self) -> str:
-        """Equal for equal vectors; one whole artefact's own when nothing of it is hidden."""
+        """Equal for equal vectors; for a single artefact with nothing hidden, its manifest's digest."""
         if len(self.layers) == 1 and not len(self.layers[0].hidden_M):
             return self.first.manifest.digest
         return manifest.digest([[a.source.manifest.digest, ids.digest(a.hidden_M)] for a in self.layers])
 
     def require_whole(self) -> "Collection":
-        """The collection itself, unless it starts with a delta, which would leave out what was embedded before.
+        """The collection itself, if it does not start with a delta, which would lack what was embedded before.
 
         Raises:
-            ConfigError: naming the artefacts that are needed before it.
+            ConfigError: it starts with a delta; the message names the artefacts that are needed before it.
         """
         if self.first.since:
             uri = self.first.manifest.uri
-            raise ConfigError(f"{uri} is a delta of {_bases(self.first)}; give those before it: A,{uri}")
+            raise ConfigError(f"{uri} is a delta of {_bases(self.first)}; list those before it: A,{uri}")
         return self
 
     def without_erased(self, folder: str | None = None) -> "Collection":
-        """The same without what was erased; where something was, ids and names are read once.
+        """The collection without erased faces; if there are tombstones, ids and names are read once.
 
-        ``folder``: the tombstones; None: those beside the Faces of each artefact, where that says which they were.
+        Args:
+            folder: the tombstones; None for those beside the Faces of each artefact whose provenance names its Faces.
 
         Raises:
-            Missing: ``folder`` is not there.
+            Missing: ``folder`` does not exist.
         """
         known = [source.manifest.provenance.get("faces") for source in self.sources]
         folders = {tombstones.named(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
@@ -146,33 +146,34 @@ class Collection:
         return Collection(layers)
 
     def unguarded(self) -> list[Embeddings]:
-        """The artefacts of which ``without_erased`` cannot know by itself what was erased: neither their Faces nor
-        tombstones beside those are where they were.
+        """The artefacts for which ``without_erased()`` cannot find out what was erased: neither their Faces nor
+        tombstones beside those are where they were at the time of embedding.
         """
-        remembered = [(source, source.manifest.provenance.get("faces")) for source in self.sources]
+        recorded = [(source, source.manifest.provenance.get("faces")) for source in self.sources]
         return [
             source
-            for source, faces in remembered
+            for source, faces in recorded
             if not faces or not any(storage.exists(uri) for uri in (faces, tombstones.beside(faces)))
         ]
 
     def iter_vectors(self) -> Iterator[Vectors]:
-        """The vectors, a part at a time, its bytes checked."""
+        """The vectors, one part at a time; each part's bytes are checked. Raises Corrupt or SchemaMismatch."""
         for layer in self.layers:
             for block in layer.source.iter_vectors():
-                seen_N = ~ids.within(block.face_id_N, layer.hidden_M)
-                yield Vectors(block.face_id_N[seen_N], block.identity_N[seen_N], block.embedding_ND[seen_N])
+                visible_N = ~ids.within(block.face_id_N, layer.hidden_M)
+                yield Vectors(block.face_id_N[visible_N], block.identity_N[visible_N], block.embedding_ND[visible_N])
 
     def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns, ``face_id`` among them, of the same rows; a part at a time, without a look at the sha256."""
+        """Some columns, ``face_id`` among them, of the same rows; one part at a time, without checking the sha256."""
         for layer in self.layers:
             for table in layer.source.iter_columns(columns):
                 yield table.filter(~ids.within(table["face_id"].to_numpy(), layer.hidden_M))
 
     def take(self, id_M: np.ndarray) -> Vectors:
-        """The vectors of some faces, sorted by face_id; of parts that have none of them only the ids are read.
+        """The vectors of some faces, sorted by face_id; of parts that have none of them, only the ids are read.
 
-        ``id_M``: int64, sorted; ids that are not there are passed over.
+        Args:
+            id_M: int64, sorted; ids that are not in the collection are ignored.
         """
         found = []
         for layer in self.layers:
@@ -191,12 +192,12 @@ class Collection:
         state_M = ids.NONE
         for source in self.sources:
             rejects = [table["face_id"].to_numpy() for table in source.iter_quarantine()]
-            state_M = np.setdiff1d(state_M, np.concatenate([_taken_in(source), source.gone()]))
+            state_M = np.setdiff1d(state_M, np.concatenate([_input_ids(source), source.gone()]))
             state_M = np.union1d(state_M, np.concatenate([ids.NONE, *rejects]))
         return state_M
 
     def load(self) -> Vectors:
-        """All vectors at once: for galleries that fit in memory."""
+        """All vectors at once, for galleries that fit in memory."""
         return embeddings.concatenate(list(self.iter_vectors()), self.dim)
 
 
@@ -207,12 +208,13 @@ def _hidden(source: Embeddings, superseded_M: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([ids.NONE, *(id_N[ids.within(id_N, superseded_M)] for id_N in found)]))
 
 
-def _taken_in(source: Embeddings) -> np.ndarray:
+def _input_ids(source: Embeddings) -> np.ndarray:
+    """The faces that the artefact embedded or failed to embed."""
     return np.concatenate([ids.NONE, *(table["face_id"].to_numpy() for table in source.iter_tags())])
 
 
 def _bases(source: Embeddings) -> str:
-    """The artefacts it is a delta of, for a person: where they were and, in case they moved, their plan ids."""
+    """The artefacts that ``source`` is a delta of, for messages: their addresses and, in case they moved, plan ids."""
     uris = source.manifest.provenance.get("since") or ["?"] * len(source.since)
     return ", ".join(f"{uri} (plan {plan_id[:12]})" for uri, plan_id in zip(uris, source.since))
 
@@ -221,11 +223,11 @@ def _require_alike(one: Embeddings, other: Embeddings) -> None:
     if one.fingerprint != other.fingerprint:
         raise FingerprintMismatch(
             f"{other.manifest.uri} holds vectors of model {other.fingerprint}, {one.manifest.uri} of model "
-            f"{one.fingerprint}; vectors of two models cannot be compared: embed one of them again with the other's"
+            f"{one.fingerprint}; vectors of two models cannot be compared: embed both with the same model"
         )
     problems = [
         f"{name} is {one.manifest.content[name]} in {one.manifest.uri} and {other.manifest.content[name]} in "
-        f"{other.manifest.uri}; what is read as one must have the same: embed one of them anew"
+        f"{other.manifest.uri}; artefacts that are read as one must have the same: embed one of them again"
         for name in ("namespace", "dim", "dtype")
         if one.manifest.content[name] != other.manifest.content[name]
     ]

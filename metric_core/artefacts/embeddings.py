@@ -1,13 +1,12 @@
-"""The Embeddings artefact: parts of unit vectors sorted by face_id, with what went in and the quarantine beside them.
+"""The Embeddings artefact: parts of unit vectors sorted by face_id, with the list of inputs and the quarantine.
 
     part-NNNNNN.parquet             the vectors
-    tags/part-NNNNNN.parquet        every face that went in, and the content_tag that its picture had
-    quarantine/part-NNNNNN.parquet  those of them that could not be embedded, and why
-    gone.parquet                    of a delta: faces of the artefacts before it that the catalogue has no more
+    tags/part-NNNNNN.parquet        every input face, and the content_tag that its picture had
+    quarantine/part-NNNNNN.parquet  input faces that could not be embedded, and why
+    gone.parquet                    in a delta: faces of earlier artefacts that the catalogue no longer has
 
-A file is written once and atomically and is described in the manifest by its rows and sha256; planning which faces
-go into which part, and when a part counts as done, is left to the embed job. Several artefacts are read as one by
-``collection``.
+A file is written once and atomically, and the manifest has its rows and sha256. The embed job plans which faces go into
+which part, and decides when a part is done. ``collection`` reads several artefacts as one.
 
 Shape letters: N faces, D components.
 """
@@ -30,7 +29,7 @@ from metric_core.errors import Corrupt
 UNIT_TOLERANCE = 1e-3
 GONE = "gone.parquet"
 AHEAD = 8
-"""Files that are read before their turn: on an object store each takes round trips, and there are many small ones."""
+"""Files that are read ahead: there are many small ones, and each takes round trips to an object store."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Vectors:
 
 
 def part_name(number: int, retry: int = 0) -> str:
-    """``part-000042.parquet``; ``part-000042-1.parquet`` for what a first retry of its rejects brought."""
+    """``part-000042.parquet``; ``part-000042-1.parquet`` for the vectors from a first retry of its rejects."""
     return f"part-{number:06d}{f'-{retry}' if retry else ''}.parquet"
 
 
@@ -86,7 +85,7 @@ def from_table(table: pa.Table) -> Vectors:
 
 
 def check_unit(embedding_ND: np.ndarray, what: str) -> None:
-    """Raises ValueError unless every row is finite and of length 1 within ``UNIT_TOLERANCE`` (float16: 2e-3)."""
+    """Raise ValueError unless every row is finite and of length 1 within ``UNIT_TOLERANCE`` (float16: twice that)."""
     tolerance = UNIT_TOLERANCE * (2 if embedding_ND.dtype == np.float16 else 1)
     norm_N = np.linalg.norm(embedding_ND.astype(np.float32, copy=False), axis=1)
     bad = ~(np.abs(norm_N - 1) <= tolerance)  # NaN compares false, so it counts as bad
@@ -105,7 +104,7 @@ class Embeddings:
 
     @classmethod
     def open(cls, uri: str) -> "Embeddings":
-        """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
+        """Open an artefact. Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
         return cls(manifest.read(storage.absolute(uri), "embeddings"))
 
     @property
@@ -115,7 +114,7 @@ class Embeddings:
 
     @property
     def dim(self) -> int:
-        """Components a vector."""
+        """Components per vector."""
         return int(self.manifest.content["dim"])
 
     @property
@@ -125,24 +124,25 @@ class Embeddings:
 
     @property
     def rows(self) -> int:
-        """Faces embedded."""
+        """The number of embedded faces."""
         return int(self.manifest.content["embedded"])
 
     @property
     def parts(self) -> list[dict]:
-        """One {name, rows, sha256} a part, in order."""
+        """{name, rows, sha256} of each part, in order."""
         return list(self.manifest.content["parts"])
 
     @property
     def since(self) -> list[str]:
-        """The plan ids of the artefacts that this one is a delta of, in order; none when it is whole."""
+        """The plan ids of the artefacts that this one is a delta of, in order; empty when it is not a delta."""
         return [one["plan_id"] for one in self.manifest.content["since"]]
 
     def read_part(self, part: dict) -> pa.Table:
-        """One part's rows, its bytes, schema and vectors checked.
+        """One part's rows; its bytes, schema and vectors are checked.
 
         Raises:
-            Corrupt: the bytes differ from the manifest's digest, or a vector is not of unit length.
+            Corrupt: the bytes or the row count differ from the manifest's, or a vector is not of unit length.
+            SchemaMismatch: the columns are not those of ``schema.embeddings``.
         """
         dtype = {"float32": pa.float32(), "float16": pa.float16()}[self.manifest.content["dtype"]]
         table = self._read(part["name"], part, schema.embeddings(self.dim, dtype))
@@ -153,13 +153,13 @@ class Embeddings:
         return table
 
     def iter_vectors(self) -> Iterator[Vectors]:
-        """The artefact's rows, a part at a time."""
+        """The artefact's rows, one part at a time. Raises as ``read_part``."""
         for part in self.parts:
             if part["rows"]:
                 yield from_table(self.read_part(part))
 
     def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of the rows, a part at a time; only they are fetched, and thus without a look at the sha256."""
+        """Some columns of the rows, one part at a time; only they are fetched, so the sha256 is not checked."""
 
         def read(part: dict) -> pa.Table:
             with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
@@ -168,7 +168,7 @@ class Embeddings:
         return _ahead(read, [part for part in self.parts if part["rows"]])
 
     def iter_tags(self) -> Iterator[pa.Table]:
-        """``schema.TAGS`` of every face that went in, a unit at a time.
+        """``schema.TAGS`` of every input face, one unit at a time.
 
         Raises:
             Corrupt: as ``read_part``.
@@ -183,12 +183,12 @@ class Embeddings:
         )
 
     def gone(self) -> np.ndarray:
-        """int64 (M,), sorted: faces of the artefacts before this one that are no more. Raises Corrupt."""
+        """int64 (M,), sorted: faces of earlier artefacts that the catalogue no longer has. Raises Corrupt."""
         file = self.manifest.content["gone"]
         return self._read(file["name"], file, schema.GONE)["face_id"].to_numpy() if file else ids.NONE
 
     def load(self) -> Vectors:
-        """All rows at once: for galleries that fit in memory."""
+        """All rows at once, for galleries that fit in memory."""
         return concatenate(list(self.iter_vectors()), self.dim)
 
     def _read(self, name: str, file: dict, expected: pa.Schema) -> pa.Table:
@@ -205,7 +205,7 @@ class Embeddings:
 
 
 def _ahead(read: Callable[[dict], pa.Table], files: list[dict]) -> Iterator[pa.Table]:
-    """What ``read`` gives for each file, in order, while the next ones are being read."""
+    """The result of ``read`` for each file, in order, while the next files are being read."""
     with ThreadPoolExecutor(AHEAD) as pool:
         running: deque[Future[pa.Table]] = deque()
         for file in files:
@@ -217,7 +217,7 @@ def _ahead(read: Callable[[dict], pa.Table], files: list[dict]) -> Iterator[pa.T
 
 
 def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:
-    """The rows of all blocks, of which there may be none, in one."""
+    """The rows of all blocks in one; there may be no block."""
     return Vectors(
         np.concatenate([ids.NONE, *(b.face_id_N for b in blocks)]),
         np.concatenate([np.empty(0, object), *(b.identity_N for b in blocks)]),

@@ -1,6 +1,6 @@
-"""The Faces artefact opened for reading, and the identifiers every other artefact joins on.
+"""Reading the Faces artefact, and the face_ids that every other artefact refers to.
 
-How a catalogue is made from a source is in ``catalogue``; how an image is fetched is in ``readers``.
+``sources.catalogue`` makes a catalogue from a source; ``sources.fetching`` fetches images.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from metric_core.errors import ConfigError, Corrupt
 
 
 def face_id(namespace: str, key: str, salt: int = 0) -> int:
-    """``hash63`` of namespace, key and salt: the same corpus gets the same ids anywhere, and nobody coordinates.
+    """``hash63`` of namespace, key and salt: a corpus gets the same ids everywhere, without coordination.
 
-    ``salt`` is 0 but for collisions.
+    ``salt`` is 0 except for collisions.
     """
     return counter.hash63(namespace, key, salt)
 
@@ -34,7 +34,7 @@ class Faces:
 
     @classmethod
     def open(cls, uri: str) -> "Faces":
-        """Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
+        """Open an artefact. Raises Missing, Unfinished, Corrupt or SchemaMismatch as ``manifest.read`` does."""
         return cls(manifest.read(storage.absolute(uri), "faces"))
 
     @property
@@ -49,7 +49,7 @@ class Faces:
 
     @property
     def namespace(self) -> str:
-        """The namespace of the face_ids."""
+        """The namespace that the face_ids were derived in."""
         return str(self.manifest.content["namespace"])
 
     @property
@@ -58,7 +58,7 @@ class Faces:
         return [Part(**part) for part in self.manifest.content["parts"]]
 
     def count(self, split: str | None) -> int:
-        """How many rows a split has, or the whole when ``split`` is None; nothing is read for that.
+        """The number of rows of a split, or of the whole catalogue when ``split`` is None; taken from the manifest.
 
         Raises:
             ConfigError: there is no such split.
@@ -67,12 +67,12 @@ class Faces:
         if split is None:
             return int(content["rows"])
         if split not in content["splits"]:
-            there = ", ".join(sorted(content["splits"])) or "none"
-            raise ConfigError(f"{self.uri} has no split {split!r}; it has: {there}")
+            available = ", ".join(sorted(content["splits"])) or "none"
+            raise ConfigError(f"{self.uri} has no split {split!r}; it has: {available}")
         return int(content["splits"][split]["rows"])
 
     def first_picture(self) -> Iterator[str]:
-        """The address of the file that holds the first row's picture, if there is a row; read when it is asked for.
+        """The address of the file that holds the first row's picture, or nothing when there are no rows.
 
         Raises:
             Corrupt: as ``rows.read_range``.
@@ -83,7 +83,7 @@ class Faces:
 
     @cached_property
     def table(self) -> pa.Table:
-        """All rows, every part's bytes checked: for what fits in memory.
+        """All rows at once, for catalogues that fit in memory; every part's bytes are checked.
 
         Raises:
             Corrupt, SchemaMismatch: as ``rows.read``.
@@ -105,6 +105,5 @@ class Faces:
 
 def identity_codes(table: pa.Table) -> np.ndarray:
     """int64 (N,): identities numbered in byte order of their names, so that codes do not depend on row order."""
-    names, code_N = np.unique(np.array(table["identity"].to_pylist(), dtype=object).astype(str), return_inverse=True)
-    del names
+    _, code_N = np.unique(np.array(table["identity"].to_pylist(), dtype=object).astype(str), return_inverse=True)
     return code_N.astype(np.int64)

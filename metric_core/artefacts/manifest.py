@@ -1,8 +1,8 @@
-"""Manifests: the file that turns a folder into an artefact, written last and atomically.
+"""Manifests: the file that makes a folder an artefact, written last and atomically.
 
-``content`` is a pure function of inputs and config and is what the digest covers; ``provenance`` (times, hosts,
-run ids) is not, and neither is the format's number. What a kind's content holds is decided by the job that writes it,
-what older formats held is in ``migrate``.
+``content`` is a pure function of inputs and config, and the digest covers it. The digest does not cover ``provenance``
+(times, hosts, run ids) or the format number. The job that writes a kind decides what its content holds; older formats
+are in ``migrate``.
 """
 
 import hashlib
@@ -24,26 +24,26 @@ class Manifest:
     """A finished artefact's description."""
 
     uri: str
-    """The folder it lies in."""
+    """The artefact's folder."""
     kind: str
     """faces, model, embeddings, index or matches."""
     content: dict[str, Any]
-    """As today's format has it."""
+    """In today's format."""
     digest: str
     """sha256 of the canonical content: equal for equal inputs and config."""
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = 0
-    """Of the kind, as it was written."""
+    """The format number that it was written with."""
 
     @classmethod
     def of(cls, uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> "Manifest":
-        """The manifest of an artefact that is written today."""
-        taken = digest(migrate.hashed(kind, "content", content))
-        return cls(uri, kind, dict(content), taken, dict(provenance), migrate.format_of(kind))
+        """The manifest of a new artefact, in today's format."""
+        content_digest = digest(migrate.hashed(kind, "content", content))
+        return cls(uri, kind, dict(content), content_digest, dict(provenance), migrate.format_of(kind))
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces; NaN is refused, so that equal values give equal bytes."""
+    """JSON with sorted keys and no spaces, so that equal values give equal bytes. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -55,14 +55,15 @@ def digest(value: Any) -> str:
 def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     """Claim an output folder for a job whose result is a pure function of ``plan``.
 
-    Returns the manifest when the same job has already finished there, else None: start, or continue what an
-    interrupted run of the same plan left.
+    Returns:
+        The manifest if the same job has already finished there; else None: start, or continue an interrupted run of
+        the same plan.
 
     Raises:
         Occupied: the folder holds something that is not this job's.
         SchemaMismatch: a newer version of Likeness began it.
     """
-    inside = [name for name in storage.names(uri) if not name.startswith(".")]  # those are temporary
+    inside = [name for name in storage.names(uri) if not name.startswith(".")]  # dot files are temporary
     if not inside:
         storage.create_if_absent(storage.join(uri, PLAN), _pretty({**migrate.head(kind), "plan": dict(plan)}))
     elif PLAN not in inside:
@@ -72,15 +73,17 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
         )
     try:
         found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
-        of, begun = found["kind"], found["plan"]
-        if of == kind:
+        found_kind, found_plan = found["kind"], found["plan"]
+        if found_kind == kind:
             number = migrate.require_readable(kind, found, storage.join(uri, PLAN))
-            begun = migrate.upgraded(kind, "plan", begun, number)
-        there = _flat(begun)
+            found_plan = migrate.upgraded(kind, "plan", found_plan, number)
+        there = _flat(found_plan)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Occupied(f"{uri}/{PLAN} is not one of ours, or damaged ({error!r}); give --out another folder") from error
-    if of != kind:
-        raise Occupied(f"{uri} holds {of}, not {kind}; give --out another folder")
+        raise Occupied(
+            f"{uri}/{PLAN} is damaged or not a plan of Likeness ({error!r}); give --out another folder"
+        ) from error
+    if found_kind != kind:
+        raise Occupied(f"{uri} holds {found_kind}, not {kind}; give --out another folder")
     here = _flat(json.loads(canonical(plan)))
     if there != here:
         differ = [n for n in sorted(there.keys() | here.keys()) if there.get(n) != here.get(n)]
@@ -90,82 +93,82 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
 
 
 def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
-    """Finish an artefact: everything else must already be in place. Of several writers the first one's stands.
+    """Finish an artefact: everything else must already be in place. The first of several writers wins.
 
     Raises:
         Occupied: another run has finished there with other content.
     """
-    made = Manifest.of(uri, kind, content, provenance)
-    if storage.create_if_absent(storage.join(uri, NAME), _body(made)):
-        return made
+    new = Manifest.of(uri, kind, content, provenance)
+    if storage.create_if_absent(storage.join(uri, NAME), _body(new)):
+        return new
     first = read(uri, kind)
-    if first.digest != made.digest:
-        raise Occupied(f"{uri} was finished with other content by another run meanwhile; that one stands")
+    if first.digest != new.digest:
+        raise Occupied(f"{uri} was finished with other content by another run meanwhile; that run's result is kept")
     return first
 
 
 def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
-    """The next generation of a finished artefact, in one atomic step, if it is still at the one that was read.
+    """Replace the manifest of a finished artefact in one atomic step, if it is still the one that was read.
 
     Raises:
         Occupied: another run has replaced it meanwhile.
     """
     address = storage.join(before.uri, NAME)
     data = storage.read_bytes(address)
-    made = Manifest.of(before.uri, before.kind, content, provenance)
+    new = Manifest.of(before.uri, before.kind, content, provenance)
     unchanged = parse(data, address)["digest"] == before.digest
-    if not (unchanged and storage.replace_if_match(address, _body(made), expected=data)):
-        raise Occupied(f"{before.uri} was changed by another run meanwhile; look at it and start again")
+    if not (unchanged and storage.replace_if_match(address, _body(new), expected=data)):
+        raise Occupied(f"{before.uri} was changed by another run meanwhile; check it and start again")
     storage.remove(f"{address}.lock")
-    return made
+    return new
 
 
 def read(uri: str, kind: str) -> Manifest:
     """The manifest of a finished artefact.
 
     Raises:
-        Missing: nothing is at the address.
+        Missing: there is nothing at the address.
         Unfinished: the folder has no manifest yet.
-        Corrupt: the manifest's digest does not fit its content.
+        Corrupt: the manifest's digest does not match its content.
         SchemaMismatch: it is an artefact of another kind or of a newer format.
     """
     address = storage.join(uri, NAME)
     if not storage.exists(address):
         if not storage.exists(uri):
-            raise Missing(f"{uri}: nothing is there; a finished {kind} artefact was expected")
+            raise Missing(f"{uri} does not exist; a finished {kind} artefact was expected")
         raise Unfinished(
-            f"{uri} has no {NAME}: it is unfinished or no {kind} artefact; start the job that writes it again with "
-            f"the same arguments and it continues"
+            f"{uri} has no {NAME}: it is unfinished or holds no {kind} artefact; start the job that writes it again "
+            f"with the same arguments and it continues"
         )
     body = parse(storage.read_bytes(address), address)
     if body["kind"] != kind:
-        raise SchemaMismatch(f"{uri} is a {body['kind']} artefact; {kind} was expected")
+        raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
     return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"])
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
-    """A manifest's JSON after its format and digest were checked. Raises Corrupt or SchemaMismatch as ``read``."""
+    """A manifest's JSON, its format and digest checked. Raises Corrupt or SchemaMismatch as ``read``."""
     remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
         body = json.loads(data)
-        migrate.require_readable(body["kind"], body, address)  # what a newer one's digest is taken over is not known
-        fits = body["digest"] == digest(migrate.hashed(body["kind"], "content", body["content"]))
+        migrate.require_readable(body["kind"], body, address)  # a newer format may compute its digest otherwise
+        matches = body["digest"] == digest(migrate.hashed(body["kind"], "content", body["content"]))
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
-    if not fits:
-        raise Corrupt(f"{address}: its digest does not fit its content, it was edited or damaged; {remedy}")
+    if not matches:
+        raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {remedy}")
     return body
 
 
-def _body(made: Manifest) -> bytes:
+def _body(new: Manifest) -> bytes:
     return _pretty(
-        {**migrate.head(made.kind), "digest": made.digest, "content": made.content, "provenance": made.provenance}
+        {**migrate.head(new.kind), "digest": new.digest, "content": new.content, "provenance": new.provenance}
     )
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value}, so that a difference is told by its own name."""
+    """{dotted name: value}, so that a message can name the field that differs."""
     out: dict[str, Any] = {}
     for name, value in plan.items():
         out |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -173,7 +176,7 @@ def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A value as people can compare it: of a long one, such as a picture in text, its digest."""
+    """A value for messages; the digest of a long one, such as an image encoded as text."""
     text = repr(value)
     return text if len(text) <= 400 else f"sha256 {digest(value)[:12]}…"
 

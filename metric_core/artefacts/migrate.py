@@ -1,12 +1,12 @@
-"""The formats that artefacts have had, and the way from each to today's; what is read by today's code is today's.
+"""The formats that artefacts have had, and the steps from each to today's. All other code sees only today's format.
 
-Every kind has a format number of its own, 1 more for every step below. Manifests and plans carry it beside what is
-hashed. A step says what one format changed: a field that it added comes with the value that meant the same before the
-field was there. An older artefact is read as if it had that value, and a hash leaves the field out while it holds that
-value, so that no fingerprint, plan id, digest or version id changes because a field was added.
+Every kind has its own format number, which each step below raises by 1. Manifests and plans carry it outside what is
+hashed. A step says what a format changed. A field that it added comes with a default, the value that means the same as
+the absence of the field. An older artefact is read as if it had the default, and a hash leaves the field out when it
+holds the default. So no fingerprint, plan id, digest or version id changes because a field was added.
 
-Adding a field to a plan, a content or ``model.json`` means adding a step here; ``tests/frozen`` has artefacts of every
-format, and its tests fail where a step is missing.
+A new field in a plan, a content or ``model.json`` needs a step here. ``tests/frozen`` has artefacts of every format,
+and its tests fail when a step is missing.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ from typing import Any, Literal
 from metric_core.errors import SchemaMismatch
 
 Part = Literal["plan", "content", "spec"]
-"""Of an artefact: what it is made by, what its manifest says, and what ``model.json`` says."""
+"""Parts of an artefact that have fields: its plan, its manifest's content, and ``model.json``."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one format of a kind changed against the one before it. Fields are named by dotted paths."""
+    """What one format of a kind changed compared with the one before. Fields are named by dotted paths."""
 
     since: str
     """The first version of Likeness that reads the new format."""
     added: Mapping[Part, Mapping[str, Any]] = field(default_factory=dict)
-    """New fields, and the value of each that meant the same before it was there."""
+    """New fields and their defaults: for each, the value that means the same as its absence."""
     removed: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
-    """Fields that mean nothing any more."""
+    """Fields that no longer have a meaning."""
 
 
 FIRST = "0.1.0"
@@ -36,7 +36,7 @@ FIRST = "0.1.0"
 
 STEPS: dict[str, tuple[Step, ...]] = {
     "faces": (),
-    # 2: batches are always gathered; passing them round a ring instead had the same result.
+    # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),
     "index": (),
@@ -44,7 +44,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
 }
 
 PLAN_IN_CONTENT = frozenset({"embeddings", "matches"})
-"""Kinds whose content repeats the plan's fields, so that a step of the plan is one of the content as well."""
+"""Kinds whose content repeats the plan's fields, so that a step for the plan also applies to the content."""
 
 
 def format_of(kind: str) -> int:
@@ -52,21 +52,21 @@ def format_of(kind: str) -> int:
     return 1 + len(STEPS[kind])
 
 
-def reader_of(kind: str) -> str:
+def oldest_reader(kind: str) -> str:
     """The lowest version of Likeness that reads today's format."""
     return STEPS[kind][-1].since if STEPS[kind] else FIRST
 
 
 def head(kind: str) -> dict[str, Any]:
-    """What a manifest and a plan say of their format: {kind, format, needs}."""
-    return {"kind": kind, "format": format_of(kind), "needs": reader_of(kind)}
+    """The fields of a manifest and a plan that describe their format: {kind, format, needs}."""
+    return {"kind": kind, "format": format_of(kind), "needs": oldest_reader(kind)}
 
 
 def require_readable(kind: str, found: Mapping[str, Any], address: str) -> int:
-    """The format that a head says, 1 where it was written before there were numbers.
+    """The format number in the head of a manifest or plan; 1 when it was written before there were numbers.
 
     Raises:
-        SchemaMismatch: it is newer than what this version of Likeness knows.
+        SchemaMismatch: the format is newer than this version of Likeness can read.
     """
     number = int(found.get("format", 1))
     if number > format_of(kind):
@@ -78,22 +78,22 @@ def require_readable(kind: str, found: Mapping[str, Any], address: str) -> int:
 
 
 def upgraded(kind: str, part: Part, value: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A plan, content or spec of format ``number`` as today's format has it."""
+    """A plan, content or spec of format ``number``, converted to today's format."""
     out = _copied(value)
     for step in STEPS[kind][number - 1 :]:
         for path in _removed(kind, part, step):
             _drop(out, path)
-        for path, meant in _added(kind, part, step).items():
-            _fill(out, path, meant)
+        for path, default in _added(kind, part, step).items():
+            _fill(out, path, default)
     return out
 
 
 def hashed(kind: str, part: Part, value: Mapping[str, Any]) -> dict[str, Any]:
-    """What is hashed of a plan, content or spec: all of it but added fields that hold what was meant before them."""
+    """The part of a plan, content or spec that is hashed: all but added fields that hold their defaults."""
     out = _copied(value)
     for step in STEPS[kind]:
-        for path, meant in _added(kind, part, step).items():
-            if _value(out, path) == meant:
+        for path, default in _added(kind, part, step).items():
+            if _value(out, path) == default:
                 _drop(out, path)
     return out
 
@@ -109,12 +109,12 @@ def _removed(kind: str, part: Part, step: Step) -> tuple[str, ...]:
 
 
 def _copied(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose nested objects are copies, too."""
+    """A copy whose nested objects are copies too."""
     return {name: _copied(inner) if isinstance(inner, Mapping) else inner for name, inner in value.items()}
 
 
 def _parent(value: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The object that holds a field, an empty one where it is not there, and the field's own name in it."""
+    """The object that holds a field (a new empty one if there is none), and the field's name in it."""
     *outer, name = path.split(".")
     for step in outer:
         inner = value.get(step)
@@ -123,7 +123,7 @@ def _parent(value: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
 
 
 def _value(value: dict[str, Any], path: str) -> Any:
-    """A field's value; a class of its own where there is none, which equals nothing."""
+    """A field's value, or ``_Absent``, which equals no value, if there is none."""
     inside, name = _parent(value, path)
     return inside.get(name, _Absent)
 
@@ -133,10 +133,10 @@ def _drop(value: dict[str, Any], path: str) -> None:
     inside.pop(name, None)
 
 
-def _fill(value: dict[str, Any], path: str, meant: Any) -> None:
+def _fill(value: dict[str, Any], path: str, default: Any) -> None:
     inside, name = _parent(value, path)
-    inside.setdefault(name, meant)
+    inside.setdefault(name, default)
 
 
 class _Absent:
-    """Stands for a field that is not there."""
+    """Marks a field that does not exist."""

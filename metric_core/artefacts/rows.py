@@ -1,7 +1,7 @@
-"""A catalogue's rows on storage: written as a stream of Parquet parts, read back whole or by a range of rows.
+"""A catalogue's rows in storage: written as a stream of Parquet parts, read as whole parts or as ranges of rows.
 
-A part holds ``ROWS_A_PART`` rows at most and is described in the manifest by its rows and sha256. What the columns
-mean is in ``schema``; how a source becomes rows is in ``catalogue``.
+A part holds at most ``ROWS_PER_PART`` rows, and the manifest has its rows and sha256. The columns are described in
+``schema``; ``sources.catalogue`` turns a source into rows.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from metric_core.artefacts import schema
 from metric_core.errors import Corrupt
 
 ROW_GROUP = 8192
-"""The least that a reader fetches: a few units of embedding work, whose usual size divides it."""
-ROWS_A_PART = 128 * ROW_GROUP
+"""Rows per row group, the smallest range that a reader fetches. A multiple of the default embedding unit size."""
+ROWS_PER_PART = 128 * ROW_GROUP
 
 LAYOUT: dict[str, Any] = {
     "compression": "zstd",
-    # Keys and addresses are all different: their common beginnings are what can be saved.
+    # Keys and addresses are all different, but many have common prefixes, which delta encoding saves.
     "use_dictionary": ["identity", "kind", "column", "view", "split"],
     "column_encoding": {"key": "DELTA_BYTE_ARRAY", "uri": "DELTA_BYTE_ARRAY", "content_tag": "DELTA_BYTE_ARRAY"},
-    "write_page_checksum": True,  # a range is read without the rest of the part, whose sha256 then says nothing
+    "write_page_checksum": True,  # the sha256 of a whole part cannot check a range of it
 }
 
 
@@ -41,14 +41,14 @@ class Part:
 
 
 def write(uri: str, tables: Iterable[pa.Table]) -> Iterator[Part]:
-    """Write tables of Faces rows, of any lengths, as parts; each part is yielded once it is in place."""
+    """Write tables of Faces rows, of any length, as parts; each part is yielded when it is in place."""
     groups = _groups(tables)
     group = next(groups, None)
     number = 0
     while group is not None:
         sink, rows = pa.BufferOutputStream(), 0
         with pq.ParquetWriter(sink, schema.FACES, **LAYOUT) as writer:
-            while group is not None and rows < ROWS_A_PART:
+            while group is not None and rows < ROWS_PER_PART:
                 writer.write_table(schema.check(group, schema.FACES, uri), row_group_size=ROW_GROUP)
                 rows += group.num_rows
                 group = next(groups, None)
@@ -57,7 +57,7 @@ def write(uri: str, tables: Iterable[pa.Table]) -> Iterator[Part]:
 
 
 def rewrite(uri: str, part: Part, table: pa.Table) -> Part:
-    """Put other values of the same rows in the place of a part of an artefact that is not finished."""
+    """Replace a part of an unfinished artefact with other values of the same rows."""
     sink = pa.BufferOutputStream()
     pq.write_table(schema.check(table, schema.FACES, part.name), sink, row_group_size=ROW_GROUP, **LAYOUT)
     return _put(uri, part.name, sink.getvalue(), table.num_rows)
@@ -69,7 +69,7 @@ def name(number: int) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a file is called as parts are."""
+    """Whether a file name is that of a part."""
     return text.startswith("faces-") and text.endswith(".parquet")
 
 
@@ -77,7 +77,7 @@ def read(uri: str, part: Part) -> pa.Table:
     """All rows of a part.
 
     Raises:
-        Corrupt: its bytes or its number of rows are not the manifest's.
+        Corrupt: its sha256 differs from the manifest's.
     """
     address = storage.join(uri, part.name)
     data = storage.read_bytes(address)
@@ -87,10 +87,10 @@ def read(uri: str, part: Part) -> pa.Table:
 
 
 def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:
-    """Some columns of a part's rows ``first`` to ``last`` (exclusive); only the row groups they lie in are fetched.
+    """Some columns of a part's rows ``first`` to ``last`` (exclusive); only the row groups that hold them are fetched.
 
     Raises:
-        Corrupt: a page's checksum does not fit, or the part is shorter than the manifest says.
+        Corrupt: a page's checksum does not match, or the part's number of rows differs from the manifest's.
     """
     address = storage.join(uri, part.name)
     with storage.open_read(address, ahead=False) as f:
@@ -105,14 +105,14 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
             start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
             table = file.read_row_groups(list(range(start, stop)), columns=columns)
         except (OSError, pa.ArrowInvalid) as error:
-            if storage.is_trouble(error):
+            if storage.is_storage_error(error):
                 raise
             raise Corrupt(f"{address}: {error}; catalogue again to another --out") from error
     return table.slice(first - edges[start], last - first)
 
 
 class Digest:
-    """sha256 over rows as they stream by; independent of how they are cut into tables and of how Parquet holds them.
+    """sha256 of the values of a stream of rows; it does not depend on how they are cut into tables or encoded.
 
     ``face_id`` is left out: it follows from the key, the namespace and the salts, which the manifest has.
     """
@@ -121,7 +121,7 @@ class Digest:
         self._sha256 = hashlib.sha256()
 
     def over(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same rows, digested."""
+        """The same rows, cut differently; each is added to the digest as it passes."""
         for table in _groups(tables):
             for field in schema.FACES:
                 if field.name != "face_id":
@@ -129,7 +129,7 @@ class Digest:
             yield table
 
     def hexdigest(self) -> str:
-        """Of all rows so far."""
+        """The digest of all rows so far."""
         return self._sha256.hexdigest()
 
     def _feed(self, array: pa.Array) -> None:
@@ -148,19 +148,19 @@ class Digest:
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ``ROW_GROUP``, the last one shorter."""
-    held: list[pa.Table] = []
+    """The same rows in tables of ``ROW_GROUP``; the last one may be shorter."""
+    waiting: list[pa.Table] = []
     count = 0
     for table in tables:
-        held.append(table)
+        waiting.append(table)
         count += table.num_rows
         if count >= ROW_GROUP:
-            whole = pa.concat_tables(held)
+            whole = pa.concat_tables(waiting)
             for start in range(0, count - count % ROW_GROUP, ROW_GROUP):
                 yield whole.slice(start, ROW_GROUP)
-            held, count = [whole.slice(count - count % ROW_GROUP)], count % ROW_GROUP
+            waiting, count = [whole.slice(count - count % ROW_GROUP)], count % ROW_GROUP
     if count:
-        yield pa.concat_tables(held)
+        yield pa.concat_tables(waiting)
 
 
 def _put(uri: str, name: str, data: pa.Buffer, rows: int) -> Part:

@@ -1,6 +1,6 @@
-"""Every pair of a labelled set of vectors: the scores of a sample, or exact operating points of all of them.
+"""All pairs of a labelled set of vectors: the scores of a sample of pairs, or exact operating points on all of them.
 
-A million faces have half a trillion pairs, so similarities exist for a block at a time and are counted, not kept.
+A million faces have half a trillion pairs, so similarities are computed one block at a time and counted, not kept.
 """
 
 # M: vectors, D: components, R: rows of a block, C: columns of a block, F: false accept rates, N: scores.
@@ -15,37 +15,40 @@ from metric_core.evaluate.pairs import PairScores
 from metric_core.metrics import OperatingPoint
 
 BALANCED_PAIRS = 12_000
-"""Pairs that the jobs report verification on, for want of a list: twice as many as LFW's list has."""
+"""Pairs for verification when no list is given: twice as many as in LFW's list."""
 OPERATING_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 _BLOCK = 2048
 _BINS = 1 << 16
-_LIMIT = 1.01  # vectors are of unit length within 2e-3, hence similarities below 1.005
+_LIMIT = 1.01  # vectors are of unit length within 2e-3, so similarities are below 1.005
 
 
 def genuine_count(vectors: Vectors) -> int:
-    """Pairs of two pictures of one person."""
+    """The number of genuine pairs."""
     _, size = np.unique(vectors.identity_N.astype(str), return_counts=True)
     return int((size * (size - 1) // 2).sum())
 
 
 def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
-    """Scores of all pairs when there are at most ``max_pairs``, else of a seeded sample of that size.
+    """Scores of all pairs when there are at most ``max_pairs``, else of a seeded sample of at most that size.
 
-    The sample keeps every genuine pair if they fill at most half of it (and a uniform half-full of them otherwise), and
-    fills the rest with distinct impostor pairs drawn uniformly; rates within each kind are unbiased.
+    The sample has all genuine pairs if they fill at most half of it, else a uniform sample of them that fills half.
+    The rest are distinct impostor pairs, drawn uniformly. Rates within each kind are unbiased.
 
     Args:
         vectors: labelled, unit length; their order does not matter.
         max_pairs: at least 2.
-        seed: of the sample.
+        seed: random seed for the sample.
 
     Returns:
-        Scores in one fold, genuine pairs first; either kind may be absent.
+        Scores in one fold, genuine pairs first; there may be no pairs of one kind.
+
+    Raises:
+        ValueError: ``max_pairs`` is below 2.
     """
     if max_pairs < 2:
         raise ValueError(f"max_pairs must be at least 2, got {max_pairs}")
     code_M, embedding_MD = _sorted(vectors)
-    order_M = np.argsort(code_M, kind="stable")  # a person's pictures side by side
+    order_M = np.argsort(code_M, kind="stable")  # each person's pictures are adjacent
     rows = len(order_M)
     first_M = np.arange(1, rows + 1)
     end_M = np.searchsorted(code_M[order_M], code_M[order_M], side="right")
@@ -60,27 +63,27 @@ def all_pairs_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
 
 
 def balanced_scores(vectors: Vectors, max_pairs: int, seed: int) -> PairScores:
-    """Scores of genuine pairs and of as many impostor pairs, ``max_pairs`` in all at most.
+    """Scores of genuine pairs and of equally many impostor pairs, at most ``max_pairs`` in total.
 
-    Verification accuracy is stated for balanced lists such as LFW's; among *all* pairs nearly every one is an
-    impostor's, and rejecting everybody would be accurate. Arguments as in ``all_pairs_scores``.
+    Verification accuracy is reported on balanced lists such as LFW's. Among *all* pairs nearly every one is an impostor
+    pair, so rejecting all of them would be accurate. Arguments as in ``all_pairs_scores``.
     """
     return all_pairs_scores(vectors, max(2, min(max_pairs, 2 * genuine_count(vectors))), seed)
 
 
 def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -> list[OperatingPoint]:
-    """Operating points on *all* pairs of a labelled set: exactly those of ``metrics.operating_point``.
+    """Operating points on *all* pairs of a labelled set, exactly those of ``metrics.operating_point``.
 
-    Two passes over blocks of similarities. The first counts impostor scores in 65 536 bins, which shows the bin of each
-    threshold; the second collects the scores of those few bins, among which the exact one is picked.
+    Two passes over blocks of similarities. The first counts impostor scores in 65 536 bins, which gives the bin of each
+    threshold. The second collects the scores in those few bins and picks the exact threshold from them.
 
     Args:
         vectors: labelled, unit length; their order does not matter.
         fars: false accept rates, in (0, 1).
 
     Returns:
-        One point for each FAR of at least 10/impostor pairs, in the order given; none when there is no genuine or no
-        impostor pair.
+        One point for each FAR of at least 10/(number of impostor pairs), in the given order; none when there are no
+        genuine or no impostor pairs.
 
     Raises:
         ValueError: a vector is not of unit length.
@@ -92,13 +95,13 @@ def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -
     fars = [far for far in fars if measurable(far, negatives)]
     if not fars or not positives:
         return []
-    # Position, counted from the highest score, of the first impostor that must be rejected (see metrics).
+    # Position, from the highest score down, of the first impostor that must be rejected (see metrics).
     reject_F = np.array([int(np.floor(far * negatives + 1e-9)) for far in fars])
     count_b = np.zeros(_BINS, np.int64)
     genuine = []
     for score_N, same_N in _blocks(code_M, embedding_MD):
         genuine.append(score_N[same_N])
-        # Counting all and taking the few genuine ones off again is twice as fast as picking out the impostors.
+        # Counting all scores and subtracting the few genuine ones is twice as fast as selecting the impostors.
         count_b += np.bincount(_bin(score_N), minlength=_BINS) - np.bincount(_bin(genuine[-1]), minlength=_BINS)
     above_b = np.cumsum(count_b[::-1])[::-1] - count_b  # impostors in higher bins
     bin_F = np.array([int(np.flatnonzero(above_b <= reject)[0]) for reject in reject_F])
@@ -113,22 +116,22 @@ def operating_points(vectors: Vectors, fars: Sequence[float] = OPERATING_FARS) -
     points = []
     for far, reject, b in zip(fars, reject_F, bin_F):
         highest_rejected = near_N[bin_N == b][reject - above_b[b]]
-        # The next float32, not float64: comparing a float32 score would round the latter back onto the impostor's.
+        # The next float32, not float64: in a comparison with float32 scores a float64 would be rounded back.
         threshold = np.nextafter(highest_rejected, np.float32(np.inf))
         points.append(OperatingPoint(far, float(threshold), float(np.mean(genuine_N >= threshold)), negatives))
     return points
 
 
 def measurable(far: float, negatives: int) -> bool:
-    """Whether ``negatives`` impostor pairs suffice: 10 of them should be accepted at ``far`` ("rule of 30" made
-    milder; Doddington et al. 2000 ask for 30 errors to be within 30 % at 90 % confidence)."""
+    """Whether ``negatives`` impostor pairs are enough for ``far``: at least 10 of them are expected to be accepted. A
+    milder "rule of 30" (Doddington et al. 2000), which needs 30 errors to be within 30 % at 90 % confidence."""
     return negatives * far >= 10 * (1 - 1e-9)
 
 
 def _blocks(code_M: np.ndarray, embedding_MD: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """float32 scores and bool "same person" of every unordered pair once, a block of the upper triangle at a time.
+    """Scores (float32) and same-person labels (bool) of every unordered pair, a block of the upper triangle at a time.
 
-    Both passes make the same products of the same shapes, so they see the same bits.
+    Both passes compute the same products of the same shapes, so they get the same bits.
     """
     for row in range(0, len(code_M), _BLOCK):
         for column in range(row, len(code_M), _BLOCK):
@@ -142,7 +145,7 @@ def _blocks(code_M: np.ndarray, embedding_MD: np.ndarray) -> Iterator[tuple[np.n
 
 
 def _bin(score_N: np.ndarray) -> np.ndarray:
-    # Rounding moves a bin's edge by a hair, the same way for every score, and keeps the order.
+    # Rounding moves the bins' edges slightly, but equally for all scores, and keeps the order.
     return ((score_N + np.float32(_LIMIT)) * np.float32(_BINS / (2 * _LIMIT))).astype(np.int64)
 
 
@@ -156,11 +159,11 @@ def _sorted(vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
 def _pairs(
     first_M: np.ndarray, count_M: np.ndarray, wanted: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides of ``wanted`` different pairs, drawn uniformly from those of each row with the ``count`` rows that
-    begin at ``first``; numbered through, so that none is made that is not wanted."""
+    """Both sides of ``wanted`` distinct pairs, drawn uniformly from the pairs of each row with the ``count`` rows from
+    ``first`` on. Pairs are drawn by number, so that only the wanted ones are created."""
     last_M = np.cumsum(count_M)
-    there = int(last_M[-1]) if len(last_M) else 0
-    at_N = np.arange(there) if wanted == there else np.sort(random.choice(there, wanted, replace=False, shuffle=False))
+    total = int(last_M[-1]) if len(last_M) else 0
+    at_N = np.arange(total) if wanted == total else np.sort(random.choice(total, wanted, replace=False, shuffle=False))
     row_N = np.searchsorted(last_M, at_N, side="right")
     return row_N, first_M[row_N] + at_N - (last_M - count_M)[row_N]
 

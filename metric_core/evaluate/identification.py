@@ -1,4 +1,4 @@
-"""Closed-set identification: every probe's person is in the gallery; at which rank do they come out?
+"""Closed-set identification: every probe's person is in the gallery; at which rank are they found?
 
 The cumulative match characteristic (CMC) gives the share of probes found within the first r ranks (Phillips, Grother
 and Micheals 2011, "Evaluation methods in face recognition").
@@ -19,16 +19,16 @@ _TIE = 1e-6  # float32 sums of equal vectors may differ by this much
 
 
 def split_gallery_probes(vectors: Vectors) -> tuple[Vectors, Vectors]:
-    """One picture of everybody, and all others.
+    """One picture per person as the gallery, and all others as probes.
 
-    The gallery has each identity's smallest face_id: as good as a random pick, since ids are hashes, and the same
-    however the rows are ordered. Who has one picture is in the gallery only, and makes the search harder.
+    The gallery has each identity's smallest face_id. This is as good as a random choice, because ids are hashes, and
+    does not depend on the order of rows. A person's only picture is in the gallery and makes the search harder.
 
     Returns:
         (gallery, probes), each sorted by face_id.
 
     Raises:
-        TooFewImages: fewer than two people, or nobody with two pictures.
+        TooFewImages: there are fewer than two people, or nobody has two pictures.
     """
     order = np.argsort(vectors.face_id_N, kind="stable")
     names, first = np.unique(vectors.identity_N[order].astype(str), return_index=True)
@@ -47,18 +47,18 @@ def split_gallery_probes(vectors: Vectors) -> tuple[Vectors, Vectors]:
 
 
 def ranks(gallery: Vectors, probes: Vectors) -> np.ndarray:
-    """int64 (P,): at which rank, from 1, each probe's person comes out; blocks of probes, never P x G at once.
+    """int64 (P,): the rank of each probe's person, from 1; computed in blocks of probes, never P x G at once.
 
-    Ties count against us: a rank is 1 + the number of *other* people who score at least as high, within float32
-    rounding (1e-6). A model that gives everybody one vector is thus never right, not right by luck.
+    Ties count as errors: a rank is 1 + the number of *other* people who score at least as high, within float32
+    rounding (1e-6). So a model that gives everybody the same vector is never right by chance.
 
     Raises:
-        ValueError: somebody is in the gallery twice, or a probe's person is not in it.
+        ValueError: a person is in the gallery twice, or a probe's person is not in it.
     """
     name_G = gallery.identity_N.astype(str)
     order = np.argsort(name_G)
     if (name_G[order][1:] == name_G[order][:-1]).any():
-        raise ValueError("the gallery must have one picture a person")
+        raise ValueError("the gallery must have one picture per person")
     name_P = probes.identity_N.astype(str)
     at_P = order[np.minimum(np.searchsorted(name_G[order], name_P), len(order) - 1)]
     if (name_G[at_P] != name_P).any():
@@ -68,12 +68,12 @@ def ranks(gallery: Vectors, probes: Vectors) -> np.ndarray:
         at_B = at_P[start : start + _BLOCK]
         sim_BG = probes.embedding_ND[start : start + _BLOCK] @ gallery.embedding_ND.T
         own_B = sim_BG[np.arange(len(at_B)), at_B]
-        out[start : start + _BLOCK] = (sim_BG >= own_B[:, None] - _TIE).sum(axis=1)  # counts the person, too
+        out[start : start + _BLOCK] = (sim_BG >= own_B[:, None] - _TIE).sum(axis=1)  # counts the person too
     return out
 
 
 def report(gallery: Vectors, probes: Vectors) -> dict[str, Any]:
-    """What is reported of closed-set identification.
+    """The report of closed-set identification.
 
     Returns:
         {rank1, rank5, probes, gallery, cmc}: shares of the probes, counts, and the CMC at ranks 1, 2, ... up to 20 or

@@ -5,7 +5,7 @@
     Zico <tab> 2 <tab> Ruth <tab> 1     impostor: picture 2 of one person, picture 1 of another
 
 Picture 4 of Abel_Pacheco has the key ``Abel_Pacheco/Abel_Pacheco_0004``, its path in LFW without the extension.
-InsightFace's .bin sets, whose pictures have their numbers as keys, come with the pairs inside.
+InsightFace's .bin files contain both pictures and pairs; their keys are the pictures' numbers.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from metric_core.sources import pickled
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures to compare, by their keys."""
+    """Pairs of pictures to compare, given by their keys."""
 
     a_key_N: np.ndarray
     """object (N,), str"""
     b_key_N: np.ndarray
     """object (N,), str"""
     same_N: np.ndarray
-    """bool (N,): one person's"""
+    """bool (N,): whether both show one person"""
     fold_N: np.ndarray
     """int64 (N,), from 0"""
 
@@ -36,21 +36,21 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Pairs that could be scored, and how many could not."""
+    """Scores of pairs, and the number of pairs that could not be scored."""
 
     score_N: np.ndarray
-    """float64, cosine similarity"""
+    """float64 (N,), cosine similarity"""
     same_N: np.ndarray
-    """bool"""
+    """bool (N,): whether both show one person"""
     fold_N: np.ndarray
-    """int64"""
+    """int64 (N,)"""
     skipped: int = 0
-    """pairs of which a picture is not among the embeddings"""
+    """Pairs with a picture that is not among the embeddings."""
 
 
 def load(address: str) -> Pairs:
-    """The pairs of a list in LFW's format, or of an InsightFace .bin in 10 folds as InsightFace cuts it: one behind
-    the other, of equal length (``verification.py``, KFold without shuffling).
+    """The pairs of a list in LFW's format, or of an InsightFace .bin file. The latter are divided into 10 consecutive
+    folds of equal length, as InsightFace does (``verification.py``, KFold without shuffling).
 
     Raises:
         DataError: as ``read_pairs``, or as ``pickled.read``.
@@ -70,14 +70,15 @@ def read_pairs(text: str, where: str) -> Pairs:
 
     Args:
         text: the file's content.
-        where: its name, for messages.
+        where: the file's name, for messages.
 
     Raises:
-        DataError: naming the file and the first line that does not fit, or the number of lines that was expected.
+        DataError: the text is not such a list; the message names the file and the first bad line, or the expected
+            number of pairs.
     """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
-        raise DataError(f"{where}: it is empty; LFW's pairs format was expected")
+        raise DataError(f"{where} is empty; LFW's pairs format was expected")
     number, header = lines[0]
     try:
         counts = [int(word) for word in header.split()]
@@ -85,26 +86,26 @@ def read_pairs(text: str, where: str) -> Pairs:
         counts = []
     if len(counts) not in (1, 2) or min(counts) < 1:
         raise DataError(
-            f"{where}, line {number}: {header.strip()[:60]!r} is no header; 'folds<TAB>pairs a side' or 'pairs a side' "
-            f"was expected"
+            f"{where}, line {number}: {header.strip()[:60]!r} is not a header; 'FOLDS<TAB>N' or 'N' was expected, for "
+            f"N genuine and N impostor pairs per fold"
         )
-    folds, side = (1, counts[0]) if len(counts) == 1 else (counts[0], counts[1])
-    expected = folds * 2 * side
+    folds, each = (1, counts[0]) if len(counts) == 1 else (counts[0], counts[1])
+    expected = folds * 2 * each
     if len(lines) - 1 != expected:
         raise DataError(
-            f"{where}: {len(lines) - 1} pairs, but the header announces {folds} x ({side} genuine + {side} impostor) "
-            f"= {expected}; the file is cut short or its header is wrong"
+            f"{where}: {len(lines) - 1} pairs, but the header announces {folds} x ({each} genuine + {each} impostor) "
+            f"= {expected}; the file is truncated or its header is wrong"
         )
     rows = [_pair(line, f"{where}, line {number}") for number, line in lines[1:]]
     same_N = np.array([same for _, _, same in rows])
-    fold_N = np.arange(expected) // (2 * side)
+    fold_N = np.arange(expected) // (2 * each)
     for at, (number, _) in enumerate(lines[1:]):
-        wanted = at % (2 * side) < side
+        wanted = at % (2 * each) < each
         if same_N[at] != wanted:
             kinds = ("a genuine", "an impostor") if wanted else ("an impostor", "a genuine")
             raise DataError(
                 f"{where}, line {number}: {kinds[1]} pair where fold {fold_N[at] + 1} must have {kinds[0]} one; "
-                f"every fold has its {side} genuine pairs first"
+                f"every fold starts with its {each} genuine pairs"
             )
     return Pairs(
         a_key_N=np.array([a for a, _, _ in rows], dtype=object),
@@ -115,7 +116,7 @@ def read_pairs(text: str, where: str) -> Pairs:
 
 
 def _pair(line: str, where: str) -> tuple[str, str, bool]:
-    # Tabs first, so that names may have spaces.
+    # If there are tabs, only they separate columns, so that names may have spaces.
     words = [w.strip() for w in line.split("\t")] if "\t" in line else line.split()
     try:
         if len(words) == 3:
@@ -126,7 +127,7 @@ def _pair(line: str, where: str) -> tuple[str, str, bool]:
             raise ValueError(f"{len(words)} columns")
     except ValueError as error:
         raise DataError(
-            f"{where}: {line.strip()[:80]!r} is no pair ({error}); 'name i j' or 'name1 i name2 j' was expected"
+            f"{where}: {line.strip()[:80]!r} is not a pair ({error}); 'name i j' or 'name1 i name2 j' was expected"
         ) from None
     if a == b:
         raise DataError(f"{where}: the picture {a} is paired with itself")
@@ -139,5 +140,5 @@ def _key(name: str, number: str) -> str:
     if not name:
         raise ValueError("no name")
     if not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise ValueError(f"{number!r} is no picture number")
+        raise ValueError(f"{number!r} is not a picture number")
     return f"{name}/{name}_{int(number):04d}"

@@ -1,10 +1,10 @@
-"""How scores move from one model to the next: the same pairs of the same faces, scored with the vectors of both.
+"""How scores change from one model to the next: the same pairs of the same faces, scored with the vectors of both.
 
-Rates, thresholds and neighbours are those of ``metrics``, ``all_pairs`` and ``neighbours``. Which faces are looked at
-is left to the caller.
+Rates, thresholds and neighbours are computed by ``metrics``, ``all_pairs`` and ``neighbours``. The caller chooses the
+faces.
 """
 
-# N: pairs, V: vectors.
+# N: pairs, V: vectors, Q: queries.
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,34 +22,35 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What was found."""
+    """The result of a comparison."""
 
     report: dict[str, Any]
+    """See ``compare``."""
     old: PairScores
-    """The pairs whose quantiles are reported, as the old model scores them."""
+    """The old model's scores of the pairs whose quantiles are reported."""
     new: PairScores
-    """The same pairs, as the new one does."""
+    """The new model's scores of the same pairs."""
 
 
 def compare(old: Vectors, new: Vectors, threshold: float | None, seed: int) -> Upgrade:
     """Compare two models on the same faces.
 
     Args:
-        old: one model's vectors.
-        new: the other's, of the same faces in the same order; who is who is taken from these.
-        threshold: one in use with the old model, to be carried over.
-        seed: of the sample of pairs.
+        old: the old model's vectors.
+        new: the new model's vectors of the same faces in the same order; identities are taken from these.
+        threshold: a threshold in use with the old model, to be converted; None for none.
+        seed: random seed for the sample of pairs.
 
     Returns:
         The report: {old and new: {genuine: {quantile: score}, impostor: {...}, auc}, operating_points: [{far, old:
         {threshold, tar}, new: {threshold, tar}}], rank1: {old, new, changed, lost, won}[, threshold: {old, far,
-        new}]}. Rates at a FAR are exact over all pairs; ``changed`` is the share of faces whose nearest other face
-        shows another person than before, ``lost`` and ``won`` those of them that were, or became, right. The new
-        threshold is the one with the old one's FAR, None when that was 0.
+        new}]}. Rates at a FAR are exact over all pairs. In ``rank1``, ``changed`` is the share of faces whose nearest
+        other face shows another person than before; ``lost`` is the share that was correct and is now wrong, ``won``
+        the reverse. The new threshold has the old one's FAR; it is None if that FAR is 0 or 1.
 
     Raises:
         ValueError: the faces are not the same.
-        TooFewImages: fewer than two people, or nobody with two pictures.
+        TooFewImages: there are fewer than two people, or nobody has two pictures.
     """
     if not np.array_equal(old.face_id_N, new.face_id_N):
         raise ValueError("both must hold the same faces in the same order")
@@ -72,8 +73,8 @@ def compare(old: Vectors, new: Vectors, threshold: float | None, seed: int) -> U
     }
     if threshold is not None:
         far = float(np.mean(scores[0].score_N[~scores[0].same_N] >= threshold))
-        carried = metrics.operating_point(scores[1].score_N, scores[1].same_N, far).threshold if 0 < far < 1 else None
-        report["threshold"] = {"old": threshold, "far": far, "new": carried}
+        matched = metrics.operating_point(scores[1].score_N, scores[1].same_N, far).threshold if 0 < far < 1 else None
+        report["threshold"] = {"old": threshold, "far": far, "new": matched}
     return Upgrade(report, *scores)
 
 
@@ -85,18 +86,18 @@ def _distribution(scores: PairScores) -> dict[str, Any]:
 
 def _rank1(old: Vectors, new: Vectors) -> dict[str, float]:
     code_V, others_V = neighbours.people(new)
-    asking_V = others_V > 0
-    named = []
+    query_V = others_V > 0
+    predicted = []
     for vectors in (old, new):
-        named_V = np.full(len(vectors), -1)
-        for near in neighbours.nearest_others(vectors, asking_V.astype(np.int64)):
-            named_V[near.row_B] = code_V[near.at_BK[:, 0]]
-        named.append(named_V[asking_V])
-    right = [named_Q == code_V[asking_V] for named_Q in named]
+        predicted_V = np.full(len(vectors), -1)
+        for near in neighbours.nearest_others(vectors, query_V.astype(np.int64)):
+            predicted_V[near.row_B] = code_V[near.at_BK[:, 0]]
+        predicted.append(predicted_V[query_V])
+    correct = [predicted_Q == code_V[query_V] for predicted_Q in predicted]
     return {
-        "old": float(right[0].mean()),
-        "new": float(right[1].mean()),
-        "changed": float((named[0] != named[1]).mean()),
-        "lost": float((right[0] & ~right[1]).mean()),
-        "won": float((~right[0] & right[1]).mean()),
+        "old": float(correct[0].mean()),
+        "new": float(correct[1].mean()),
+        "changed": float((predicted[0] != predicted[1]).mean()),
+        "lost": float((correct[0] & ~correct[1]).mean()),
+        "won": float((~correct[0] & correct[1]).mean()),
     }

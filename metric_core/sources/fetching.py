@@ -76,7 +76,7 @@ def _changed(address: str, tag: str) -> Fetched | None:
         return None
     try:
         found = storage.content_tag(address)
-    except (Missing, *storage.OF_ONE_FILE) as error:
+    except (Missing, *storage.FILE_ERRORS) as error:
         return _told(error, address)
     if found != tag:
         return ImageUnreadable(
@@ -145,5 +145,5 @@ def _cell(address: str, row: Row) -> Fetched:
         return parquet.fetch(address, row["row_group"], row["row"], row["column"])
     except ImageUnreadable as error:
         return error
-    except (Missing, *storage.OF_ONE_FILE) as error:
+    except (Missing, *storage.FILE_ERRORS) as error:
         return _told(error, address)

@@ -133,7 +133,7 @@ def _open(address: str) -> Iterator[pq.ParquetFile]:
         try:
             yield pq.ParquetFile(f)
         except (pa.ArrowInvalid, OSError) as error:
-            if storage.is_trouble(error):
+            if storage.is_storage_error(error):
                 raise
             what = " ".join(str(error).split())
             raise DataError(f"{address} cannot be read as Parquet: {what}; it is damaged or was cut short") from error

@@ -1,16 +1,16 @@
-"""The one place that opens addresses: local paths and anything fsspec knows (s3://, gs://, memory://).
+"""The only package that opens addresses: local paths and anything fsspec knows (s3://, gs://, memory://).
 
-Writes are atomic (a reader sees the old object, the new one, or none) and two of them are conditional, which is
-what leases and publishing are built on. What the bytes mean is left to the callers.
+Writes are atomic: a reader sees the old object, the new one, or none. Two of them are conditional; leases and
+publishing are built on these. What the bytes mean is left to the callers.
 """
 
 from metric_core.storage.addresses import absolute, is_local, join, resolve
 from metric_core.storage.listing import content_tag, exists, files_and_folders, glob, is_file, names, size, walk
 from metric_core.storage.reading import (
-    OF_ONE_FILE,
-    Answer,
+    FILE_ERRORS,
     Range,
-    is_trouble,
+    ReadResult,
+    is_storage_error,
     local_copy,
     open_read,
     read_bytes,
@@ -30,9 +30,9 @@ from metric_core.storage.writing import (
 )
 
 __all__ = [
-    "OF_ONE_FILE",
-    "Answer",
+    "FILE_ERRORS",
     "Range",
+    "ReadResult",
     "absolute",
     "content_tag",
     "create_if_absent",
@@ -41,7 +41,7 @@ __all__ = [
     "glob",
     "is_file",
     "is_local",
-    "is_trouble",
+    "is_storage_error",
     "join",
     "local_copy",
     "names",

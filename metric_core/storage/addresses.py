@@ -1,4 +1,4 @@
-"""Addresses: local paths and whatever fsspec knows, and the file system behind each."""
+"""Addresses (local paths and anything fsspec knows) and the file system of each."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from metric_core.errors import ConfigError
 
 
 def is_local(uri: str) -> bool:
-    """Whether the address is a path on this machine (or a mount that looks like one)."""
+    """Whether the address is a path on this machine, a mounted file system included."""
     return "://" not in uri or uri.startswith("file://")
 
 
 def absolute(uri: str | Path) -> str:
-    """The address with a local path made absolute; worker processes run in folders of their own."""
+    """The address, with a local path made absolute: worker processes run in other folders."""
     text = str(uri)
     if not is_local(text):
         return text.rstrip("/")
@@ -28,16 +28,16 @@ def join(uri: str, *parts: str) -> str:
 
 
 def resolve(root: str, uri: str) -> str:
-    """An address that may be relative to a root."""
+    """The address of ``uri``, which may be relative to ``root``."""
     return uri if uri.startswith("/") or "://" in uri else join(root, uri)
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it. Raises ConfigError when there is none."""
+    """The fsspec file system of an address, and the path in it. Raises ConfigError when fsspec has none for it."""
     fs, path = _s3(uri) if uri.startswith("s3://") else url_to_fs(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
-    fs.invalidate_cache(path)  # a listing from before does not know what other processes have written since
+    fs.invalidate_cache(path)  # a cached listing lacks what other processes have written since
     return fs, path
 
 

@@ -1,7 +1,7 @@
-"""Local files put in place whole and for good: written beside their place, synced to the disk, renamed, and the folder
-synced as well, so that neither a kill nor a power cut leaves half of one, or none where one was promised.
+"""Atomic and durable writes of local files: each is written to a temporary name in its folder, synced, and renamed, and
+the folder is synced, so that after a kill or a power cut a file is never half there, and never lost once reported.
 
-Which addresses are local is ``storage``'s to know; everybody else calls that.
+Other packages call ``storage``, which uses this module for addresses that are local.
 """
 
 import errno
@@ -16,26 +16,26 @@ from pathlib import Path
 from metric_core.errors import ConfigError, StorageFull
 
 UNFINISHED = ".unfinished"
-"""Ending of a file's name before it is whole."""
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems answer that have no hard links, such as exFAT and most object stores that are mounted."""
+"""Ending of a temporary file's name."""
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of file systems without hard links, such as exFAT and most mounted object stores."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write(path: Path, data: bytes) -> None:
-    """Put a file, replacing what was there. Raises StorageFull, as all of these do."""
+    """Write a file, replacing an existing one. Raises StorageFull, as all functions that write do."""
     _put(path, lambda temp: temp.write_bytes(data), os.replace)
 
 
 def copy(source: Path, path: Path) -> None:
-    """Put a copy of a finished file, replacing what was there."""
+    """Write a copy of a finished file, replacing an existing one."""
     _put(path, lambda temp: shutil.copyfile(source, temp), os.replace)
 
 
 @contextmanager
 def new(path: Path) -> Iterator[Path]:
-    """A path to write a file to, which is put in place when the block ends well, replacing what was there."""
-    with _full_said(path):
+    """A temporary path to write to; when the block ends without an error, the file replaces the one at ``path``."""
+    with _raising_storage_full(path):
         with _temporary(path) as temp:
             yield temp
             _sync(temp)
@@ -44,13 +44,17 @@ def new(path: Path) -> Iterator[Path]:
 
 
 def create(path: Path, data: bytes) -> bool:
-    """Put a file only if none is there; of several writers exactly one gets True."""
+    """Write a file only if none is there. Exactly one of several writers gets True.
+
+    Raises:
+        ConfigError: the file system has no hard links.
+    """
     return _put(path, lambda temp: temp.write_bytes(data), _link)
 
 
 def replace(path: Path, data: bytes, expected: bytes) -> bool:
     """Replace a file only if it still holds ``expected``; a lock file makes compare and replace one step."""
-    with _full_said(path), _locked(Path(f"{path}.lock")):
+    with _raising_storage_full(path), _locked(Path(f"{path}.lock")):
         if not path.exists() or path.read_bytes() != expected:
             return False
         write(path, data)
@@ -58,14 +62,14 @@ def replace(path: Path, data: bytes, expected: bytes) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what writers that were killed have left directly inside a folder."""
+    """Delete the temporary files that killed writers have left directly inside a folder."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
 def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path], None]) -> bool:
-    """Whether ``place`` found the name free."""
-    with _full_said(path):
+    """Write a temporary file with ``fill`` and move it with ``place``; returns whether the name was free."""
+    with _raising_storage_full(path):
         with _temporary(path) as temp:
             fill(temp)
             _sync(temp)
@@ -74,17 +78,17 @@ def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path
                 free = True
             except FileExistsError:
                 free = False
-        _sync(path.parent)  # also for another who was first: it may have died before it came to this
+        _sync(path.parent)  # also when another writer was first: it may have died before its own sync
     return free
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which its last user may delete."""
+    """Hold a lock file, which another process may delete after its use."""
     while True:
         with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Deleted while this process waited, it may be there anew, and locked by another.
+            # If it was deleted while this process waited, another process may have created and locked a new one.
             if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 yield
                 return
@@ -92,7 +96,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name in the target's own folder, since rename and link are atomic only within a file system."""
+    """A temporary file in the target's folder, because rename and link are atomic only within a file system."""
     _make(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
     os.close(handle)
@@ -105,20 +109,20 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def _link(temp: Path, path: Path) -> None:
-    """Fails when the name exists, unlike a rename."""
+    """Give the file its name. Unlike a rename, this raises FileExistsError when the name exists."""
     try:
         os.link(temp, path)
     except OSError as error:
-        if error.errno not in NO_LINKS:
+        if error.errno not in NO_HARD_LINKS:
             raise
         raise ConfigError(
-            f"{path.parent}: this file system has no hard links ({error.strerror}), by which several writers agree who "
-            f"is first; write to another disk or to an object store"
+            f"{path.parent}: this file system has no hard links ({error.strerror}), which are needed to let only one "
+            f"of several writers create a file; write to another disk or to an object store"
         ) from error
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those above it, each synced into its parent before anything is put inside."""
+    """Make a folder and its parents; each is synced into its parent before anything is written inside."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -134,13 +138,14 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _full_said(path: Path) -> Iterator[None]:
+def _raising_storage_full(path: Path) -> Iterator[None]:
+    """Turns the errors of a full disk or quota into StorageFull."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise StorageFull(
-            f"{path.parent}: {error.strerror} while {path.name} was written; what is done stays and nothing is half "
-            f"written; make room and start again with the same arguments"
+            f"{path.parent}: {error.strerror} while writing {path.name}; finished files are kept and no partial file "
+            f"is left; free some space and start again with the same arguments"
         ) from error

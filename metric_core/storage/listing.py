@@ -1,4 +1,4 @@
-"""What is there: names, sizes, and tags that change when the bytes do."""
+"""What is stored: names, sizes, and tags that change when the bytes do."""
 
 import os
 from collections.abc import Iterator
@@ -9,24 +9,24 @@ from metric_core.storage.addresses import file_system, is_local
 
 
 def exists(uri: str) -> bool:
-    """Whether a file, an object or a folder is there."""
+    """Whether there is a file, an object or a folder at the address."""
     fs, path = file_system(uri)
     return bool(fs.exists(path))
 
 
 def is_file(uri: str) -> bool:
-    """Whether a file or object (not a folder) is there."""
+    """Whether there is a file or object (not a folder) at the address."""
     if is_local(uri):
         return os.path.isfile(uri.removeprefix("file://"))
     fs, path = file_system(uri)
     try:
-        return bool(fs.info(path)["type"] == "file")  # fsspec's isfile says no when a store does not answer
+        return bool(fs.info(path)["type"] == "file")  # fsspec's isfile returns False when a store does not answer
     except FileNotFoundError:
         return False
 
 
 def names(uri: str) -> list[str]:
-    """Sorted names directly inside a folder; an absent folder has none."""
+    """Sorted names directly inside a folder; none when there is no folder. Raises ConfigError when it is a file."""
     fs, path = file_system(uri)
     try:
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
@@ -37,7 +37,7 @@ def names(uri: str) -> list[str]:
 
 
 def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the files, and of the folders, directly inside a folder; links count as what they lead to."""
+    """Sorted names of the files and of the folders directly inside a folder; a link counts as its target."""
     if is_local(uri):
         with os.scandir(uri) as inside:
             found = [(entry.name, entry.is_dir()) for entry in inside]
@@ -48,20 +48,20 @@ def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
 
 
 def glob(pattern: str) -> list[str]:
-    """Sorted addresses that fit a pattern with ``*``, ``?`` or ``[...]``."""
+    """Sorted addresses that match a pattern with ``*``, ``?`` or ``[...]``."""
     fs, path = file_system(pattern)
     protocol = "" if is_local(pattern) else pattern.split("://")[0] + "://"
     return [protocol + (found.lstrip("/") if protocol else found) for found in sorted(fs.glob(path))]
 
 
 def size(uri: str) -> int:
-    """Bytes of a file or object."""
+    """Size of a file or object in bytes."""
     fs, path = file_system(uri)
     return int(fs.size(path))
 
 
 def content_tag(uri: str) -> str:
-    """A string that changes when the bytes do: size and mtime of a file, the ETag of an object. Raises Missing."""
+    """A string that changes when the bytes do: size and mtime of a file, size and ETag of an object. Raises Missing."""
     if is_local(uri):
         try:
             return _stat_tag(os.stat(uri))
@@ -75,7 +75,7 @@ def content_tag(uri: str) -> str:
 
 
 def walk(uri: str) -> Iterator[tuple[str, str]]:
-    """(path relative to the folder, content tag) of every file below it, in byte order; hidden ones left out."""
+    """(path relative to the folder, content tag) of every file below it, in byte order, without hidden ones."""
     if not is_local(uri):
         fs, root = file_system(uri)
         found = fs.find(root, detail=True)
@@ -89,7 +89,7 @@ def walk(uri: str) -> Iterator[tuple[str, str]]:
 
 def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
     with os.scandir(os.path.join(root, prefix)) as entries:
-        # A folder sorts with its slash, so that the order is that of whole paths, as in an object store.
+        # Folders sort with their slash, so that the order is that of whole paths, as in an object store.
         below = sorted((e.name + "/" if e.is_dir() else e.name, e) for e in entries if e.name[0] != ".")
     for name, entry in below:
         if name.endswith("/"):
@@ -97,7 +97,7 @@ def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
         else:
             try:
                 stat = entry.stat()
-            except FileNotFoundError:  # a link that leads nowhere; whoever reads it is told so
+            except FileNotFoundError:  # a link without a target: reading it raises Missing
                 stat = entry.stat(follow_symlinks=False)
             yield prefix + name, _stat_tag(stat)
 

@@ -1,4 +1,4 @@
-"""Reading: whole objects, ranges, and many of them at a time."""
+"""Reading: whole objects, byte ranges, and many of them at a time."""
 
 import errno
 import hashlib
@@ -14,19 +14,20 @@ from metric_core.errors import DataError, Missing
 from metric_core.storage.addresses import file_system, is_local
 
 Range = tuple[str, int, int | None]
-"""Address, offset and length; None is to the end."""
-Answer = bytes | Missing | OSError
-OF_ONE_FILE = (PermissionError, IsADirectoryError, NotADirectoryError)
-"""Errors that say something of one file; others are the storage's, and may be over when it is asked again."""
+"""Address, offset and length in bytes; a length of None means up to the end."""
+ReadResult = bytes | Missing | OSError
+FILE_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors of a single file. Other errors are those of the storage and may be gone at the next try."""
 PROBE, SLOW, READERS = 8, 0.001, 16
-"""Reads after which a local path that took longer than so many seconds each, a network mount's, is read by threads."""
+"""Local files are read by ``READERS`` threads if the first ``PROBE`` reads take over ``SLOW`` seconds each, as those
+of a network mount do."""
 
 
 def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
     """A seekable binary reader. Raises ``Missing`` when nothing is there.
 
-    ``ahead``: of an object store, fetch more than is asked for, in blocks: right for reading from front to end, and
-    wrong for jumping about.
+    ``ahead``: from an object store, fetch more than is requested, in blocks. Good for reading from start to end, bad
+    for random access.
     """
     try:
         if is_local(uri):  # fsspec costs 5x a plain open on small files
@@ -38,7 +39,7 @@ def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
-    """A whole object, or ``length`` bytes of it from ``offset``; fewer where it ends before. Raises ``Missing``."""
+    """A whole object, or ``length`` bytes from ``offset``; fewer if the object ends earlier. Raises ``Missing``."""
     if is_local(uri):
         with open_read(uri) as f:
             f.seek(offset)
@@ -49,36 +50,36 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
     except OSError:
-        if offset and fs.size(path) <= offset:  # stores refuse a range behind the end
+        if offset and fs.size(path) <= offset:  # stores refuse a range that starts after the end
             return b""
         raise
 
 
 def read_text(uri: str) -> str:
-    """A text file in UTF-8, with or without a mark in front. Raises Missing, or DataError for another encoding."""
+    """A text file in UTF-8, with or without a byte order mark. Raises Missing, or DataError for another encoding."""
     try:
         return read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{uri} is not in UTF-8 ({error}); save it in that encoding") from error
 
 
-def is_trouble(error: Exception) -> bool:
-    """Whether an error that came up while a file was parsed is the storage's and not of the bytes. What Arrow says of
-    bytes it cannot parse is a plain OSError without a number, or a ValueError."""
+def is_storage_error(error: Exception) -> bool:
+    """Whether an error raised while parsing a file comes from the storage and not from the bytes. For bytes that it
+    cannot parse, Arrow raises a plain OSError without an errno, or a ValueError."""
     return isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None)
 
 
-def read_many(wanted: Sequence[Range]) -> list[Answer]:
-    """What ``read_bytes`` gives for each (uri, offset, length), many at a time; in place of bytes the error, if it says
-    something of one file only."""
-    out: list[Answer] = [b""] * len(wanted)
-    kinds: dict[str, list[int]] = {}
+def read_many(wanted: Sequence[Range]) -> list[ReadResult]:
+    """``read_bytes`` of each (uri, offset, length), many at a time. An error of a single file is returned in place of
+    its bytes; an error of the storage is raised."""
+    out: list[ReadResult] = [b""] * len(wanted)
+    protocols: dict[str, list[int]] = {}
     for at, (uri, _, _) in enumerate(wanted):
-        kinds.setdefault("file" if is_local(uri) else uri.partition("://")[0], []).append(at)
-    for kind, places in kinds.items():
-        read = _read_local if kind == "file" else _read_remote
-        for at, answer in zip(places, read([wanted[at] for at in places])):
-            out[at] = answer
+        protocols.setdefault("file" if is_local(uri) else uri.partition("://")[0], []).append(at)
+    for protocol, places in protocols.items():
+        read = _read_local if protocol == "file" else _read_remote
+        for at, result in zip(places, read([wanted[at] for at in places])):
+            out[at] = result
     return out
 
 
@@ -93,7 +94,11 @@ def sha256(uri: str) -> str:
 
 @contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """A local path to the object's bytes, for libraries that only read files; a download is deleted after use."""
+    """A local path to the object's bytes, for libraries that only read files; a download is deleted after use.
+
+    Raises:
+        Missing: there is no such local file.
+    """
     if is_local(uri):
         if not Path(uri).exists():
             raise Missing(f"{uri}: there is no such file")
@@ -106,10 +111,10 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield target
 
 
-def _read_one(wanted: Range) -> Answer:
+def _read_one(wanted: Range) -> ReadResult:
     try:
         return read_bytes(*wanted)
-    except (Missing, *OF_ONE_FILE) as error:
+    except (Missing, *FILE_ERRORS) as error:
         return error
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
@@ -117,7 +122,7 @@ def _read_one(wanted: Range) -> Answer:
         raise
 
 
-def _read_local(wanted: list[Range]) -> list[Answer]:
+def _read_local(wanted: list[Range]) -> list[ReadResult]:
     start = time.monotonic()
     first = [_read_one(w) for w in wanted[:PROBE]]
     rest = wanted[PROBE:]
@@ -127,10 +132,10 @@ def _read_local(wanted: list[Range]) -> list[Answer]:
         return first + list(pool.map(_read_one, rest))
 
 
-def _read_remote(wanted: list[Range]) -> list[Answer]:
+def _read_remote(wanted: list[Range]) -> list[ReadResult]:
     fs, _ = file_system(wanted[0][0])
     starts = [offset or None for _, offset, _ in wanted]
     ends = [None if length is None else offset + length for _, offset, length in wanted]
-    answers = fs.cat_ranges([fs._strip_protocol(uri) for uri, _, _ in wanted], starts, ends, on_error="return")
-    # What failed is asked for once more by itself, which also tells a missing object from other errors.
-    return [bytes(a) if isinstance(a, bytes) else _read_one(w) for a, w in zip(answers, wanted)]
+    results = fs.cat_ranges([fs._strip_protocol(uri) for uri, _, _ in wanted], starts, ends, on_error="return")
+    # Failed reads are repeated one by one, which also distinguishes a missing object from other errors.
+    return [bytes(r) if isinstance(r, bytes) else _read_one(w) for r, w in zip(results, wanted)]

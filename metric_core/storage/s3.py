@@ -1,6 +1,6 @@
-"""S3 as ``storage`` speaks to it: s3fs, in which a store that does not answer is an OSError that says so.
+"""S3 for ``storage``: s3fs, but a store that does not answer or refuses the credentials raises ConnectionError.
 
-Asking again is botocore's business, as often as AWS_MAX_ATTEMPTS says (5 times where it is not set).
+botocore repeats requests, up to AWS_MAX_ATTEMPTS attempts (5 when it is not set).
 """
 
 from collections.abc import Iterator
@@ -12,50 +12,55 @@ from botocore.exceptions import ConnectionError as Unreachable
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-LOCKED_OUT = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
-"""Answers that say something of who asks, not of the object. s3fs takes them for those about an object."""
+CREDENTIAL_ERRORS = {
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "RequestTimeTooSkewed",
+}
+"""Error codes about the credentials, not about the object; s3fs does not distinguish the two."""
 
 
 class S3(S3FileSystem):
-    """Raises ConnectionError when a request was repeated in vain or credentials are refused; other errors are those of
-    s3fs."""
+    """Raises ConnectionError when all retries failed or the credentials are refused; other errors are those of s3fs."""
 
     retries = 2
-    """By s3fs, of bodies that break off and of timeouts; the latter multiply with botocore's own."""
+    """Retries by s3fs after an incomplete body or a timeout; for timeouts they multiply with botocore's retries."""
 
     async def _call_s3(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        with _told(f"{kwargs.get('Bucket')}/{kwargs.get('Key', '')}", method):
+        with _raising_connection_error(f"{kwargs.get('Bucket')}/{kwargs.get('Key', '')}", method):
             return await super()._call_s3(method, *args, **kwargs)
 
     call_s3 = sync_wrapper(_call_s3)
 
     async def _cat_file(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        # One request, whose body can break off after the call was answered. To see whether a large object can be had
-        # in parts side by side, s3fs would ask for its size before.
-        with _told(path, "get_object"):
+        # The body of a response can break off after _call_s3 has returned. With a higher max_concurrency s3fs would
+        # first request the object's size, to read large objects in parallel parts.
+        with _raising_connection_error(path, "get_object"):
             return await super()._cat_file(path, *args, **kwargs | {"max_concurrency": 1})
 
 
 @contextmanager
-def _told(path: str, method: str) -> Iterator[None]:
+def _raising_connection_error(path: str, method: str) -> Iterator[None]:
     try:
         yield
     except (Unreachable, HTTPClientError) as error:
-        raise _silent(path, method, error) from error
+        raise _no_answer(path, method, error) from error
     except OSError as error:
-        answer = error.__cause__.response if isinstance(error.__cause__, ClientError) else {}
-        if answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-            raise _silent(path, method, error) from error
-        if answer.get("Error", {}).get("Code") in LOCKED_OUT:
+        response = error.__cause__.response if isinstance(error.__cause__, ClientError) else {}
+        if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise _no_answer(path, method, error) from error
+        if response.get("Error", {}).get("Code") in CREDENTIAL_ERRORS:
             raise ConnectionError(
-                f"s3://{path}: the object store refuses the credentials ({error}); what is done stays; renew them and "
-                f"start again with the same arguments"
+                f"s3://{path}: the object store refuses the credentials ({error}); finished work is kept; renew them "
+                f"and start again with the same arguments"
             ) from error
         raise
 
 
-def _silent(path: str, method: str, error: Exception) -> ConnectionError:
+def _no_answer(path: str, method: str, error: Exception) -> ConnectionError:
     return ConnectionError(
-        f"s3://{path}: the object store does not answer {method} ({error}); what is done stays; start again with the "
-        f"same arguments once it does"
+        f"s3://{path}: the object store does not answer {method} ({error}); finished work is kept; start again with "
+        f"the same arguments once it does"
     )

@@ -1,4 +1,4 @@
-"""Writing, in steps that are seen whole or not at all, two of them conditional; and deleting."""
+"""Atomic writes, two of them conditional, and deletion. Local writes raise StorageFull when the disk is full."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from metric_core.storage.addresses import file_system, is_local
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Put an object in one atomic step, replacing what was there."""
+    """Write an object in one atomic step, replacing an existing one."""
     if not is_local(uri):
         fs, path = file_system(uri)
         fs.pipe_file(path, data)
@@ -20,7 +20,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def put_file(source: Path, uri: str) -> None:
-    """Put a finished local file in one atomic step; the source is left alone."""
+    """Copy a finished local file to an address in one atomic step, replacing an existing one."""
     if not is_local(uri):
         fs, path = file_system(uri)
         fs.put_file(str(source), path)
@@ -30,7 +30,7 @@ def put_file(source: Path, uri: str) -> None:
 
 @contextmanager
 def new_file(uri: str) -> Iterator[Path]:
-    """A local path to write a large file to, which is put in place in one atomic step when the block ends well."""
+    """A local path to write a large file to; when the block ends without an error, it is put in place atomically."""
     if not is_local(uri):
         with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
             temp = Path(folder) / "file"
@@ -42,7 +42,7 @@ def new_file(uri: str) -> Iterator[Path]:
 
 
 def create_if_absent(uri: str, data: bytes) -> bool:
-    """Put an object only if none is there; of several writers exactly one gets True."""
+    """Write an object only if none is there. Exactly one of several writers gets True."""
     if not is_local(uri):
         fs, path = file_system(uri)
         try:
@@ -54,10 +54,13 @@ def create_if_absent(uri: str, data: bytes) -> bool:
 
 
 def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
-    """Replace an object only if it still holds ``expected``; of several writers exactly one gets True.
+    """Replace an object only if it still holds ``expected``. Exactly one of several writers gets True.
 
-    On S3 the put carries the ETag of the bytes that were compared (``If-Match``); on a local file system a lock
-    file makes compare and replace one step. Other stores have no conditional put in fsspec: ConfigError.
+    On S3 the put request carries the ETag of the compared bytes (``If-Match``); on a local file system a lock
+    file makes compare and replace one step.
+
+    Raises:
+        ConfigError: another kind of store, for which fsspec has no conditional put.
     """
     if is_local(uri):
         return durable.replace(Path(uri), data, expected)
@@ -75,26 +78,26 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     except OSError as error:
         if "PreconditionFailed" not in str(error) and "condition" not in str(error):
             raise
-        return bool(fs.cat_file(path) == data)  # when only the answer was lost and the put repeated, it is ours
+        return bool(fs.cat_file(path) == data)  # True if only the response was lost and the put was repeated
     fs.invalidate_cache(path)
     return True
 
 
 def remove_tree(uri: str) -> None:
-    """Delete a folder and everything in it; an absent one is no error."""
+    """Delete a folder and everything in it; it need not exist."""
     fs, path = file_system(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def remove(uri: str) -> None:
-    """Delete one file; an absent one is no error."""
+    """Delete one file; it need not exist."""
     fs, path = file_system(uri)
     if fs.exists(path):
         fs.rm_file(path)
 
 
 def remove_unfinished(uri: str) -> None:
-    """Delete what writers that were killed have left directly inside a folder; other stores show no such thing."""
+    """Delete the temporary files that killed writers left directly inside a local folder; other stores have none."""
     if is_local(uri):
         durable.remove_unfinished(Path(uri))

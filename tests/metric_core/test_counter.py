@@ -3,7 +3,7 @@ import numpy as np
 from metric_core import counter
 
 
-def test_draws_do_not_depend_on_company_or_order() -> None:
+def test_draws_do_not_depend_on_the_other_ids_or_on_order() -> None:
     ids = np.array([5, 2**62, 17, 0], np.int64)
     together = counter.uniform(3, 9, ids, "augment", 4)
     for row, face_id in enumerate(ids):
@@ -38,7 +38,7 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
 
 
 def test_known_values_stay() -> None:
-    """A change here would change every training that is resumed."""
+    """A change here would change every resumed training run."""
     assert counter.uniform(7, 123, np.array([2**62 + 5, 0]), "augment", 3).tolist() == [
         [0.10832211978671435, 0.9018511324449362, 0.11395394973448547],
         [0.9756415119040541, 0.7932190948714852, 0.07073643726414347],

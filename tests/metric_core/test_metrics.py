@@ -24,7 +24,7 @@ def test_operating_point_is_the_most_permissive_with_far_at_most_the_target(pair
     impostor, genuine = score_N[~same_N], score_N[same_N]
     assert np.mean(impostor >= point.threshold) <= far + 1e-9
     assert point.tar == np.mean(genuine >= point.threshold)
-    # Every threshold that lets more impostors in breaks the target.
+    # Every threshold that accepts more impostors exceeds the target.
     for lower in impostor[impostor < point.threshold]:
         assert np.mean(impostor >= lower) > far
     assert (point.far, point.negatives) == (far, len(impostor))
@@ -52,7 +52,7 @@ def test_eer_lies_on_the_roc_polygon_where_both_errors_are_equal(pairs):
     score_N, same_N = _arrays(pairs)
     far, tar, _ = roc_curve(same_N, score_N, drop_intermediate=False)
     eer = metrics.eer(score_N, same_N)
-    # Walk along the polygon in small steps: the smallest difference of the two errors is where eer says.
+    # Walk along the polygon in small steps: the two errors differ least at the equal error rate.
     t = np.linspace(0, len(far) - 1, 200 * (len(far) - 1) + 1)
     far_t, frr_t = np.interp(t, np.arange(len(far)), far), 1 - np.interp(t, np.arange(len(tar)), tar)
     at = np.argmin(np.abs(far_t - frr_t))
@@ -102,7 +102,7 @@ def test_each_fold_is_judged_at_the_best_threshold_of_the_others(folds, seed):
 
 
 def test_a_fold_does_not_choose_its_own_threshold():
-    # Fold 1's scores are shifted: its own best threshold would be perfect, that of fold 0 rejects everybody.
+    # Fold 1's scores are shifted: its own best threshold would be perfect, and fold 0's rejects every pair.
     score_N = np.array([0.8, 0.9, 0.1, 0.2, 0.3, 0.35, -0.5, -0.6])
     same_N = np.array([True, True, False, False] * 2)
     assert metrics.fold_accuracies(score_N, same_N, np.repeat([0, 1], 4)).tolist() == [0.5, 0.5]
@@ -113,7 +113,7 @@ def test_a_fold_does_not_choose_its_own_threshold():
     [
         ([0.1, np.nan], [True, False], "NaN"),
         ([0.1, 0.2], [True, True], "2 genuine of 2"),
-        ([0.1, 0.2], [True], "equally long"),
+        ([0.1, 0.2], [True], "of the same length"),
     ],
 )
 def test_bad_arrays_are_refused(score, same, message):

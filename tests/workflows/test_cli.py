@@ -177,7 +177,7 @@ def test_exit_codes_and_where_words_go(capsys: pytest.CaptureFixture[str], tmp_p
     assert out == ""
     assert "unfinished" in err
     assert cli.main(["evaluate", "--embeddings", str(tmp_path / "no"), "--identification"]) == 2
-    assert "nothing is there" in capsys.readouterr().err
+    assert "does not exist; a finished" in capsys.readouterr().err
 
 
 def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_path: Path, people: Path) -> None:

@@ -65,7 +65,7 @@ def embed(model: Model, images: list[str]) -> Probes:
                 pixels.append(preprocess(data, model.embedder.spec.preprocessing))
                 names.append(address)
                 contents.append(hashlib.sha256(data).hexdigest())
-            except (ImageUnreadable, Missing, *storage.OF_ONE_FILE) as error:
+            except (ImageUnreadable, Missing, *storage.FILE_ERRORS) as error:
                 unreadable.append({"query": address, "reason": str(error)})
         if pixels:
             vectors.append(model.embedder.embed(torch.from_numpy(np.stack(pixels)))[0])

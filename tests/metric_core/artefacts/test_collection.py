@@ -78,8 +78,8 @@ def test_one_artefact_is_itself(stacked: str) -> None:
 
 def test_a_delta_needs_what_it_is_a_delta_of(stacked: str) -> None:
     a, b, c = stacked.split(",")
-    assert Collection.open(b).rows == 2, "by itself it may be looked at"
-    with pytest.raises(ConfigError, match=r"/b is a delta of .*plan a.*give those before it"):
+    assert Collection.open(b).rows == 2, "it may be opened alone"
+    with pytest.raises(ConfigError, match=r"/b is a delta of .*plan a.*list those before it"):
         Collection.open(b).require_whole()
     with pytest.raises(ConfigError, match=r"/c is a delta of .*plan a.*plan b"):
         Collection.open(f"{a},{c}")
@@ -90,14 +90,14 @@ def test_a_delta_needs_what_it_is_a_delta_of(stacked: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("namespace", "other"), ("dtype", "float16"), ("dim", 4)])
-def test_unlike_artefacts_are_refused(stacked: str, tmp_path: Path, name: str, value: object) -> None:
+def test_artefacts_that_do_not_fit_together_are_refused(stacked: str, tmp_path: Path, name: str, value: object) -> None:
     a = stacked.split(",")[0]
     vectors = minted.unit_vectors(2, dim=4 if name == "dim" else 8).astype("float16" if name == "dtype" else "float32")
     other = minted.embeddings(tmp_path / "other", [77, 78], vectors, **({} if name != "namespace" else {name: value}))
     with pytest.raises(ConfigError, match=rf"{name} is .* in .*/a and {value} in .*/other"):
         Collection.open(f"{a},{other}")
     two = minted.embeddings(tmp_path / "two", [77], minted.unit_vectors(1), fingerprint="e" * 64)
-    with pytest.raises(FingerprintMismatch, match=f"of model {'e' * 64}, .* of model {'f' * 64}.*embed one of them"):
+    with pytest.raises(FingerprintMismatch, match=f"of model {'e' * 64}, .* of model {'f' * 64}.*embed both with"):
         Collection.open(f"{a},{two}")
 
 
@@ -118,14 +118,14 @@ def test_erased_faces_are_hidden(stacked: str, tmp_path: Path) -> None:
         found.without_erased(str(tmp_path / "elsewhere"))
 
 
-def test_what_cannot_be_known_to_be_erased(stacked: str, tmp_path: Path) -> None:
+def test_artefacts_whose_erasures_cannot_be_found(stacked: str, tmp_path: Path) -> None:
     found = Collection.open(stacked)
-    assert found.unguarded() == found.sources, "their Faces are nowhere"
+    assert found.unguarded() == found.sources, "their Faces do not exist"
     tombstones.add(str(tmp_path / "tombstones"), "n", face_ids=[10])
-    assert found.unguarded() == [], "the Faces are gone, but not what lay beside them"
+    assert found.unguarded() == [], "the Faces do not exist, but there are tombstones beside them"
 
 
-def test_damage_beside_the_parts_is_told(stacked: str, tmp_path: Path) -> None:
+def test_damage_beside_the_parts_is_reported(stacked: str, tmp_path: Path) -> None:
     for name in ("tags/part-000000.parquet", "gone.parquet"):
         path = tmp_path / "b" / name
         whole = path.read_bytes()

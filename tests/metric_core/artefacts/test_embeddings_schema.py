@@ -1,4 +1,4 @@
-"""Parts are plain Parquet: others read them without this package, and get the same numbers."""
+"""Parts are plain Parquet: other programs read them without this package and get the same numbers."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_pandas_reads_a_part(made: tuple[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(np.stack(frame["embedding"].to_list()), vector_ND[:128])
 
 
-def test_duckdb_asks_the_folder(made: tuple[str, np.ndarray]) -> None:
+def test_duckdb_queries_the_folder(made: tuple[str, np.ndarray]) -> None:
     uri, vector_ND = made
     with duckdb.connect() as database:
         parts = f"read_parquet('{uri}/part-*.parquet')"
@@ -45,7 +45,7 @@ def test_duckdb_asks_the_folder(made: tuple[str, np.ndarray]) -> None:
     assert [row[0] for row in rows] == list(range(300))
     assert (rows[7][1], rows[7][3]) == ("p2", 1.0)
     np.testing.assert_array_equal(np.array([row[2] for row in rows], vector_ND.dtype), vector_ND)
-    assert lost == [(0,)], "what went in came out"
+    assert lost == [(0,)], "every input face was embedded"
 
 
 def test_float16_halves_the_bytes(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_float16_halves_the_bytes(tmp_path: Path) -> None:
 
 
 def test_a_usual_unit_is_one_row_group(tmp_path: Path) -> None:
-    """Readers that want a few columns fetch a range a column and group: more groups would be more round trips."""
+    """Readers of a few columns fetch one range per column and group: more groups would be more round trips."""
     uri = minted.embeddings(tmp_path / "e", range(2048), minted.unit_vectors(2048), unit=2048)
     (part,) = Path(uri).glob("part-*")
     assert pq.read_metadata(part).num_row_groups == 1

@@ -28,7 +28,7 @@ def test_an_edited_manifest_is_corrupt(tmp_path: Path) -> None:
     body = json.loads(path.read_text())
     body["content"]["rows"] = 4
     path.write_text(json.dumps(body))
-    with pytest.raises(Corrupt, match=r"digest does not fit its content.*to another --out"):
+    with pytest.raises(Corrupt, match=r"digest does not match its content.*to another --out"):
         manifest.read(str(tmp_path), "faces")
     path.write_text("{")
     with pytest.raises(Corrupt, match="not a manifest"):
@@ -75,18 +75,18 @@ def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:
         manifest.begin(out, "model", {"seed": 1, "size": 2})
     for text in ("{", "[]", '{"name": "a plan of another program"}', '{"kind": "faces", "plan": 3}'):
         Path(out, "plan.json").write_text(text)
-        with pytest.raises(Occupied, match=r"plan\.json is not one of ours, or damaged"):
+        with pytest.raises(Occupied, match=r"plan\.json is damaged or not a plan of Likeness"):
             manifest.begin(out, "faces", {"seed": 1, "size": 2})
 
 
-def test_a_difference_inside_an_option_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_difference_inside_an_option_is_reported_by_its_name(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     manifest.begin(out, "faces", {"preprocessing": {"size": 48, "colour": "rgb"}, "seed": None})
     with pytest.raises(Occupied, match=r"arguments \(preprocessing\.size: 48 there, 64 here\); repeat"):
         manifest.begin(out, "faces", {"preprocessing": {"size": 64, "colour": "rgb"}, "seed": None})
 
 
-def test_the_first_of_two_writers_stands(tmp_path: Path) -> None:
+def test_the_first_of_two_writers_wins(tmp_path: Path) -> None:
     first = manifest.write(str(tmp_path), "faces", {"n": 1}, {"host": "x"})
     assert manifest.write(str(tmp_path), "faces", {"n": 1}, {"host": "y"}) == first
     with pytest.raises(Occupied, match="finished with other content by another run"):
@@ -94,7 +94,7 @@ def test_the_first_of_two_writers_stands(tmp_path: Path) -> None:
     assert manifest.read(str(tmp_path), "faces") == first
 
 
-def test_a_next_generation_follows_the_one_that_was_read(tmp_path: Path) -> None:
+def test_only_the_manifest_that_was_read_is_replaced(tmp_path: Path) -> None:
     first = manifest.write(str(tmp_path), "faces", {"n": 1}, {})
     second = manifest.replace(first, {"n": 2}, {"host": "x"})
     assert manifest.read(str(tmp_path), "faces") == second
@@ -109,7 +109,7 @@ def test_nan_never_enters_a_manifest(tmp_path: Path) -> None:
     assert not (tmp_path / manifest.NAME).exists()
 
 
-def test_a_difference_that_nobody_can_read_is_told_by_digest(tmp_path: Path) -> None:
+def test_a_difference_in_a_long_value_is_reported_by_digest(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     manifest.begin(out, "faces", {"mean_face": "A" * 5000})
     with pytest.raises(Occupied, match=r"\(mean_face: sha256 [0-9a-f]{12}… there, sha256 [0-9a-f]{12}… here\)"):

@@ -34,10 +34,10 @@ def test_a_kind_without_steps_has_format_1() -> None:
         (1, {"how": None}, {"how": None, "effort": 3}),
     ],
 )
-def test_plans_are_brought_to_today_s_format(number: int, before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_plans_are_converted_to_todays_format(number: int, before: dict[str, Any], after: dict[str, Any]) -> None:
     kept = {**before, "how": before["how"] and dict(before["how"])}
     assert migrate.upgraded("model", "plan", before, number) == after
-    assert before == kept, "what was read is left as it is"
+    assert before == kept, "the input is not changed"
 
 
 def test_the_content_of_some_kinds_repeats_their_plan() -> None:
@@ -58,7 +58,7 @@ def test_the_content_of_some_kinds_repeats_their_plan() -> None:
         ({"a": 1}, {"a": 1}),
     ],
 )
-def test_a_hash_leaves_out_fields_that_hold_what_was_meant_before(value: dict[str, Any], left: dict[str, Any]) -> None:
+def test_a_hash_leaves_out_added_fields_that_hold_their_defaults(value: dict[str, Any], left: dict[str, Any]) -> None:
     assert migrate.hashed("model", "plan", value) == left
 
 

@@ -1,4 +1,4 @@
-"""Catalogue rows in parts: written as a stream, read by range, digested by value, counted and settled on the way."""
+"""Catalogue rows in parts: written as a stream, read by range, digested by value, counted, and ids made unique."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ from metric_core.sources.found import Found
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Row groups of 4 rows and parts of 12."""
     monkeypatch.setattr(rows, "ROW_GROUP", 4)
-    monkeypatch.setattr(rows, "ROWS_A_PART", 12)
+    monkeypatch.setattr(rows, "ROWS_PER_PART", 12)
 
 
 def found(count: int, start: int = 0) -> list[Found]:
-    """Faces of people with three pictures each; one in seven has a view."""
+    """Faces of people with three pictures each; every seventh has a view."""
     return [
         Found(f"p{n // 3}", f"p{n // 3}/{n}", f"p{n // 3}/{n}.jpg", f"{n}-é", view="id" if n % 7 == 0 else None)
         for n in range(start, start + count)
@@ -44,7 +44,7 @@ def written(tmp_path: Path, count: int, cut: int) -> Faces:
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 100])
 @pytest.mark.parametrize("count", [1, 4, 12, 13, 31])
-def test_the_same_parts_however_the_stream_is_cut(small_parts: None, tmp_path: Path, count: int, cut: int) -> None:
+def test_parts_do_not_depend_on_how_the_stream_is_cut(small_parts: None, tmp_path: Path, count: int, cut: int) -> None:
     one, other = written(tmp_path / "one", count, cut), written(tmp_path / "other", count, 7)
     assert one.manifest.digest == other.manifest.digest
     assert [part.rows for part in one.parts] == [12] * (count // 12) + ([count % 12] if count % 12 else [])
@@ -55,7 +55,7 @@ def test_the_same_parts_however_the_stream_is_cut(small_parts: None, tmp_path: P
         assert all(footer.row_group(n).num_rows == 4 for n in range(footer.num_row_groups - 1))
 
 
-def test_a_range_is_the_slice_and_only_its_row_groups_are_read(small_parts: None, tmp_path: Path) -> None:
+def test_a_range_is_a_slice_and_only_its_row_groups_are_read(small_parts: None, tmp_path: Path) -> None:
     source = written(tmp_path, 31, 31)
     part, whole = source.parts[1], source.table.slice(12, 12)
     columns = ["face_id", "uri"]
@@ -69,7 +69,7 @@ def test_a_range_is_the_slice_and_only_its_row_groups_are_read(small_parts: None
     data = bytearray(path.read_bytes())
     data[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 0xFF  # face_ids of rows 4 to 8
     path.write_bytes(data)
-    assert rows.read_range(source.uri, part, 0, 4, columns).num_rows == 4, "the damaged row group is not touched"
+    assert rows.read_range(source.uri, part, 0, 4, columns).num_rows == 4, "the damaged row group is not read"
     with pytest.raises(Corrupt, match=part.name):
         rows.read_range(source.uri, part, 0, 5, columns)
     with pytest.raises(Corrupt, match="sha256 is not the manifest's"):
@@ -105,7 +105,7 @@ def test_the_digest_sees_every_value(change: str) -> None:
         column[7] = "di"
     elif change == "order":
         column = column[::-1]
-    else:  # the same letters under other rows
+    else:  # the same values in other rows
         column[1], column[7] = "i", "d"
     place = table.schema.get_field_index("view")
     assert digest(table) != digest(table.set_column(place, schema.FACES.field(place), pa.array(column, pa.string())))
@@ -113,21 +113,21 @@ def test_the_digest_sees_every_value(change: str) -> None:
 
 
 def digest(table: pa.Table) -> str:
-    counted = rows.Digest()
-    assert sum(t.num_rows for t in counted.over([table])) == table.num_rows
-    return counted.hexdigest()
+    computed = rows.Digest()
+    assert sum(t.num_rows for t in computed.over([table])) == table.num_rows
+    return computed.hexdigest()
 
 
 def test_ids_that_collide_are_settled_across_parts(
     small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = faces.face_id
+    original = faces.face_id
     clash = {("p1/3", 0): 7, ("p9/29", 0): 7}
-    monkeypatch.setattr(faces, "face_id", lambda space, key, salt=0: clash.get((key, salt), honest(space, key, salt)))
+    monkeypatch.setattr(faces, "face_id", lambda space, key, salt=0: clash.get((key, salt), original(space, key, salt)))
     source = written(tmp_path, 31, 5)
     ids = dict(zip(source.table["key"].to_pylist(), source.table["face_id"].to_pylist()))
     assert source.manifest.content["salts"] == {"p9/29": 1}
-    assert (ids["p1/3"], ids["p9/29"]) == (7, honest("n", "p9/29", 1))
+    assert (ids["p1/3"], ids["p9/29"]) == (7, original("n", "p9/29", 1))
     assert len(set(ids.values())) == 31
 
 
@@ -142,7 +142,7 @@ def test_a_person_in_two_splits_and_a_key_twice_are_refused(small_parts: None, t
         catalogue.write(str(tmp_path / "2"), stream(Found("p2", "p2/6", "x", "t")), "n")
 
 
-def test_parts_of_an_earlier_attempt_are_gone(small_parts: None, tmp_path: Path) -> None:
+def test_parts_of_an_earlier_attempt_are_deleted(small_parts: None, tmp_path: Path) -> None:
     catalogue.write(str(tmp_path), tables(40, 40), "n")
     source = written(tmp_path, 13, 13)
     assert sorted(p.name for p in tmp_path.glob("*.parquet")) == [part.name for part in source.parts]

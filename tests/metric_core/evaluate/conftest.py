@@ -9,7 +9,7 @@ from metric_core.artefacts.faces import face_id
 
 @pytest.fixture
 def people() -> Callable[..., Vectors]:
-    """Makes unit vectors of people with the given numbers of pictures, under LFW-like keys."""
+    """A function that makes unit vectors of people with the given numbers of pictures, with keys as in LFW."""
 
     def make(sizes: list[int], dim: int = 8, noise: float = 0.7, seed: int = 0) -> Vectors:
         random = np.random.default_rng(seed)

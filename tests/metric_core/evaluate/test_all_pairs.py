@@ -24,9 +24,9 @@ def test_all_pairs_when_few_enough(people):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=12), st.integers(2, 200), st.integers(0, 5))
-def test_a_sample_of_pairs_is_distinct_seeded_and_of_the_size_asked_for(sizes, wanted, seed):
+def test_a_sample_of_pairs_is_distinct_seeded_and_of_the_requested_size(sizes, wanted, seed):
     n = sum(sizes)
-    # Vectors are not looked at by the sampling, so the products of two primes can name their pairs.
+    # The sampling does not use the vectors, so the products of two primes can identify pairs.
     emb = np.array([p for p in range(2, 400) if all(p % q for q in range(2, p))][:n], np.float32)[:, None]
     v = Vectors(np.arange(n) * 5, np.repeat([f"p{i}" for i in range(len(sizes))], sizes).astype(object), emb)
     scores = all_pairs.all_pairs_scores(v, wanted, seed)
@@ -61,7 +61,7 @@ def test_operating_points_are_those_of_all_pairs(block, bins, people, monkeypatc
         assert point.threshold == pytest.approx(expected.threshold, abs=1e-6)
         assert (point.tar, point.negatives) == (pytest.approx(expected.tar, abs=1e-3), expected.negatives)
         assert np.mean(score_N[~same_N] >= point.threshold - 1e-6) >= point.far - 1.5 / point.negatives
-        # A score of either precision is compared alike.
+        # Scores in float32 and in float64 are compared alike.
         assert np.float32(point.threshold) == point.threshold
 
 
@@ -92,8 +92,8 @@ def test_balanced_scores_have_as_many_of_both_kinds(people):
     assert len(all_pairs.balanced_scores(people([1, 1, 1]), 100, 0).score_N) == 2
 
 
-def test_pairs_that_are_not_wanted_are_not_made():
-    """One person on nearly all pictures: half a billion genuine pairs, and impostors that are hard to come upon."""
+def test_only_wanted_pairs_are_created():
+    """One person on nearly all pictures: half a billion genuine pairs, and few impostor pairs."""
     n = 30_000
     emb = np.ones((n, 1), np.float32)
     emb[-1] = -1

@@ -36,11 +36,11 @@ def _on_a_circle(people: str, degrees: list[float]) -> Vectors:
     return Vectors(np.arange(len(people)) * 2, np.array(list(people), object), emb_ND)
 
 
-def test_the_nearer_picture_outvotes_farther_ones_and_ties_go_by_face_id():
+def test_the_nearer_picture_outvotes_farther_ones_and_face_ids_break_ties():
     # Ann at 0 and 10 degrees are each other's nearest; three pictures of Bob are 40 degrees away.
     v = _on_a_circle("aabbb", [0, 10, 50, 51, 52])
     assert classification.report(v, 4)["accuracy"] == 1
-    # All on one spot: everybody's nearest is the smallest id but their own.
+    # All vectors are equal: the nearest of each is the smallest id other than its own.
     assert classification.report(_on_a_circle("aabb", [0, 0, 0, 0]), 1)["accuracy"] == 0.5
     assert classification.report(_on_a_circle("abba", [0, 0, 0, 0]), 1)["accuracy"] == 0.25
 

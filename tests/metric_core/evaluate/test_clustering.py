@@ -37,7 +37,7 @@ def test_agreement_equals_loops(labels):
 
 
 def test_agreement_of_amigos_example():
-    """Three people's pictures, where one cluster swallows two of them."""
+    """Three people's pictures, where one cluster has two of the people."""
     figures = clustering.agreement(np.array(list("aaaabbc")), np.array([0, 0, 0, 0, 1, 1, 1]))
     assert figures["bcubed"]["precision"] == pytest.approx((4 * 1 + 2 * 2 / 3 + 1 / 3) / 7)
     assert figures["bcubed"]["recall"] == 1
@@ -54,7 +54,7 @@ def _brute_links(v: Vectors, k: int, threshold: float) -> np.ndarray:
 
 
 def _spy_on(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What the report hands to the clustering, and what it gets back."""
+    """The links that the report passes to the clustering, and the clusters that it gets."""
     seen = {}
     whispers = clustering._whispers
 
@@ -79,7 +79,7 @@ def test_links_and_figures_of_a_report(k, threshold, people, monkeypatch):
     assert (report["clusters"], report["people"], report["pictures"]) == (len(set(cluster_N)), 15, 60)
     assert 15 <= report["clusters"] < 60
     assert report["bcubed"]["f"] > 0.8
-    # Where whispering ended, nobody has stronger links to another cluster.
+    # At the end no picture has stronger links to another cluster.
     to_NC = np.stack([links_NN[:, cluster_N == c].sum(axis=1) for c in range(report["clusters"])], axis=1)
     assert (to_NC.max(axis=1) <= to_NC[np.arange(60), cluster_N] + 1e-6).all()
 
@@ -111,8 +111,8 @@ def test_people_joined_by_a_weaker_link_stay_apart():
         assert cluster_N[0] != cluster_N[6]
 
 
-def test_a_cluster_hangs_together():
-    """Picture 0 lends its group to two circles of friends and then joins a third: the two share a name, but no link."""
+def test_a_cluster_is_connected():
+    """Two groups join picture 0's cluster, and picture 0 then joins a third: the two have one label, but no link."""
     weight_NN = np.zeros((10, 10), np.float32)
     for one, two, three in ((1, 2, 3), (4, 5, 6)):
         weight_NN[0, one], weight_NN[one, two], weight_NN[one, three], weight_NN[two, three] = 0.75, 0.5, 0.5, 0.25
@@ -124,7 +124,7 @@ def test_a_cluster_hangs_together():
     assert len({first, *rest}) == 3
 
 
-def test_people_apart_come_out_whole_and_a_high_threshold_leaves_everybody_alone(people):
+def test_separate_people_are_found_and_a_high_threshold_separates_all_pictures(people):
     v = people([1, 2, 3, 30, 1], noise=0.2, dim=64)
     perfect = {"precision": 1, "recall": 1, "f": 1}
     report = clustering.report(v, 0.5)

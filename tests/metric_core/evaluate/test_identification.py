@@ -10,7 +10,7 @@ def _take(v: Vectors, at: np.ndarray) -> Vectors:
     return Vectors(v.face_id_N[at], v.identity_N[at], v.embedding_ND[at])
 
 
-def test_gallery_is_everybodys_smallest_id(people):
+def test_gallery_has_the_smallest_id_of_each_person(people):
     v = people([3, 1, 4, 2])
     gallery, probes = identification.split_gallery_probes(v)
     smallest = {name: min(v.face_id_N[v.identity_N == name]) for name in v.identity_N}
@@ -37,7 +37,7 @@ def test_report_equals_a_loop(block, people, monkeypatch):
     assert (report["probes"], report["gallery"]) == (48, 32)
 
 
-def test_ties_count_against_us(people):
+def test_ties_count_as_errors(people):
     v = people([2] * 7)
     collapsed = Vectors(v.face_id_N, v.identity_N, np.repeat(v.embedding_ND[:1], len(v), axis=0))
     report = identification.report(*identification.split_gallery_probes(collapsed))
@@ -52,7 +52,7 @@ def test_too_little_to_identify_is_refused(people):
     gallery, probes = identification.split_gallery_probes(people([2, 2]))
     with pytest.raises(TooFewImages, match="at least one probe"):
         identification.report(gallery, _take(probes, np.array([], int)))
-    with pytest.raises(ValueError, match="one picture a person"):
+    with pytest.raises(ValueError, match="one picture per person"):
         identification.ranks(people([2, 1]), probes)
     with pytest.raises(ValueError, match="'P_1' is among the probes"):
         identification.ranks(_take(gallery, gallery.identity_N != "P_1"), probes)

@@ -12,7 +12,7 @@ from metric_core.evaluate.neighbours import nearest_others
 
 
 def _corners(rows: int, seed: int) -> Vectors:
-    """Corners of a cube of 5 sides: many equal vectors and equal scores, all of them exact."""
+    """Corners of a 4-dimensional cube: many equal vectors and equal scores, all of them exact."""
     random = np.random.default_rng(seed)
     emb_ND = random.choice(np.array([-0.5, 0.5], np.float32), (rows, 5)) * np.array([1, 1, 1, 1, 0], np.float32)
     return Vectors(random.permutation(rows) * 3, np.full(rows, "x", object), emb_ND)
@@ -31,7 +31,7 @@ def test_neighbours_are_a_sorted_row_with_ties_by_face_id(rows, seed, block, cel
             assert near.at_BK.shape == near.score_BK.shape == (len(near.row_B), k_N[near.row_B].max())
             assert near.at_BK.size <= max(cells, rows)
             for row, at_K, score_K in zip(near.row_B, near.at_BK, near.score_BK):
-                score_N = (v.embedding_ND * v.embedding_ND[row]).sum(1)  # BLAS has warned of NaN where there is none
+                score_N = (v.embedding_ND * v.embedding_ND[row]).sum(1)  # BLAS may warn of NaN without reason
                 others = sorted((i for i in range(rows) if i != row), key=lambda i: (-score_N[i], v.face_id_N[i]))
                 assert at_K.tolist() == others[: len(at_K)]
                 assert score_K.tolist() == score_N[at_K].tolist()
@@ -60,14 +60,14 @@ def test_one_vector_for_everybody_is_a_tie(people):
 
 
 def test_more_neighbours_than_others_are_refused(people):
-    with pytest.raises(ValueError, match="5 neighbours are wanted, but a vector has 4 others"):
+    with pytest.raises(ValueError, match="5 neighbours are requested, but a vector has 4 others"):
         next(nearest_others(people([5]), np.full(5, 5)))
     assert list(nearest_others(people([5]), np.zeros(5, int))) == []
 
 
 @pytest.mark.parametrize("report", [retrieval.report, clustering.report, lambda v: classification.report(v, 5)])
 class TestProtocols:
-    def test_refuse_what_has_no_answer(self, report, people):
+    def test_refuse_too_few_images(self, report, people):
         for sizes in ([5], [1, 1, 1]):
             with pytest.raises(TooFewImages, match="at least 2 people"):
                 report(people(sizes))

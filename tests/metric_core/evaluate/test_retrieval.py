@@ -6,7 +6,7 @@ from metric_core.evaluate import neighbours, retrieval
 
 
 def _of_one_query(right: list[bool]) -> tuple[float, float, float]:
-    """P@1, R-precision and MAP@R of a query from whether each of all the others, best first, is right."""
+    """P@1, R-precision and MAP@R of a query; ``right``: whether each other picture, best first, is correct."""
     r = sum(right)
     precision_at = [sum(right[:i]) / i for i in range(1, r + 1)]
     return float(right[0]), sum(right[:r]) / r, sum(p for p, yes in zip(precision_at, right) if yes) / r
@@ -17,7 +17,7 @@ def _of_one_query(right: list[bool]) -> tuple[float, float, float]:
     [([1], (1, 0.1, 0.1)), ([1, 10], (1, 0.2, 0.12)), ([1, 2], (1, 0.2, 0.2)), (range(1, 11), (1, 1, 1))],
 )
 def test_the_oracle_gives_the_papers_figures(at, expected):
-    """Musgrave et al. 2020, section 3.2: of ten right answers, those at the ranks ``at`` are among the first ten."""
+    """Musgrave et al. 2020, section 3.2: of ten correct answers, those at ranks ``at`` are among the first ten."""
     right = [rank in at for rank in range(1, 11)] + [True] * (10 - len(at))
     assert _of_one_query(right) == pytest.approx(expected)
 
@@ -38,7 +38,7 @@ def test_report_equals_a_loop(sizes, block, people, monkeypatch):
     assert (report["queries"], report["queries_skipped"]) == (len(figures), sizes.count(1))
 
 
-def test_everybody_apart_is_perfect_and_everybody_alike_is_luck(people):
+def test_separate_people_are_perfect_and_equal_vectors_are_chance(people):
     v = people([2, 3, 4, 1] * 5, noise=0.0, dim=64)
     figures = ("precision_at_1", "r_precision", "map_at_r")
     assert [retrieval.report(v)[name] for name in figures] == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""A file is on the disk before it has its name, and its name is on the disk before anybody is told."""
+"""A file is on the disk before it gets its name, and its name is on the disk before the write returns."""
 
 import errno
 import fcntl
@@ -22,38 +22,38 @@ PUT: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """What the disk was asked for, in order: (name, inode, size at that moment)."""
+def system_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """The calls that change the disk, in order: (name, inode, size at that moment)."""
     calls: list[tuple[str, int, int]] = []
 
-    def note(name: str, of: Callable[..., os.stat_result]) -> None:
-        honest = getattr(os, name)
+    def record(name: str, stat_of: Callable[..., os.stat_result]) -> None:
+        original = getattr(os, name)
 
-        def noting(*args: object, **kwargs: object) -> object:
-            answer = honest(*args, **kwargs)
-            stat = of(*args)
+        def recording(*args: object, **kwargs: object) -> object:
+            result = original(*args, **kwargs)
+            stat = stat_of(*args)
             calls.append((name, stat.st_ino, stat.st_size))
-            return answer
+            return result
 
-        monkeypatch.setattr(os, name, noting)
+        monkeypatch.setattr(os, name, recording)
 
-    note("fsync", os.fstat)
-    note("replace", lambda source, target: os.stat(target))
-    note("link", lambda source, target: os.stat(target))
-    note("mkdir", lambda folder, *_: os.stat(folder))
+    record("fsync", os.fstat)
+    record("replace", lambda source, target: os.stat(target))
+    record("link", lambda source, target: os.stat(target))
+    record("mkdir", lambda folder, *_: os.stat(folder))
     return calls
 
 
 @pytest.mark.parametrize("how", PUT)
 def test_nothing_has_a_name_before_it_is_on_the_disk(
-    tmp_path: Path, asked: list[tuple[str, int, int]], how: str
+    tmp_path: Path, system_calls: list[tuple[str, int, int]], how: str
 ) -> None:
     (tmp_path / "source").write_bytes(DATA)
     path = tmp_path / "a" / "b" / "file"
     PUT[how](tmp_path / "source", path)
     assert path.read_bytes() == DATA
     top, a, b, file = (p.stat().st_ino for p in (tmp_path, tmp_path / "a", path.parent, path))
-    assert [call[:2] for call in asked] == [
+    assert [call[:2] for call in system_calls] == [
         ("mkdir", a),
         ("fsync", top),
         ("mkdir", b),
@@ -62,14 +62,16 @@ def test_nothing_has_a_name_before_it_is_on_the_disk(
         ("link" if how == "create" else "replace", file),
         ("fsync", b),
     ]
-    assert [size for _, inode, size in asked if inode == file] == [len(DATA)] * 2, "synced once it was whole"
+    assert [size for _, inode, size in system_calls if inode == file] == [len(DATA)] * 2, "synced when complete"
 
 
-def test_who_comes_second_syncs_the_name_of_the_first(tmp_path: Path, asked: list[tuple[str, int, int]]) -> None:
-    """The first may have died in between, and the second one's record must not outlive the first one's file."""
+def test_the_second_creator_syncs_the_name_of_the_first(
+    tmp_path: Path, system_calls: list[tuple[str, int, int]]
+) -> None:
+    """The first may have died before its sync, and what the second writes next must not outlive the first's file."""
     (tmp_path / "file").write_bytes(b"first")
     assert not durable.create(tmp_path / "file", DATA)
-    assert asked[-1][:2] == ("fsync", tmp_path.stat().st_ino)
+    assert system_calls[-1][:2] == ("fsync", tmp_path.stat().st_ino)
     assert (tmp_path / "file").read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -80,7 +82,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
         durable.create(tmp_path / "file" / "below", DATA)
 
 
-def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_hard_links_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -90,8 +92,9 @@ def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_file_that_was_deleted_locks_nobody(tmp_path: Path) -> None:
-    """One waits for a lock; its holder deletes the file; a third makes it anew: the first must wait for the third."""
+def test_a_deleted_lock_file_is_not_a_lock(tmp_path: Path) -> None:
+    """One process waits for a lock, its holder deletes the file, and a third creates it again: the one that waits must
+    then wait for the third."""
     path, lock = tmp_path / "x", tmp_path / "x.lock"
     path.write_bytes(b"0")
     answers: list[bool] = []
@@ -113,6 +116,6 @@ def test_a_lock_file_that_was_deleted_locks_nobody(tmp_path: Path) -> None:
 
 
 def blocked() -> str:
-    """The inodes of files whose lock somebody waits for, each between spaces."""
+    """The inodes of files whose lock a process waits for, each between spaces."""
     lines = Path("/proc/locks").read_text().splitlines()
     return " ".join(f" {line.split()[6].split(':')[-1]} " for line in lines if line.split()[1] == "->")

@@ -37,7 +37,7 @@ def test_write_read_and_names(place: str) -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_many_reads_are_what_single_ones_are(
+def test_many_reads_return_what_single_reads_do(
     place: str, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "SLOW", 0 if slow else 1)
@@ -68,7 +68,7 @@ def test_only_the_first_creator_wins(place: str) -> None:
     assert storage.read_bytes(address) == b"first"
 
 
-def test_replace_only_what_was_seen(place: str) -> None:
+def test_replace_only_what_was_read(place: str) -> None:
     address = storage.join(place, "CURRENT")
     assert not storage.replace_if_match(address, b"x", expected=b"y"), "nothing is there to replace"
     storage.write_bytes(address, b"v1")
@@ -79,10 +79,10 @@ def test_replace_only_what_was_seen(place: str) -> None:
 
 
 def test_s3_put_is_conditional_on_the_server(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another writer between our look and our put must win: the server decides, not our earlier read."""
+    """Another writer between our read and our put must win: the server decides, not our earlier read."""
     address = storage.join(bucket, "CURRENT")
     storage.write_bytes(address, b"v1")
-    honest = writing.file_system
+    original = writing.file_system
 
     class Interrupted:
         def __init__(self, fs: Any) -> None:
@@ -97,7 +97,7 @@ def test_s3_put_is_conditional_on_the_server(bucket: str, monkeypatch: pytest.Mo
             return data
 
     def interrupted(uri: str) -> tuple[Any, str]:
-        fs, path = honest(uri)
+        fs, path = original(uri)
         return Interrupted(fs), path
 
     monkeypatch.setattr(writing, "file_system", interrupted)
@@ -108,21 +108,21 @@ def test_s3_put_is_conditional_on_the_server(bucket: str, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def troubled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
-    """A store with the bucket ``faces``, which does as it is told."""
+    """A store with the bucket ``faces`` that fails on demand."""
     pytest.importorskip("s3fs", reason="the extra s3 is not installed")
     from metric_core.storage.s3 import S3
 
     with flaky.server(seed=0) as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        S3.clear_instance_cache()  # that of another test talks to another server
+        S3.clear_instance_cache()  # an instance from another test talks to another server
         store.client().create_bucket(Bucket="faces")
         yield store
     S3.clear_instance_cache()
 
 
-def test_a_lost_answer_is_not_a_lost_race(troubled: Flaky) -> None:
-    """The request is repeated and finds its own work done."""
+def test_a_lost_response_is_not_a_lost_race(troubled: Flaky) -> None:
+    """The repeated request finds that the first one succeeded."""
     troubled.lose_next = "PUT"
     storage.write_bytes("s3://faces/CURRENT", b"v1")
     troubled.lose_next = "PUT"
@@ -131,7 +131,7 @@ def test_a_lost_answer_is_not_a_lost_race(troubled: Flaky) -> None:
     assert troubled.befell["answer lost"] == 2
 
 
-def test_a_store_that_does_not_answer_says_so(troubled: Flaky) -> None:
+def test_a_store_that_does_not_answer_is_reported(troubled: Flaky) -> None:
     storage.write_bytes("s3://faces/silent/x", b"x")
     troubled.down_after = 0
     for ask in (storage.read_bytes, storage.is_file, storage.exists, storage.names, storage.size, storage.remove):
@@ -143,15 +143,14 @@ def test_a_store_that_does_not_answer_says_so(troubled: Flaky) -> None:
     assert storage.names("s3://faces/silent") == ["x"]
 
 
-def test_a_store_that_is_gone_says_so(troubled: Flaky) -> None:
+def test_an_unreachable_store_is_reported(troubled: Flaky) -> None:
     troubled.close()
     with pytest.raises(ConnectionError, match=r"s3://faces/x: the object store does not answer .*Could not connect"):
         storage.read_bytes("s3://faces/x")
 
 
-def test_credentials_that_are_refused_say_nothing_of_an_object(troubled: Flaky) -> None:
+def test_refused_credentials_are_not_an_error_of_the_object(troubled: Flaky) -> None:
     storage.write_bytes("s3://faces/x", b"x")
-
     troubled.forbid = "ExpiredToken"
     with pytest.raises(ConnectionError, match=r"refuses the credentials .* renew them and start again"):
         storage.read_many([("s3://faces/x", 0, None)])
@@ -191,7 +190,7 @@ def test_walk_order_is_that_of_whole_paths(tmp_path: Path) -> None:
     found = [path for path, _ in storage.walk(str(tmp_path))]
     assert found == ["a.txt", "a/b.jpg", "a/z/2.jpg", "b/1.jpg"] == sorted(found)
     (tmp_path / "a" / "c.jpg").symlink_to("nowhere.jpg")
-    assert [path for path, _ in storage.walk(str(tmp_path / "a"))] == ["b.jpg", "c.jpg", "z/2.jpg"], "whoever reads it"
+    assert [path for path, _ in storage.walk(str(tmp_path / "a"))] == ["b.jpg", "c.jpg", "z/2.jpg"], "broken links too"
 
 
 def test_walk_agrees_between_stores(tmp_path: Path, bucket: str) -> None:
@@ -221,7 +220,7 @@ def test_content_tag_follows_the_bytes(place: str) -> None:
     assert storage.content_tag(address) != before
 
 
-def test_missing_says_where(tmp_path: Path) -> None:
+def test_missing_names_the_address(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="nowhere"):
         storage.read_bytes(str(tmp_path / "nowhere"))
     with pytest.raises(Missing, match="nowhere"), storage.local_copy(str(tmp_path / "nowhere")):

@@ -48,7 +48,7 @@ def test_a_full_disk_stops_the_job_and_room_continues_it(tmp_path: Path) -> None
     told = (tmp_path / "full.txt").read_text().splitlines()[-1]
     assert told.startswith(f"likeness embed: {tmp_path}/small/out"), told
     assert "No space left on device" in told
-    assert "what is done stays and nothing is half written; make room and start again with the same" in told
+    assert "finished files are kept and no partial file is left; free some space and start again" in told
     left = (tmp_path / "left.txt").read_text()
     assert manifest.NAME not in left
     assert ".unfinished" not in left

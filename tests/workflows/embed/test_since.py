@@ -115,7 +115,7 @@ def test_a_delta_of_a_delta(corpus: Corpus) -> None:
     corpus.add(2)
     shutil.rmtree(corpus.pictures / "person-0003")
     faces = corpus.catalogue("faces-c")
-    with pytest.raises(ConfigError, match=r"/b is a delta of .*/a \(plan .*give those before it"):
+    with pytest.raises(ConfigError, match=r"/b is a delta of .*/a \(plan .*list those before it"):
         corpus.embed(faces, "c", since=corpus.at("b"))
     answer = corpus.embed(faces, "c", since=corpus.at("a", "b"))
     assert (answer["unchanged"], answer["embedded"], answer["quarantined"], answer["gone"]) == (11, 6, 1, 6)
@@ -175,7 +175,9 @@ def test_what_does_not_fit_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     assert not Path(corpus.at("b")).exists(), "nothing was begun"
     corpus.embed(faces, "half", dtype="float16")
     corpus.embed(faces, "other", model=other)
-    with pytest.raises(ConfigError, match=r"dtype is float32 in .*/a and float16 in .*/half; what is read as one must"):
+    with pytest.raises(
+        ConfigError, match=r"dtype is float32 in .*/a and float16 in .*/half; artefacts that are read as one must have"
+    ):
         index.run(IndexConfig(embeddings=corpus.at("a", "half"), out=corpus.at("index")))
     with pytest.raises(FingerprintMismatch, match=rf"/other holds vectors of model {two}, .*/a of model {one}"):
         index.run(IndexConfig(embeddings=corpus.at("a", "other"), out=corpus.at("index")))

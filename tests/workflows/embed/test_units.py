@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     tmp_path: Path, fail: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     fail(writes)
-    with pytest.raises(StorageFull, match=r"No space left on device while \S*000000\.\w+ was written.*make room"):
+    with pytest.raises(StorageFull, match=r"No space left on device while writing \S*000000\.\w+; .*free some space"):
         commit(str(tmp_path / "out"), UNIT, [1, 2], [3])
     left = files(tmp_path / "out")
     assert len(left) == writes, "what is there is whole, and no temporary file stays"

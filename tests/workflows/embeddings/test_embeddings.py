@@ -60,7 +60,7 @@ def test_everything_that_is_wrong_is_told(one: str, capsys: pytest.CaptureFixtur
     for text in (
         "part-000002.parquet: its sha256 is not the manifest's",
         "part-000000.parquet: rows are not sorted by face_id",
-        "1 faces stand more than once, such as 0",
+        "1 faces occur more than once, such as 0",
         "quarantine/part-000002.parquet: there is no such file",
     ):
         assert sum(text in line for line in lines) == 1, text
@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_is_told(one: str, capsys: pytest.CaptureFixtur
 def test_books_that_do_not_balance_are_told(one: str) -> None:
     tags = pq.read_table(Path(one, "tags", "part-000001.parquet"))
     forge(one, "part-000001.parquet", tags.slice(1), folder="tags")
-    with pytest.raises(Corrupt, match=r"inputs: the manifest says 13, the files 12\n.*what went in, by the tags"):
+    with pytest.raises(Corrupt, match=r"inputs: the manifest says 13, the files 12\n.*the faces listed in tags"):
         check.run(CheckConfig(embeddings=one))
 
 
