@@ -126,6 +126,7 @@ def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
     """
     program, strings = bytearray(), list[Bytes]()
     stream = io.BytesIO(data)
+    argument: Any
     for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
         name, first, end = opcode.name, position or 0, stream.tell()
         # The memo is an array: a high number in a short file would ask for any amount of memory. Writers count from 0.

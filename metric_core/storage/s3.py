@@ -16,7 +16,7 @@ LOCKED_OUT = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDo
 """Answers that say something of who asks, not of the object. s3fs takes them for those about an object."""
 
 
-class S3(S3FileSystem):
+class S3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """Raises ConnectionError when a request was repeated in vain or credentials are refused; other errors are those of
     s3fs."""
 
