@@ -42,7 +42,7 @@ def all_triplets(d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor, margin: 
     the number n_P and the sum s_P of the negatives below t_P, and the loss Σ_P n_P·t_P − s_P. The work is
     O(R log K) an anchor. The derivatives are ∂/∂d(A,P) = n_P and ∂/∂d(A,N) = −(positives with t_P > d(A,N)).
     """
-    total_A, active_A = _AllTriplets.apply(d_ap_AK, positive_AK, d_an_AR, margin)  # type: ignore[no-untyped-call]  # torch gives apply none
+    total_A, active_A = _AllTriplets.apply(d_ap_AK, positive_AK, d_an_AR, margin)  # type: ignore[no-untyped-call]  # torch's
     return total_A, active_A
 
 
