@@ -127,7 +127,8 @@ class _Known:
         if not len(self._id_M):
             return np.zeros(len(id_N), bool)
         at_N = np.minimum(np.searchsorted(self._id_M, id_N), len(self._id_M) - 1)
-        return (self._id_M[at_N] == id_N) & (self._hash_M[at_N] == hash_N)
+        same_N: np.ndarray = (self._id_M[at_N] == id_N) & (self._hash_M[at_N] == hash_N)
+        return same_N
 
 
 def _tables(faces: Faces, columns: list[str]) -> Iterator[tuple[Part, int, pa.Table]]:
@@ -138,4 +139,5 @@ def _tables(faces: Faces, columns: list[str]) -> Iterator[tuple[Part, int, pa.Ta
 
 
 def _filled(flags: pa.ChunkedArray) -> np.ndarray:
-    return flags.fill_null(False).to_numpy()
+    flag_N: np.ndarray = flags.fill_null(False).to_numpy()
+    return flag_N

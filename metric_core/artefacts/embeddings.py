@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +129,7 @@ class Embeddings:
         return int(self.manifest.content["embedded"])
 
     @property
-    def parts(self) -> list[dict]:
+    def parts(self) -> list[dict[str, Any]]:
         """{name, rows, sha256} of each part, in order."""
         return list(self.manifest.content["parts"])
 
@@ -137,7 +138,7 @@ class Embeddings:
         """The plan ids of the artefacts that this one is a delta of, in order; empty when it is not a delta."""
         return [one["plan_id"] for one in self.manifest.content["since"]]
 
-    def read_part(self, part: dict) -> pa.Table:
+    def read_part(self, part: dict[str, Any]) -> pa.Table:
         """One part's rows; its bytes, schema and vectors are checked.
 
         Raises:
@@ -161,7 +162,7 @@ class Embeddings:
     def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of the rows, one part at a time; only they are fetched, so the sha256 is not checked."""
 
-        def read(part: dict) -> pa.Table:
+        def read(part: dict[str, Any]) -> pa.Table:
             with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
                 return pq.read_table(f, columns=list(columns), pre_buffer=True)
 
@@ -191,7 +192,7 @@ class Embeddings:
         """All rows at once, for galleries that fit in memory."""
         return concatenate(list(self.iter_vectors()), self.dim)
 
-    def _read(self, name: str, file: dict, expected: pa.Schema) -> pa.Table:
+    def _read(self, name: str, file: dict[str, Any], expected: pa.Schema) -> pa.Table:
         address = storage.join(self.manifest.uri, name)
         data = storage.read_bytes(address)
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
@@ -204,7 +205,7 @@ class Embeddings:
         return table
 
 
-def _ahead(read: Callable[[dict], pa.Table], files: list[dict]) -> Iterator[pa.Table]:
+def _ahead(read: Callable[[dict[str, Any]], pa.Table], files: list[dict[str, Any]]) -> Iterator[pa.Table]:
     """The result of ``read`` for each file, in order, while the next files are being read."""
     with ThreadPoolExecutor(AHEAD) as pool:
         running: deque[Future[pa.Table]] = deque()

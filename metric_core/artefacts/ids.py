@@ -15,7 +15,8 @@ def within(id_N: np.ndarray, sorted_M: np.ndarray) -> np.ndarray:
     if not len(sorted_M):
         return np.zeros(len(id_N), bool)
     at_N = np.minimum(np.searchsorted(sorted_M, id_N), len(sorted_M) - 1)
-    return sorted_M[at_N] == id_N
+    within_N: np.ndarray = sorted_M[at_N] == id_N
+    return within_N
 
 
 def digest(sorted_M: np.ndarray) -> str:

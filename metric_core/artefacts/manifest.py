@@ -151,7 +151,7 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     """A manifest's JSON, its format and digest checked. Raises Corrupt or SchemaMismatch as ``read``."""
     remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
-        body = json.loads(data)
+        body: dict[str, Any] = json.loads(data)
         migrate.require_readable(body["kind"], body, address)  # a newer format may compute its digest otherwise
         matches = body["digest"] == digest(migrate.hashed(body["kind"], "content", body["content"]))
     except (ValueError, KeyError, TypeError) as error:

@@ -135,4 +135,5 @@ def _whispers(links: csr_array, order_N: np.ndarray) -> np.ndarray:
     links = links.tocoo()
     inside_E = label_N[links.row] == label_N[links.col]
     inside = csr_array((inside_E[inside_E], (links.row[inside_E], links.col[inside_E])), shape=links.shape)
-    return connected_components(inside, directed=False)[1].astype(np.int64)
+    connected_N: np.ndarray = connected_components(inside, directed=False)[1].astype(np.int64)
+    return connected_N

@@ -115,7 +115,10 @@ def _moved(picture_SS: np.ndarray, pose: Pose) -> np.ndarray:
     matrix = np.array([[pose.turn.real, pose.turn.imag], [-pose.turn.imag, pose.turn.real]])  # of (y, x)
     centre = np.array([pose.shift.imag, pose.shift.real]) * (SIDE / 2) + middle
     offset = centre - matrix @ [middle, middle]
-    return ndimage.affine_transform(picture_SS.astype(np.float32), matrix, offset, order=1, mode="mirror")
+    moved_SS: np.ndarray = ndimage.affine_transform(
+        picture_SS.astype(np.float32), matrix, offset, order=1, mode="mirror"
+    )
+    return moved_SS
 
 
 def _normalised(small_NSS: np.ndarray) -> np.ndarray:
@@ -123,10 +126,12 @@ def _normalised(small_NSS: np.ndarray) -> np.ndarray:
     x_NSS = small_NSS.astype(np.float32)
     size = (1, _NEIGHBOURHOOD, _NEIGHBOURHOOD)
     x_NSS = x_NSS - ndimage.uniform_filter(x_NSS, size, mode="mirror")
-    return x_NSS / np.sqrt(ndimage.uniform_filter(x_NSS**2, size, mode="mirror") + _NOISE**2)
+    plain_NSS: np.ndarray = x_NSS / np.sqrt(ndimage.uniform_filter(x_NSS**2, size, mode="mirror") + _NOISE**2)
+    return plain_NSS
 
 
 def _bytes(mean_SS: np.ndarray) -> np.ndarray:
     """The values scaled to 0 to 255, uint8 (S, S)."""
     low, high = mean_SS.min(), mean_SS.max()
-    return np.rint((mean_SS - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    bytes_SS: np.ndarray = np.rint((mean_SS - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    return bytes_SS

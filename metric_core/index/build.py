@@ -109,7 +109,8 @@ def train_template(sample_ND: np.ndarray, spec: IndexSpec, seed: int) -> bytes:
         check_unit(sample_ND, "training sample")
         index.cp.seed = seed % (1 << 31)
         index.train(np.ascontiguousarray(sample_ND, dtype=np.float32))
-    return faiss.serialize_index(index).tobytes()
+    data: bytes = faiss.serialize_index(index).tobytes()
+    return data
 
 
 def build_shard(template: bytes, blocks: Iterable[Vectors]) -> Built:
@@ -178,14 +179,16 @@ def search(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None = None) 
     """
     ivf = faiss.try_extract_index_ivf(index)
     params = faiss.SearchParametersIVF(nprobe=min(nprobe, ivf.nlist)) if ivf and nprobe else None
-    return index.search(np.ascontiguousarray(query_QD, dtype=np.float32), k, params=params)
+    score_QK, id_QK = index.search(np.ascontiguousarray(query_QD, dtype=np.float32), k, params=params)
+    return score_QK, id_QK
 
 
 def stored_ids(index: Any) -> np.ndarray:
     """int64 (N,): the ids an index really holds, in storage order; ``ntotal`` also counts rows it dropped."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
-        return faiss.vector_to_array(index.id_map)
+        id_N: np.ndarray = faiss.vector_to_array(index.id_map)
+        return id_N
     lists = ivf.invlists
     out = [np.empty(0, np.int64)]
     for i in range(ivf.nlist):

@@ -65,7 +65,7 @@ def pair_distance(x_XD: Tensor, i_P: Tensor, y_YD: Tensor, j_P: Tensor, distance
 
     The Euclidean distance of two equal rows is 0 with gradient 0, the middle of its subgradients.
     """
-    pairs_P: Tensor = _PairDistance.apply(x_XD, i_P, y_YD, j_P, distance)
+    pairs_P: Tensor = _PairDistance.apply(x_XD, i_P, y_YD, j_P, distance)  # type: ignore[no-untyped-call]  # torch's
     return pairs_P
 
 

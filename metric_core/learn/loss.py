@@ -42,7 +42,7 @@ def all_triplets(d_ap_AK: Tensor, positive_AK: Tensor, d_an_AR: Tensor, margin: 
     sum s_P of the negatives below t_P; the loss is Σ_P n_P·t_P − s_P. The work is O(R log K) per anchor. The
     derivatives are ∂/∂d(A,P) = n_P and ∂/∂d(A,N) = −(number of positives with t_P > d(A,N)).
     """
-    total_A, active_A = _AllTriplets.apply(d_ap_AK, positive_AK, d_an_AR, margin)
+    total_A, active_A = _AllTriplets.apply(d_ap_AK, positive_AK, d_an_AR, margin)  # type: ignore[no-untyped-call]  # torch's
     return total_A, active_A
 
 

@@ -48,6 +48,11 @@ class GlobalBatch:
     usable_R: Tensor | None = None
     """False for references that are not used, neither as positive nor as negative; None when all are used."""
 
+    @classmethod
+    def alone(cls, emb_BD: Tensor, label_B: Tensor, face_id_B: Tensor, view_B: Tensor | None = None) -> GlobalBatch:
+        """The batch of one process, whose anchors are all the references there are."""
+        return cls(emb_BD, label_B, face_id_B, emb_BD, label_B, face_id_B, view_B, view_B)
+
     @cached_property
     def _by_face_id(self) -> tuple[Tensor, Tensor]:
         order_R = torch.argsort(self.face_id_R, stable=True)

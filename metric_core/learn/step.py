@@ -11,7 +11,9 @@ Shape letters: L local rows, R rows of all workers, D columns, A contributing an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +25,14 @@ from metric_core.learn.mining import GlobalBatch
 from metric_core.learn.objective import Objective
 from metric_core.learn.stream import BatchReferences
 from metric_core.learn.terms import Terms, mine, selected_terms, streamed_terms
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _eager(function: _Function) -> _Function:
+    """``torch.compiler.disable``, which says nothing of types: what it returns is called as the function is."""
+    eager: _Function = torch.compiler.disable(function)
+    return eager
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Outcome:
     """0-dim figures of the global batch, the same on every worker: see ``global_loss``."""
 
 
-@torch.compiler.disable
+@_eager
 def global_loss(
     objective: Objective,
     world: World,

@@ -137,7 +137,7 @@ def stream(batch: GlobalBatch, references: References, distance: Distance, block
             references.accumulate(rows, weight_AR)
     if batch.anchor_LD.requires_grad:
         inputs, grads = zip(*references.gradients())
-        total = _KnownGradient.apply(total, len(inputs), *inputs, *grads)
+        total = _KnownGradient.apply(total, len(inputs), *inputs, *grads)  # type: ignore[no-untyped-call]  # torch's
     return Streamed(total, active, considered, with_positive, torch.cat(farthest), torch.cat(nearest))
 
 

@@ -25,7 +25,8 @@ class Backbone(nn.Module):
 
     def forward(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         """float (B, C, S, S) to float (B, D)."""
-        return self.head(self.body(x_BCSS).flatten(1))
+        raw_BD: torch.Tensor = self.head(self.body(x_BCSS).flatten(1))
+        return raw_BD
 
 
 def _plain(spec: BackboneSpec, in_channels: int) -> Iterator[nn.Module]:
@@ -66,7 +67,8 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(in_channels, width, 1, stride, bias=False), _norm(spec, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.residual(x) + self.shortcut(x)
+        sum_BCSS: torch.Tensor = self.residual(x) + self.shortcut(x)
+        return sum_BCSS
 
 
 def _norm(spec: BackboneSpec, channels: int) -> nn.Module:

@@ -6,18 +6,21 @@ vectors of two models are never compared. Nothing here is loaded with pickle.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 
 from metric_core import storage
 from metric_core.artefacts import manifest, migrate
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ConfigError, Corrupt
+from metric_core.errors import ConfigError, Corrupt, ImageUnreadable
 from metric_core.metrics import OperatingPoint
 from metric_core.model.embedder import Embedder
+from metric_core.model.pictures import Picture, embed_each
 from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
@@ -34,6 +37,28 @@ class Model:
     """Measured on pairs of validation faces at the end of training; empty without a validation split."""
     uri: str
     """Absolute address of the artefact."""
+
+    @classmethod
+    def open(cls, uri: str) -> "Model":
+        """A Model artefact by its address; the embedder is on the CPU in ``eval()``. Raises as ``load``."""
+        return load(uri)
+
+    def embed(self, pictures: Iterable[Picture]) -> np.ndarray:
+        """Unit vectors float32 (N, D) of cropped faces: addresses of image files, or their bytes.
+
+        Raises:
+            Missing: an address is of no file.
+            ImageUnreadable: a file is no image that can be read; or the model aligns faces by landmarks, which
+                only a catalogue brings.
+        """
+        vectors = [np.empty((0, self.embedder.spec.backbone.dim), np.float32)]
+        for number, one in enumerate(embed_each(self.embedder, pictures)):
+            if isinstance(one, ImageUnreadable):
+                raise ImageUnreadable(f"{one} (picture {number}, counted from 0)") from one
+            if isinstance(one, Exception):
+                raise one
+            vectors.append(one.vector_D[None])
+        return np.concatenate(vectors)
 
 
 def fingerprint(embedder: Embedder) -> str:

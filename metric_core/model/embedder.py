@@ -30,7 +30,8 @@ class Embedder(nn.Module):
             x_BCSS = (x_BCSS - mean_B) / (deviation_B + NOISE)
         else:
             x_BCSS = (x_BCSS - 127.5) / 127.5
-        return self.net(x_BCSS.contiguous(memory_format=torch.channels_last))
+        raw_BD: torch.Tensor = self.net(x_BCSS.contiguous(memory_format=torch.channels_last))
+        return raw_BD
 
     def forward(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Pixels, as for ``raw``, to unit vectors (B, D); at least float32, because distances are computed on them."""

@@ -3,7 +3,7 @@
 The caller applies augmentation (``augment``) and the network to whole batches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +111,7 @@ def _bad(row: int, error: Exception) -> Bad:
     return Bad(row, reason, detail)
 
 
-class FaceDataset(Dataset):
+class FaceDataset(Dataset[tuple[int, torch.Tensor | Bad]]):
     """Map-style access to the pixels of catalogue rows. Decoded ones are kept in memory, up to ``cache_bytes``."""
 
     def __init__(self, table: pa.Table, root: str, how: Preprocessing, cache_bytes: int = 0) -> None:
@@ -120,7 +120,7 @@ class FaceDataset(Dataset):
         self._cache: dict[int, torch.Tensor | Bad] = {}
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.table.num_rows)
 
     def __getitem__(self, row: int) -> tuple[int, torch.Tensor | Bad]:
         return self.__getitems__([row])[0]
@@ -161,18 +161,18 @@ class _Steps:
 
 def training_loader(
     dataset: FaceDataset, sampler: BatchSampler, *, first: int, last: int, rank: int, size: int, workers: int
-) -> DataLoader:
+) -> Iterable[PixelBatch]:
     """A loader of one rank's part of the batches of steps ``first`` to ``last`` (exclusive), as ``PixelBatch``."""
     steps = _Steps(sampler, first, last, rank, size)
     return _loader(dataset, workers, batch_sampler=steps)
 
 
-def pass_loader(dataset: FaceDataset, rows_N: np.ndarray, *, batch: int, workers: int) -> DataLoader:
+def pass_loader(dataset: FaceDataset, rows_N: np.ndarray, *, batch: int, workers: int) -> Iterable[PixelBatch]:
     """A loader of each of the rows once, in order, as ``PixelBatch`` of up to ``batch`` rows."""
     return _loader(dataset, workers, sampler=rows_N.tolist(), batch_size=batch)
 
 
-def _loader(dataset: FaceDataset, workers: int, **how: object) -> DataLoader:
+def _loader(dataset: FaceDataset, workers: int, **how: object) -> Iterable[PixelBatch]:
     # spawn: forking a process that has run gRPC or OpenMP threads, as a Ray worker has, can deadlock.
     context = "spawn" if workers else None
     return DataLoader(dataset, num_workers=workers, collate_fn=dataset.collate, multiprocessing_context=context, **how)  # type: ignore[arg-type]

@@ -115,7 +115,8 @@ class BatchSampler:
             by_view_F = np.lexsort((draw_F, view_F, person_F))
             turn_F[by_view_F] = _position(person_F[by_view_F] * (view_F.max(initial=0) + 1) + view_F[by_view_F])
         picked_F = np.lexsort((draw_F, turn_F, person_F))
-        return row_F[picked_F][_position(person_F) < self.images]
+        drawn_B: np.ndarray = row_F[picked_F][_position(person_F) < self.images]
+        return drawn_B
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         cached = self.__dict__.get("_epoch")
@@ -127,7 +128,8 @@ class BatchSampler:
     @cached_property
     def _mean_wait(self) -> np.ndarray:
         edges = self._sorted[1]
-        return np.diff(edges)[self.people] ** -_EXPONENT[self.weight]
+        wait_P: np.ndarray = np.diff(edges)[self.people] ** -_EXPONENT[self.weight]
+        return wait_P
 
 
 def _position(group_n: np.ndarray) -> np.ndarray:

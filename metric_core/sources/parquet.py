@@ -153,7 +153,7 @@ def _image_column(schema: pa.Schema) -> str | None:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pt.is_binary(kind) or pt.is_large_binary(kind)
+    return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
 
 
 def _class_names(schema: pa.Schema, column: str) -> dict[str, str] | None:

@@ -1,8 +1,11 @@
 """InsightFace's verification sets (``lfw.bin``, ``cfp_fp.bin``): a pickle of images and of which pairs are genuine.
 
-A pickle is a program, so it is not run: its opcodes are read as data, and only the few that such a set needs.
+A pickle is a program. Only the few opcodes that such a set needs are run, and they can name one function, which is
+ours. The images themselves never enter: each is exchanged for where it lies in the file, from which it is read later.
 """
 
+import io
+import pickle
 import pickletools
 from collections import Counter
 from collections.abc import Iterator
@@ -16,14 +19,29 @@ from metric_core.sources.found import Found
 BYTES, TEXT = "pickle", "pickle-text"
 """Kinds of locator: an image's bytes, or a whole opcode with a text that stands for them, as older protocols write."""
 
-LENGTHS = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4}
-"""Opcodes that bytes follow, and how many of theirs tell the length."""
-TEXTS = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-NUMBERS = ("INT", "BININT", "BININT1", "BININT2")
-TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-NOTHING = ("PROTO", "FRAME")
-ENCODE = "_codecs encode"
-"""The one function that may be named: how Python 3 writes bytes for Python 2, as a text and its encoding."""
+STRINGS = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING"}
+TEXTS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "NEWTRUE", "NEWFALSE"}
+SEQUENCES = {"EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
+RUN = {*NUMBERS, *SEQUENCES, *PUTS, *GETS, "MEMOIZE", "MARK", "GLOBAL", "REDUCE", "PROTO", "STOP"}
+"""Besides strings, what a verification set is written with. Only GLOBAL and REDUCE could do harm, and ``_Unpickler``
+keeps them to one function."""
+REMEDY = "write the set again as (list of bytes, list of bool)"
+MALFORMED = (
+    pickle.UnpicklingError,
+    EOFError,
+    MemoryError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
+"""What the standard library raises for bytes that are no pickle; a UnicodeDecodeError is a ValueError."""
 
 
 @dataclass
@@ -92,81 +110,66 @@ def decode(data: bytes, where: str) -> bytes:
 
 def _value(data: bytes, address: str) -> Any:
     """What the pickle describes, with ``Bytes`` for every string of bytes or letters."""
-    reader = _Reader()
-    name, at = "", 0
     try:
-        for opcode, argument, position in pickletools.genops(data):
-            name, at = opcode.name, position or 0
-            reader.end_text(at)
-            if name == "STOP":
-                return reader.stack.pop()
-            if not reader.step(name, argument, at):
-                raise DataError(
-                    f"{address}, byte {at}: the opcode {name} {str(argument)[:40] if argument else ''} has no place in "
-                    f"a verification set and is not run; write the set again as (list of bytes, list of bool)"
-                )
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{address}, byte {at}, {name}: no pickle of a verification set: {error}") from error
+        program, strings = _without_strings(data, address)
+        return _Unpickler(program, strings, address).load()
+    except MALFORMED as error:
+        raise DataError(f"{address}: no pickle of a verification set: {error or type(error).__name__}") from error
 
 
-class _Reader:
-    """The stack and the memo of a pickle, without its objects."""
+def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
+    """The pickle with a number in the place of every string, and the strings in the order of these numbers.
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self._below: list[list[Any]] = []
-        """What was on the stack at each mark."""
-        self._memo: dict[int, Any] = {}
-        self._text: Bytes | None = None
-
-    def end_text(self, at: int) -> None:
-        """Note where the last opcode ended, if it was a text."""
-        if self._text is not None:
-            self._text.length = at - self._text.offset
-            self._text = None
-
-    def step(self, name: str, argument: Any, at: int) -> bool:
-        """Follow one opcode; False for one that is not followed."""
-        stack = self.stack
-        if name in LENGTHS:
-            stack.append(Bytes(BYTES, at + 1 + LENGTHS[name], len(argument)))
-        elif name in TEXTS:
-            self._text = Bytes("", at, 0, argument if len(argument) < 16 else None)
-            stack.append(self._text)
-        elif name in NUMBERS or (name == "GLOBAL" and argument == ENCODE):
-            stack.append(argument)
-        elif name in ("NEWTRUE", "NEWFALSE"):
-            stack.append(name == "NEWTRUE")
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name in TUPLES:
-            stack[len(stack) - TUPLES[name] :] = [tuple(stack[len(stack) - TUPLES[name] :])]
-        elif name == "MARK":
-            self._below.append(stack)
-            self.stack = []
-        elif name in ("LIST", "TUPLE", "APPENDS"):
-            self.stack = self._below.pop()
-            if name == "APPENDS":
-                self.stack[-1].extend(stack)
+    Raises:
+        DataError: an opcode is not one of those that a verification set is written with.
+        ValueError: the opcodes are damaged.
+    """
+    program, strings = bytearray(), list[Bytes]()
+    stream = io.BytesIO(data)
+    argument: Any
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+        name, first, end = opcode.name, position or 0, stream.tell()
+        # The memo is an array: a high number in a short file would ask for any amount of memory. Writers count from 0.
+        if name in PUTS and not 0 <= argument < 256 + count:
+            raise DataError(f"{address}, byte {first}: object {argument} of the memo, after {count} opcodes; {REMEDY}")
+        if name in STRINGS or name in TEXTS:
+            program += pickle.BININT + len(strings).to_bytes(4, "little") + pickle.BINPERSID
+            if name in STRINGS:
+                strings.append(Bytes(BYTES, end - len(argument), len(argument)))
             else:
-                self.stack.append(stack if name == "LIST" else tuple(stack))
-        elif name == "APPEND":
-            item = stack.pop()
-            stack[-1].append(item)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self._memo[len(self._memo) if argument is None else argument] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif name == "REDUCE":
-            return self._encode()
-        else:
-            return name in NOTHING
-        return True
+                strings.append(Bytes("", first, end - first, argument if len(argument) < 16 else None))
+        elif name in RUN:
+            program += data[first:end]
+        elif name != "FRAME":  # it says how long the program is, which has changed
+            shown = str(argument)[:40] if argument else ""
+            raise DataError(
+                f"{address}, byte {first}: the opcode {name} {shown} has no place in a verification set and is not "
+                f"run; {REMEDY}"
+            )
+    return bytes(program), strings
 
-    def _encode(self) -> bool:
-        """A call of ``_codecs.encode(text, "latin1")`` becomes the bytes that the text stands for; no other is made."""
-        function, arguments = self.stack[-2:]
-        if function != ENCODE or [type(a) for a in arguments] != [Bytes, Bytes] or arguments[1].text != "latin1":
-            return False
-        self.stack[-2:] = [replace(arguments[0], kind=TEXT)]
-        return True
+
+class _Unpickler(pickle.Unpickler):
+    """Runs a pickle without strings; the only function it can name is ``_codecs.encode``, and that is replaced."""
+
+    def __init__(self, program: bytes, strings: list[Bytes], address: str) -> None:
+        super().__init__(io.BytesIO(program), fix_imports=False)
+        self._strings = strings
+        self._address = address
+
+    def persistent_load(self, number: int) -> Bytes:
+        """The string that a number stands for."""
+        return self._strings[number]
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Raises DataError for all but the function by which Python 3 writes bytes for Python 2."""
+        if (module, name) != ("_codecs", "encode"):
+            raise DataError(f"{self._address} asks for {module}.{name}, which is not run; {REMEDY}")
+        return _encode
+
+
+def _encode(text: Bytes, encoding: Bytes) -> Bytes:
+    """``_codecs.encode(text, "latin1")``: the bytes that the text stands for. Raises ValueError for other arguments."""
+    if not isinstance(text, Bytes) or not isinstance(encoding, Bytes) or encoding.text != "latin1":
+        raise ValueError("bytes are written as a call of something else than encode(text, 'latin1')")
+    return replace(text, kind=TEXT)

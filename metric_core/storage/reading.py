@@ -33,7 +33,8 @@ def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
         if is_local(uri):  # fsspec costs 5x a plain open on small files
             return open(uri.removeprefix("file://"), "rb")
         fs, path = file_system(uri)
-        return fs.open(path, "rb", cache_type="readahead" if ahead else "none")
+        file: BinaryIO = fs.open(path, "rb", cache_type="readahead" if ahead else "none")
+        return file
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
 

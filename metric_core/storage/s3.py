@@ -22,7 +22,7 @@ CREDENTIAL_ERRORS = {
 """Error codes about the credentials, not about the object; s3fs does not distinguish the two."""
 
 
-class S3(S3FileSystem):
+class S3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """Raises ConnectionError when all retries failed or the credentials are refused; other errors are those of s3fs."""
 
     retries = 2

@@ -77,7 +77,8 @@ def draw(person: Person, *, seed: int, picture: int, size: int = 96) -> Array:
         image = image.filter(ImageFilter.GaussianBlur(scene.blur * size / 96))
     pixels = np.asarray(image, dtype=np.float32) * _light(scene, size)
     pixels += random.standard_normal(pixels.shape, dtype=np.float32) * np.float32(scene.noise)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    drawn: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)
+    return drawn
 
 
 def write_people(root: Path, *, people: int, pictures: int, seed: int, size: int = 96, first: int = 0) -> int:

@@ -160,7 +160,8 @@ def _sampled(config: EmbedConfig, shared: Any, todo: list[Unit]) -> Sample:
         ray.get(actor.ready.remote())
         step = max(1, len(todo) // SAMPLES)
         spread = [unit for first in range(step) for unit in todo[first::step]]
-        return ray.get(actor.sample.remote(spread, SAMPLES))
+        sample: Sample = ray.get(actor.sample.remote(spread, SAMPLES))
+        return sample
     except RayError as error:
         raise cluster.cause(error) from error
     finally:

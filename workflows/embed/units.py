@@ -164,7 +164,8 @@ def to_parquet(table: pa.Table) -> bytes:
     half = any(f.name == "embedding" and f.type.value_type == pa.float16() for f in table.schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, use_byte_stream_split=SPLIT[1:] if half else SPLIT, **LAYOUT)
-    return sink.getvalue().to_pybytes()
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def read_record(out: str, unit: Unit) -> Record:
@@ -175,7 +176,9 @@ def read_record(out: str, unit: Unit) -> Record:
 def rejects_of(out: str, unit: Unit) -> np.ndarray:
     """int64 (N,): the face_ids in a unit's quarantine file."""
     address = storage.join(out, "quarantine", unit.name)
-    return pq.read_table(pa.BufferReader(storage.read_bytes(address)), columns=["face_id"])["face_id"].to_numpy()
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(address)), columns=["face_id"])
+    id_N: np.ndarray = table["face_id"].to_numpy()
+    return id_N
 
 
 def _settle(out: str, unit: Unit, data: bytes) -> Record:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
@@ -26,7 +27,7 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
         fetch_face: image bytes of an indexed face by its id.
         out: where the PNG goes.
     """
-    by_query: dict[str, list[dict]] = {}
+    by_query: dict[str, list[dict[str, Any]]] = {}
     for row in matches.to_pylist():
         by_query.setdefault(row["query"], []).append(row)
     shown = list(by_query.items())[:ROWS]

@@ -1,20 +1,16 @@
 """Probes: pictures that somebody asks about, embedded in this process as the model's manifest says."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import ImageUnreadable, Missing
-from metric_core.image.preprocess import preprocess
 from metric_core.model.bundle import Model
+from metric_core.model.pictures import embed_each
 from metric_core.sources import folder
-
-BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -57,19 +53,14 @@ def embed(model: Model, images: list[str]) -> Probes:
     vectors: list[np.ndarray] = []
     unreadable: list[dict[str, str]] = []
     everything = addresses(images)
-    for start in range(0, len(everything), BATCH):
-        pixels = []
-        for address in everything[start : start + BATCH]:
-            try:
-                data = storage.read_bytes(address)
-                pixels.append(preprocess(data, model.embedder.spec.preprocessing))
-                names.append(address)
-                contents.append(hashlib.sha256(data).hexdigest())
-            except (ImageUnreadable, Missing, *storage.FILE_ERRORS) as error:
-                unreadable.append({"query": address, "reason": str(error)})
-        if pixels:
-            vectors.append(model.embedder.embed(torch.from_numpy(np.stack(pixels)))[0])
+    for address, one in zip(everything, embed_each(model.embedder, everything)):
+        if isinstance(one, Exception):
+            unreadable.append({"query": address, "reason": str(one)})
+        else:
+            names.append(address)
+            contents.append(one.sha256)
+            vectors.append(one.vector_D)
     if not vectors:
         first = unreadable[0] if unreadable else {"query": ", ".join(images), "reason": "no pictures there"}
         raise ImageUnreadable(f"none of {len(everything)} pictures can be read; {first['query']}: {first['reason']}")
-    return Probes(names, np.concatenate(vectors), unreadable, manifest.digest([names, contents]))
+    return Probes(names, np.stack(vectors), unreadable, manifest.digest([names, contents]))

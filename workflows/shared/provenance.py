@@ -2,6 +2,7 @@
 
 import platform
 import socket
+import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -24,11 +25,11 @@ def record(**more: Any) -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from; None for an installed package, or without git."""
+    # The folder is named, not searched for upwards: an installed package may lie inside somebody else's repository.
+    folder = Path(__file__).parents[2] / ".git"
+    command = ["git", f"--git-dir={folder}", "rev-parse", "--verify", "HEAD"]
     try:
-        import git  # fails where there is no git executable
-    except ImportError:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git executable
         return None
-    try:
-        return git.Repo(Path(__file__).parents[2]).head.commit.hexsha
-    except (git.InvalidGitRepositoryError, git.NoSuchPathError, ValueError):  # ValueError: no commit yet
-        return None
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -1,0 +1,17 @@
+from metric_core.artefacts.collection import Collection as Collection
+from metric_core.artefacts.embeddings import Embeddings as Embeddings
+from metric_core.artefacts.embeddings import Vectors as Vectors
+from metric_core.artefacts.faces import Faces as Faces
+from metric_core.errors import LikenessError as LikenessError
+from metric_core.index.search import Index as Index
+from metric_core.learn.collective import World as World
+from metric_core.learn.mining import GlobalBatch as GlobalBatch
+from metric_core.learn.mining import batch_hard as batch_hard
+from metric_core.learn.mining import distance_weighted as distance_weighted
+from metric_core.learn.mining import easy_positive as easy_positive
+from metric_core.learn.mining import semi_hard as semi_hard
+from metric_core.learn.objective import Objective as Objective
+from metric_core.learn.step import global_loss as global_loss
+from metric_core.model.bundle import Model as Model
+from metric_core.model.embedder import Embedder as Embedder
+from metric_core.sources.fetching import fetch as fetch
