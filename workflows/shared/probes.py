@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from metric_core import storage
-from metric_core.artefacts import manifest
+from metric_core.artefacts import keys, manifest
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.image.preprocess import preprocess
 from metric_core.model.bundle import Model
-from metric_core.sources import folder
 
 BATCH = 128
 
@@ -40,7 +39,7 @@ def addresses(images: list[str]) -> list[str]:
         if storage.is_file(given):
             out.append(given)
         else:
-            below = (path for path, _ in storage.walk(given) if Path(path).suffix.lower() in folder.IMAGE_ENDINGS)
+            below = (path for path, _ in storage.walk(given) if Path(path).suffix.lower() in keys.IMAGE_ENDINGS)
             out += [storage.join(given, path) for path in below]
     return out
 
