@@ -74,6 +74,13 @@ def test_both_are_embedded_again_when_a_twin_takes_the_id_over(catalogued: Catal
     assert (found.unchanged, found.twins, found.gone_M.tolist()) == (1, 0, [face_id("n", "Ann/1.webp")])
 
 
+def test_a_tar_with_a_new_twin_is_embedded_again_as_a_whole(catalogued: Catalogued) -> None:
+    one, two = catalogued("1.webp", "2.webp", form="tar"), catalogued("1.jpg", "1.webp", "2.webp", form="tar")
+    wanted, found = since(one, two)
+    assert wanted == {"Ann/1", "Ann/1.webp", "Ann/2"}
+    assert found.twins == 1
+
+
 def test_others_stay_as_they_were(catalogued: Catalogued) -> None:
     """A twin that comes later in the order changes nothing for the first, unless nothing else tells the two apart."""
     one = catalogued("1.jpg", "2.jpg")
