@@ -20,7 +20,11 @@ def key(seed: int, *words: int | str) -> int:
 def hash63(*words: int | str) -> int:
     """BLAKE2b-64 of the words joined by NUL, shifted right by one so that it fits a signed int64: an id for a name,
     the same in every process and on every machine."""
-    text = "\0".join(str(word) for word in words)
+    return hash63_joined("\0".join(str(word) for word in words))
+
+
+def hash63_joined(text: str) -> int:
+    """``hash63`` of words that are joined by NUL already, in half the time."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core.artefacts import ids, rows, schema
+from metric_core.artefacts import ids, keys, rows, schema
 from metric_core.artefacts.collection import Collection
-from metric_core.artefacts.faces import Faces
+from metric_core.artefacts.faces import Faces, face_ids
 from metric_core.artefacts.rows import Part
 from metric_core.artefacts.tombstones import Tombstones
 
@@ -39,6 +39,8 @@ class Selection:
     """int64, sorted: faces that the earlier embeddings took in, and that are no more or are erased."""
     unchanged: int = 0
     """Rows that the earlier embeddings have."""
+    twins: int = 0
+    """Pictures that have a new twin and are to be embedded again: the twin may have taken their id over."""
 
     def count(self, whole: int) -> int:
         """Rows that are wanted, the erased ones included; ``whole``: how many the split has."""
@@ -75,9 +77,9 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
     known = _Known(since) if since else None
     wanted: dict[str, list[np.ndarray]] = {}
     erased: dict[str, list[np.ndarray]] = {}
-    present, erased_ids = [ids.NONE], [ids.NONE]
+    present, erased_ids, changed, plain = [ids.NONE], [ids.NONE], [ids.NONE], [ids.NONE]
     unchanged = 0
-    columns = ["face_id", "identity", "split", *(MADE_OF if since else ())]
+    columns = ["face_id", "identity", "split", *keys.NAMED_BY, *(MADE_OF if since else ())]
     for part, first, table in _tables(faces, list(dict.fromkeys(columns))):
         id_N = table["face_id"].to_numpy()
         wanted_N = np.ones(len(id_N), bool) if split is None else _filled(pc.equal(table["split"], split))
@@ -87,6 +89,9 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
             same_N = wanted_N & known.unchanged(id_N, row_hashes(table))
             unchanged += int((same_N & ~erased_N).sum())
             wanted_N &= ~same_N
+            new_N = ~ids.within(id_N, known.taken_in_M)
+            changed.append(id_N[wanted_N & ~new_N & ~erased_N])
+            plain.append(_plain_ids(table.filter(wanted_N & new_N & ~erased_N), faces.namespace))
         wanted.setdefault(part.name, []).append(wanted_N)
         erased.setdefault(part.name, []).append(first + np.flatnonzero(wanted_N & erased_N))
         erased_ids.append(id_N[wanted_N & erased_N])
@@ -96,6 +101,7 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
         erased_M=np.sort(np.concatenate(erased_ids)),
         gone_M=np.setdiff1d(known.taken_in_M, np.concatenate(present)) if known else ids.NONE,
         unchanged=unchanged,
+        twins=len(np.intersect1d(np.concatenate(changed), np.concatenate(plain))),
     )
 
 
@@ -129,6 +135,12 @@ class _Known:
         at_N = np.minimum(np.searchsorted(self._id_M, id_N), len(self._id_M) - 1)
         same_N: np.ndarray = (self._id_M[at_N] == id_N) & (self._hash_M[at_N] == hash_N)
         return same_N
+
+
+def _plain_ids(table: pa.Table, namespace: str) -> np.ndarray:
+    """int64: of rows whose key carries the ending, the ids that the twins with the plain keys have."""
+    found = (keys.plain_of_twin(*row) for row in zip(*(table[name].to_pylist() for name in keys.NAMED_BY)))
+    return face_ids(namespace, filter(None, found))
 
 
 def _tables(faces: Faces, columns: list[str]) -> Iterator[tuple[Part, int, pa.Table]]:

@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest, schema
+from metric_core.artefacts import faces, ids, keys, manifest, schema
 from metric_core.errors import Corrupt, Missing
 
 FOLDER = "tombstones"
 KEY = "key"
 _BEGINNING, _ENDING = "erased-", ".parquet"
+_SLICE = 4096
+"""Rows whose other ids are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,30 @@ class Tombstones:
         return manifest.digest(self.names) if self.names else None
 
     def erased(self, table: pa.Table, namespace: str) -> np.ndarray:
-        """bool (N,): which rows of a table with face_id and identity are erased, or show somebody who is."""
+        """bool (N,): which rows of a table with face_id and identity are erased, or show somebody who is.
+
+        The id of a picture that has a twin can pass to the twin (see ``keys.of``). Of a catalogue's rows, with key,
+        kind and uri, all are therefore erased whose picture has, has had or will have an erased id: that of its plain
+        key, or of its key with the ending. Salted ids are compared as they are.
+        """
         gone_N = ids.within(table["face_id"].to_numpy(), self.face_id_M)
+        if len(self.face_id_M) and set(keys.NAMED_BY) <= set(table.column_names):
+            gone_N |= self._had_erased(table, namespace)
         if self.people:
             identity = table["identity"].combine_chunks().dictionary_encode()
             gone_P = [_hash(self.key, namespace, name) in self.people for name in identity.dictionary.to_pylist()]
             gone_N |= np.array(gone_P, bool)[identity.indices.to_numpy()]
         return gone_N
+
+    def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
+        """bool (N,): whose picture has an erased id when other twins are there."""
+        others = keys.others(list(zip(*(table[name].to_pylist() for name in keys.NAMED_BY))))
+        erased_N = np.zeros(table.num_rows, bool)
+        for first in range(0, table.num_rows, _SLICE):
+            some = list(islice(others, _SLICE))
+            row_n = np.repeat(np.arange(first, first + len(some)), [len(words) for words in some])
+            erased_N[row_n[ids.within(faces.face_ids(namespace, chain.from_iterable(some)), self.face_id_M)]] = True
+        return erased_N
 
 
 def beside(faces: str) -> str:

@@ -123,7 +123,7 @@ def read_splits(address: str) -> dict[str, str]:
 def to_table(found: list[Found], namespace: str) -> pa.Table:
     """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet."""
     columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
-    columns["face_id"] = _unsalted(columns["key"], namespace)
+    columns["face_id"] = faces.face_ids(namespace, columns["key"])
     return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
 
 
@@ -187,10 +187,6 @@ def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> t
         table = table.set_column(place, schema.FACES.field(place), pa.array(ids))
         parts[number] = rows.rewrite(uri, parts[number], table)
     return parts, salts
-
-
-def _unsalted(keys: list[str], namespace: str) -> np.ndarray:
-    return np.fromiter((faces.face_id(namespace, key) for key in keys), np.int64, len(keys))
 
 
 def _holds(sorted_N: np.ndarray, number: int) -> bool:

@@ -1,58 +1,58 @@
 """An image tree: one folder a person, any nesting above it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from metric_core import storage
+from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources.found import Found, Source, some
+from metric_core.sources.found import TWINS, Found, Source, some
 
-IMAGE_ENDINGS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".bmp",
-        ".gif",
-        ".ico",
-        ".mpo",
-        ".pbm",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".jp2",
-        ".avif",
-    ]
-)
+
+class _Picture(NamedTuple):
+    uri: str
+    place: PurePosixPath
+    tag: str
 
 
 def scan(root: str) -> Source:
     """The faces under a folder in byte order of their paths; the innermost folder's name is the identity.
 
+    Keys follow from paths, those of pictures that differ in their ending only as ``keys.of`` says.
+
     Raises:
         DataError: an image lies directly in the root, two folders in different places share a person's name, or images
-            have names that are not UTF-8, or differ in their ending only, so that a face_id could go from one to the
-            other; these are counted.
+            have names that are not UTF-8; these are counted.
     """
     return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
 
 
 def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
-    folder_of: dict[str, str] = {}
-    taken: set[str] = set()
-    alike: list[str] = []
     undecoded: list[str] = []
+    for run in _runs(_pictures(root, ignored, undecoded)):
+        paths, tags = [str(picture.place) for picture in run], [picture.tag for picture in run]
+        names = [keys.plain(path) for path in paths]
+        if len(set(names)) < len(names):
+            names = keys.of(paths)
+            ignored[TWINS] += keys.carry_ending(paths, names)
+            tags = keys.tags(paths, names, tags)
+        for picture, key, tag in zip(run, names, tags):
+            yield Found(identity=picture.place.parent.name, key=key, uri=picture.uri, content_tag=tag)
+    if undecoded:
+        raise DataError(
+            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({some(undecoded)}): rename them, "
+            f"convmv does that for whole folders"
+        )
+
+
+def _pictures(root: str, ignored: Counter[str], undecoded: list[str]) -> Iterator[_Picture]:
+    folder_of: dict[str, str] = {}
     for path, tag in storage.walk(root):
         place = PurePosixPath(path)
-        if place.suffix.lower() not in IMAGE_ENDINGS:
+        if place.suffix.lower() not in keys.IMAGE_ENDINGS:
             ignored[place.suffix.lower() or "(none)"] += 1
             continue
         try:
@@ -72,20 +72,22 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
                 f"{root} holds two folders named {identity!r} ({folder_of[identity]} and {folder}): one person or "
                 f"two? Rename one, or pass a CSV list with columns path,identity as --source"
             )
-        key = str(place.with_suffix(""))
-        if key in taken:
-            alike.append(path)
-            continue
-        taken.add(key)
-        yield Found(identity=identity, key=key, uri=path, content_tag=tag)
-    if undecoded:
-        raise DataError(
-            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({some(undecoded)}): rename them, "
-            f"convmv does that for whole folders"
-        )
-    if alike:
-        raise DataError(
-            f"{root} holds {len(alike)} pictures beside which another one differs in its ending only ({some(alike)}); "
-            f"a face_id goes by the path without the ending, and these would share theirs: rename or remove one of "
-            f"each, or pass a CSV list with columns path,identity,key as --source"
-        )
+        yield _Picture(path, place, tag)
+
+
+def _runs(pictures: Iterable[_Picture]) -> Iterator[list[_Picture]]:
+    """The pictures, cut where the paths cease to agree up to the first dot of a file's name: twins, and a picture whose
+    plain key is the path of one, are in one run, as are folders that sort between them. Most runs are of one picture.
+    """
+    run: list[_Picture] = []
+    beginning = ""
+    for picture in pictures:
+        if run and not picture.uri.startswith(beginning):
+            yield run
+            run = []
+        if not run:
+            folder, slash, name = picture.uri.rpartition("/")
+            beginning = folder + slash + name.partition(".")[0] + "."
+        run.append(picture)
+    if run:
+        yield run

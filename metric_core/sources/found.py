@@ -15,6 +15,10 @@ from metric_core.errors import DataError
 Scan = Callable[[Counter[str]], Iterator["Found"]]
 """Yields one shard's faces in order, and counts the files that it passes over by their ending. It can be pickled."""
 
+TWINS = "(twin)"
+"""Under this name, beside the endings of files that are passed over, a scan counts the pictures it yields whose key
+carries their ending; see ``keys.of``."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -25,7 +29,7 @@ class Found:
     uri: str
     """Relative to the source's root, or absolute."""
     content_tag: str
-    """Changes when the bytes change."""
+    """Changes when the bytes change; for a file of its own that has a twin, see ``keys.tags``."""
     kind: str = "file"
     offset: int | None = None
     length: int | None = None
@@ -48,7 +52,7 @@ class Source:
     shards: list[Scan]
     """Parts that can be scanned apart; one after the other they give the source's order."""
     ignored: Counter[str] = field(default_factory=Counter)
-    """Files that were passed over, counted by their ending; filled as ``faces`` is consumed."""
+    """Files that were passed over, counted by their ending, and ``TWINS``; filled as ``faces`` is consumed."""
 
     @property
     def faces(self) -> Iterator[Found]:

@@ -13,8 +13,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from metric_core import storage
+from metric_core.artefacts import keys
 from metric_core.errors import DataError, Missing
-from metric_core.sources.found import Found, Source, read_landmarks, some
+from metric_core.sources.found import TWINS, Found, Source, read_landmarks, some
 
 REQUIRED = ("path", "identity")
 OPTIONAL = ("key", "view", "split", "landmarks")
@@ -26,8 +27,10 @@ each, and handing a single file of a disk to a thread would cost more than to as
 def scan(address: str) -> Source:
     """The listed faces in list order; relative paths start at the list's own folder.
 
+    Keys that are not given follow from paths, those of pictures that differ in their ending only as ``keys.of`` says.
+
     Raises:
-        DataError: columns are missing or unknown, a cell is empty, a path stands twice, or a file is not there;
+        DataError: columns are missing or unknown, a cell is empty, a path or key stands twice, or a file is not there;
             all missing files are counted and the first ones named.
     """
     table = _read(address)
@@ -63,20 +66,32 @@ def _read(address: str) -> pa.Table:
     return table
 
 
-def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterator[Found]:
+def _faces(address: str, root: str, table: pa.Table, ignored: Counter[str]) -> Iterator[Found]:
+    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
+    table = table.cast(texts)
+    key_N, twins = _keys(address, root, table)
+    tag_of: dict[int, str] = {}
+    if twins:
+        names = [key_N[row] for row in twins]
+        ignored[TWINS] += keys.carry_ending(list(twins.values()), names)
+        found = [tag or "" for _, tag in _tagged(root, table.take(list(twins)))]
+        tag_of = dict(zip(twins, keys.tags(list(twins.values()), names, found)))
     missing: list[str] = []
-    seen: set[str] = set()
-    for number, (row, tag) in enumerate(_tagged(root, table), start=1):
+    for number, (row, tag) in enumerate(_tagged(root, table)):
         path = row["path"]
-        key = row.get("key") or str(PurePosixPath(path.removeprefix(f"{root}/")).with_suffix(""))
-        if key in seen:
-            raise DataError(f"{address}: the key {key!r} stands twice; each row needs its own path or key")
-        seen.add(key)
         if tag is None:
             missing.append(path)
             continue
-        points = read_landmarks(row.get("landmarks"), f"{address}, row {number}")
-        yield Found(row["identity"], key, path, tag, view=row.get("view"), split=row.get("split"), landmarks=points)
+        points = read_landmarks(row.get("landmarks"), f"{address}, row {number + 1}")
+        yield Found(
+            identity=row["identity"],
+            key=key_N[number],
+            uri=path,
+            content_tag=tag_of.get(number, tag),
+            view=row.get("view"),
+            split=row.get("split"),
+            landmarks=points,
+        )
     if missing:
         raise DataError(
             f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {some(missing)}; paths are "
@@ -84,11 +99,26 @@ def _faces(address: str, root: str, table: pa.Table, _: Counter[str]) -> Iterato
         )
 
 
+def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int, str]]:
+    """The rows' keys, and {row: path} of the twins among those whose key is not given."""
+    key_N: list[Any] = table["key"].to_pylist() if "key" in table.column_names else [None] * table.num_rows
+    derived = [row for row, key in enumerate(key_N) if not key]
+    path_N = [str(PurePosixPath(path.removeprefix(f"{root}/"))) for path in table["path"].to_pylist()]
+    paths = [path_N[row] for row in derived]
+    found = keys.of(paths, {key for key in key_N if key})
+    for row, key in zip(derived, found):
+        key_N[row] = key
+    if len(set(key_N)) < len(key_N):
+        again = next(key for key, count in Counter(key_N).items() if count > 1)
+        raise DataError(f"{address}: the key {again!r} stands twice; each row needs its own path or key")
+    lost = {keys.plain(path) for path, key in zip(paths, found) if key != keys.plain(path)}
+    return key_N, {row: path for row, path in zip(derived, paths) if lost and keys.plain(path) in lost}
+
+
 def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Rows as texts, and the content tags of their files, many of which are asked for at once; None: not there."""
-    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
+    """Rows, and the content tags of their files, many of which are asked for at once; None: not there."""
     with ThreadPoolExecutor(READERS) as pool:
-        for batch in table.cast(texts).to_batches(max_chunksize=READERS * RUN):
+        for batch in table.to_batches(max_chunksize=READERS * RUN):
             paths = batch["path"].to_pylist()
             runs = [paths[at : at + RUN] for at in range(0, len(paths), RUN)]
             yield from zip(batch.to_pylist(), chain.from_iterable(pool.map(partial(_tags, root), runs)))

@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 from metric_core import storage
+from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources.folder import IMAGE_ENDINGS
-from metric_core.sources.found import Found, read_landmarks
+from metric_core.sources.found import TWINS, Found, read_landmarks
 
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 """Compression by a file's first bytes."""
@@ -26,13 +26,13 @@ SIDECARS = (".cls", ".json", ".txt")
 class _Sample:
     name: str
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(offset, length) by ending."""
+    """(offset, length) by ending, as it is spelled."""
     texts: dict[str, bytes] = field(default_factory=dict)
     """Sidecars by ending."""
 
 
 def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
-    """The faces of one tar in its order; the key is a member's name without its ending.
+    """The faces of one tar in its order; the key is the sample's name, of several pictures' as ``keys.of`` says.
 
     The identity is what ``.cls`` says, else ``identity`` or ``label`` in ``.json``, else ``.txt``, else the name of
     the member's folder. ``.json`` may have landmarks too. The tar is read once from front to end, images are not.
@@ -45,14 +45,19 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
     tag = storage.content_tag(address)
     with storage.open_read(address) as f:
         for sample in _samples(f, address, ignored):
-            ending = _picture(sample, address, ignored)
-            if ending is None:
+            endings = _pictures(sample, address, ignored)
+            if not endings:
                 continue
             fields = _fields(sample, address)
             identity = _identity(sample, fields, address)
             points = read_landmarks(fields.get("landmarks"), f"{address}: {sample.name}.json")
-            offset, length = sample.images[ending]
-            yield Found(identity, sample.name, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
+            names = [sample.name]
+            if len(endings) > 1:
+                names = keys.of([sample.name + ending for ending in endings])
+                ignored[TWINS] += len(names) - 1
+            for ending, key in zip(endings, names):
+                offset, length = sample.images[ending]
+                yield Found(identity, key, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
 
 
 def refuse_packed(address: str, how: str) -> DataError:
@@ -82,9 +87,10 @@ def _samples(f: BinaryIO, address: str, ignored: Counter[str]) -> Iterator[_Samp
         if folder + slash + stem != sample.name:
             yield sample
             sample = _Sample(folder + slash + stem)
-        ending = (dot + ending).lower()
-        if PurePosixPath(ending[1:]).suffix in IMAGE_ENDINGS or ending in IMAGE_ENDINGS:
-            sample.images[ending] = (member.offset_data, member.size)
+        spelled = dot + ending
+        ending = spelled.lower()
+        if PurePosixPath(ending[1:]).suffix in keys.IMAGE_ENDINGS or ending in keys.IMAGE_ENDINGS:
+            sample.images[spelled] = (member.offset_data, member.size)
         elif ending in SIDECARS:
             f.seek(member.offset_data)
             sample.texts[ending] = f.read(member.size)
@@ -116,17 +122,17 @@ def _has_holes(member: tarfile.TarInfo) -> bool:
     return [length for _, length in pieces if length] != [member.size]
 
 
-def _picture(sample: _Sample, address: str, ignored: Counter[str]) -> str | None:
-    """Ending of the sample's face: one like .jpg; only if there is none, one like .face.jpg."""
-    plain = [ending for ending in sample.images if ending in IMAGE_ENDINGS]
+def _pictures(sample: _Sample, address: str, ignored: Counter[str]) -> list[str]:
+    """Endings of the sample's faces: those like .jpg; only if there is none, one like .face.jpg."""
+    plain = [ending for ending in sample.images if ending.lower() in keys.IMAGE_ENDINGS]
     found = plain or list(sample.images)
-    if len(found) > 1:
+    if len(found) > 1 and not plain:
         raise DataError(
             f"{address}: {sample.name} has the pictures {', '.join(found[:3])}: which is the face? Names are cut at "
             f"the first dot; name it {sample.name}.jpg, and others so that they have one more dot or another name"
         )
-    ignored.update(ending for ending in sample.images if ending not in found)
-    return found[0] if found else None
+    ignored.update(ending.lower() for ending in sample.images if ending not in found)
+    return found
 
 
 def _fields(sample: _Sample, address: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core.artefacts import manifest, schema
 from metric_core.artefacts.embeddings import GONE, to_table
@@ -30,9 +31,13 @@ def embeddings(
     rejected: Sequence[int] = (),
     gone: Sequence[int] = (),
     unit: int = 5,
+    tags: pa.Table | None = None,
     **content: object,
 ) -> str:
-    """Write an artefact of these faces; who is on them is ``p<id // 3>`` unless given. The answer is its address."""
+    """Write an artefact of these faces; who is on them is ``p<id // 3>`` unless given. The answer is its address.
+
+    ``tags``: of the faces, where it matters what they were embedded from.
+    """
     names = list(identities or [f"p{number // 3}" for number in ids])
     todo = units.units([Part("faces-000000.parquet", len(ids), "")], unit)
     for one in todo:
@@ -40,9 +45,12 @@ def embeddings(
         rejects = [Reject(number, f"{number}.jpg", "missing", "gone") for number in rejected if one is todo[-1]]
         took_in = sorted([*ids[at], *(reject.face_id for reject in rejects)])
         columns = [pa.array(took_in, pa.int64()), pa.array(["tag"] * len(took_in)), pa.array(took_in, pa.int64())]
+        took = pa.Table.from_arrays(columns, schema=schema.TAGS)
+        if tags is not None:
+            took = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
         here = np.array(ids[at], np.int64)
         table = to_table(here, names[at], [None] * len(here), vector_ND[at], np.ones(len(here)))
-        units.commit(str(out), one, pa.Table.from_arrays(columns, schema=schema.TAGS), table, rejects, {})
+        units.commit(str(out), one, took, table, rejects, {})
     said = {
         "plan_id": out.name,
         "fingerprint": "f" * 64,

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import storage
-from metric_core.artefacts import manifest, tombstones
+from metric_core.artefacts import keys, manifest, tombstones
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.rows import Digest
 from metric_core.errors import DataError, Occupied
 from metric_core.sources import catalogue
+from metric_core.sources.found import TWINS
 from workflows.catalogue import scanning
 from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import lease, provenance
@@ -61,6 +62,11 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             say(f"{out} is finished already; nothing to do")
     if erased.count:
         say(f"left out {erased.count} faces that are erased")
+    if twins := source.ignored.pop(TWINS, 0):
+        say(
+            f"{twins} pictures have a twin that differs in the ending only, and have their ending in the key; the "
+            f"first of {', '.join(keys.IMAGE_ENDINGS[:3])}, … keeps the plain key"
+        )
     for ending, count in sorted(source.ignored.items()):
         say(f"passed over {count} files ending in {ending}: not pictures")
     answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}

@@ -79,6 +79,11 @@ def job_of(config: EmbedConfig) -> Job:
     since = _since(config, faces, model) if config.since else None
     erased = erasures(config)
     selection = delta.select(faces, config.split, since, erased)
+    if selection.twins:
+        say(
+            f"{selection.twins} pictures have a new twin, which differs in its ending only; the one whose ending comes "
+            f"first has the plain key's face_id now, and both are embedded again"
+        )
     setup = Setup(
         faces=faces,
         embedder=model.embedder,

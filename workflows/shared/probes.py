@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from metric_core import storage
-from metric_core.artefacts import manifest
+from metric_core.artefacts import keys, manifest
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.model.bundle import Model
 from metric_core.model.pictures import embed_each
-from metric_core.sources import folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def addresses(images: list[str]) -> list[str]:
         if storage.is_file(given):
             out.append(given)
         else:
-            below = (path for path, _ in storage.walk(given) if Path(path).suffix.lower() in folder.IMAGE_ENDINGS)
+            below = (path for path, _ in storage.walk(given) if Path(path).suffix.lower() in keys.IMAGE_ENDINGS)
             out += [storage.join(given, path) for path in below]
     return out
 

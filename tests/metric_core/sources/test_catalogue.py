@@ -65,17 +65,6 @@ def test_a_key_that_stands_twice_is_refused() -> None:
         settled(["a", "b", "a"], [7, 8, 7])
 
 
-def test_files_that_differ_in_ending_only_are_refused(tmp_path: Path) -> None:
-    """Else Ann/1.bmp, once it is added, has the id of Ann/1.jpg and, if that was erased, gets it back in."""
-    names = ["Ann/1.bmp", "Ann/1-a.jpg", "Ann/1.c.jpg", "Ann/1.jpg", "Ann/2.jpg", "Bob/2.jpg", "Bob/2.png"]
-    root = tree(tmp_path, *names)
-    with pytest.raises(DataError, match=r"2 pictures beside which .* \(Ann/1\.jpg, Bob/2\.png\);.*rename or remove"):
-        list(catalogue.scan(root).faces)
-    (tmp_path / "Ann/1.bmp").unlink()
-    (tmp_path / "Bob/2.png").unlink()
-    assert len(list(catalogue.scan(root).faces)) == 5
-
-
 def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lies in no person's folder"):
         list(catalogue.scan(tree(tmp_path / "1", "face.jpg")).faces)

@@ -74,7 +74,6 @@ def test_who_it_is(tmp_path: Path) -> None:
         ({"1.jpg": b"", "1.json": b"{"}, "a sidecar of 1 is no text"),
         ({"1.jpg": b"", "1.cls": b"\xff"}, "a sidecar of 1 is no text"),
         ({"1.jpg": b"", "1.json": b'{"label": [1, 2]}'}, r"1\.json says \[1, 2\] for the identity"),
-        ({"A/2.jpg": b"", "A/2.png": b""}, r"A/2 has the pictures \.jpg, \.png: which is the face"),
         ({"A/Ann.1.jpg": b"", "A/Ann.2.jpg": b""}, r"A/Ann has the pictures \.1\.jpg, \.2\.jpg: which is the face"),
     ],
 )

@@ -1,12 +1,13 @@
 """The catalogue job run again: on the same source, on one that changed, and on one that is empty."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from metric_core.artefacts import manifest
-from metric_core.artefacts.faces import Faces
+from metric_core.artefacts import manifest, tombstones
+from metric_core.artefacts.faces import Faces, face_id
 from metric_core.errors import DataError, JobRunning, Occupied
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
@@ -84,3 +85,34 @@ def test_an_empty_source_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no pictures"):
         catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=str(tmp_path / "faces")))
     assert not (tmp_path / "faces").exists()
+
+
+def test_twins_are_counted_and_stay_erased(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("ann/1.jpg", "ann/1.png", "ann/1.webp", "ann/2.jpg", "bob/1.jpg"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_bytes(name.encode())
+    (tmp_path / "corpus" / "notes.txt").touch()
+    config = CatalogueConfig(source=str(tmp_path / "corpus"), out=str(tmp_path / "faces"))
+    answer = catalogue.run(config)
+    assert answer.keys() == {"faces", "rows", "identities", "splits"}
+    assert answer["rows"] == 5
+    said = (
+        "2 pictures have a twin that differs in the ending only, and have their ending in the key; the first of .jpg, "
+    )
+    assert capfd.readouterr().err.splitlines() == [
+        said + ".jpeg, .jpe, … keeps the plain key",
+        "passed over 1 files ending in .txt: not pictures",
+    ]
+    tombstones.add(str(tmp_path / "png"), "corpus", face_ids=[face_id("corpus", "ann/1.png")])
+    tombstones.add(str(tmp_path / "plain"), "corpus", face_ids=[face_id("corpus", "ann/1")])
+    for erased, left in (("png", ["ann/1", "ann/1.webp", "ann/2", "bob/1"]), ("plain", ["ann/2", "bob/1"])):
+        out = str(tmp_path / f"faces-{erased}")
+        answer = catalogue.run(replace(config, out=out, tombstones=str(tmp_path / erased)))
+        assert Faces.open(out).table["key"].to_pylist() == left
+        assert answer["erased"] == 5 - len(left)
+    (tmp_path / "corpus" / "ann" / "1.jpg").unlink()
+    (tmp_path / "corpus" / "ann" / "1.webp").unlink()
+    for erased in ("png", "plain"):
+        out = str(tmp_path / f"later-{erased}")
+        catalogue.run(replace(config, out=out, tombstones=str(tmp_path / erased)))
+        assert Faces.open(out).table["key"].to_pylist() == ["ann/2", "bob/1"], "the twins went, what was erased is here"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import minted
 from support.tiny import untrained
 
-from metric_core.artefacts import manifest, tombstones
+from metric_core.artefacts import delta, manifest, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, FingerprintMismatch, Missing, Occupied, TooManyBadImages
@@ -19,6 +20,7 @@ from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
+from workflows.embed import plan
 from workflows.embed.config import EmbedConfig
 from workflows.evaluate import job as evaluate
 from workflows.evaluate.config import EvaluateConfig
@@ -254,3 +256,31 @@ def test_catalogues_leave_erased_people_out(corpus: Corpus) -> None:
     tombstones.add(corpus.at("tombstones"), namespace, identities=["person-0004"])
     with pytest.raises(Occupied, match="lists other faces than the source now has"):
         catalogue.run(config)
+
+
+def test_a_twin_that_takes_an_id_over_is_said(
+    model: str, people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is to be embedded is planned without Ray; here the earlier picture has no vector that anybody looks at."""
+    corpus = Corpus(tmp_path, people, model)
+    corpus.add(0)
+    (corpus.pictures / "person-0000" / "03.jpg").rename(corpus.pictures / "person-0000" / "03.webp")
+    faces = Faces.open(corpus.catalogue("faces-a"))
+    id_N = sorted(faces.table["face_id"].to_pylist())
+    content = {
+        "namespace": faces.namespace,
+        "fingerprint": bundle.load(model).fingerprint,
+        "precision": "float32",
+        "tags": delta.tags(faces.table),
+    }
+    minted.embeddings(tmp_path / "a", id_N, minted.unit_vectors(len(id_N)), unit=99, **content)
+    shutil.copy2(corpus.pictures / "person-0000" / "03.webp", corpus.pictures / "person-0000" / "03.jpg")
+    config = EmbedConfig(faces=corpus.catalogue("faces-b"), model=model, out=corpus.at("b"), since=corpus.at("a"))
+    capfd.readouterr()
+    assert plan.job_of(config).inputs == 2
+    said = (
+        "1 pictures have a new twin, which differs in its ending only; the one whose ending comes first has the plain "
+    )
+    assert capfd.readouterr().err == said + "key's face_id now, and both are embedded again\n"
+    assert plan.job_of(replace(config, faces=corpus.at("faces-a"))).inputs == 0
+    assert not capfd.readouterr().err
