@@ -26,7 +26,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 chaos: $(READY)           ## thirty kills of an embed job over 20,000 pictures; the suite has five over 4,000
-	LIKENESS_KILLS=30 LIKENESS_IMAGES=20000 $(BIN)/python -m pytest tests/workflows/test_embed_chaos.py -s --timeout 3600
+	LIKENESS_KILLS=30 LIKENESS_IMAGES=20000 $(BIN)/python -m pytest tests/workflows/embed/test_chaos.py -s --timeout 3600
 
 bench: bench-mining       ## timings of losses and miners against pytorch-metric-learning
 

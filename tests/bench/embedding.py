@@ -4,7 +4,7 @@
 
 Everybody embeds the same drawn faces of 112 pixels with the same small network on two threads; start-up, until the
 first network is in place, is reported apart. Each run has a fresh process; rounds alternate and medians are shown.
-The peers are programs as one would write them; that our processes keep their memory (``runtime.KEEP_MEMORY``) is ours.
+The peers are programs as one would write them; that our processes keep their memory (``cluster.KEEP_MEMORY``) is ours.
 """
 
 from __future__ import annotations
@@ -159,12 +159,13 @@ def ray_data(place: Place, count: int) -> dict[str, float]:
 def plan(folder: str) -> dict[str, float]:
     """From the catalogue's address to all units, and which of them are done; the peak memory of the process."""
     from workflows.embed import units
-    from workflows.embed.records import Ledger
+    from workflows.embed.done import DoneUnits
+    from workflows.embed.store import UnitStore
 
     start = time.monotonic()
     faces = Faces.open(folder)
-    todo = units.units(faces.parts, 2048)
-    Ledger(f"{folder}/none", todo).todo(retry=False)
+    todo = units.cut(faces.parts, 2048)
+    DoneUnits(UnitStore(f"{folder}/none"), todo).todo(retry=False)
     assert sum(unit.last - unit.first for unit in todo) == faces.count(None)
     return {"seconds": time.monotonic() - start, "driver_mb": _peak_mb()}
 
@@ -175,7 +176,7 @@ def noops(count: int) -> dict[str, float]:
 
     from metric_core.artefacts.rows import Part
     from workflows.embed import units
-    from workflows.embed.pool import Flow
+    from workflows.embed.pool import ActorPool
     from workflows.shared import cluster
     from workflows.shared.options import RunOptions
 
@@ -187,15 +188,15 @@ def noops(count: int) -> dict[str, float]:
         def work(self, unit: units.Unit, decoded: None) -> int:
             return unit.number
 
-    todo = units.units([Part("faces-000000.parquet", count, "")], 1)
+    todo = units.cut([Part("faces-000000.parquet", count, "")], 1)
     with cluster.connected(RunOptions()):
-        flow = Flow(Noop.remote, THREADS)
-        assert sorted(number for _, number in flow.run(todo)) == list(range(count))
-        return {"seconds": flow.elapsed}
+        pool = ActorPool(Noop.remote, THREADS)
+        assert sorted(number for _, number in pool.run(todo)) == list(range(count))
+        return {"seconds": pool.elapsed}
 
 
 def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
-    """The answer of a function in a process of its own."""
+    """What a function returns that runs in a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     handle, log = tempfile.mkstemp(prefix="likeness-bench-")
@@ -232,7 +233,7 @@ def _peaks() -> Iterator[dict[str, float]]:
             actors = 0
             for child in me.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    if child.name().startswith("ray::Embedding"):
+                    if child.name().startswith("ray::EmbedWorker"):
                         actors += child.memory_info().rss
             peaks["actors_mb"] = max(peaks["actors_mb"], actors / 1e6)
             peaks["driver_mb"] = max(peaks["driver_mb"], me.memory_info().rss / 1e6)

@@ -13,7 +13,7 @@ from metric_core.artefacts import embeddings
 
 ROOT = Path(__file__).parents[2]
 UNIT = 100
-"""Faces a unit."""
+"""Faces per unit."""
 PATIENCE = 240
 """Seconds; far more than anything here takes, on any machine."""
 
@@ -32,7 +32,8 @@ class Run:
     ) -> None:
         self.folder, self.out = folder, out or str(folder / "embeddings")
         folder.mkdir()
-        self._argv = [sys.executable, "-m", "tests.witness", str(folder), "embed", "--faces", faces, "--model", model]
+        self._argv = [sys.executable, "-m", "tests.support.witness", str(folder), "embed"]
+        self._argv += ["--faces", faces, "--model", model]
         self._argv += ["--out", self.out, "--unit-size", str(UNIT), *options]
         self._environment = {**os.environ, **(environment or {})}
         self.driver: subprocess.Popen[bytes]

@@ -1,6 +1,5 @@
 """Embeddings artefacts made without a model or Ray: any vectors, committed as the embed job commits them."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core.artefacts import manifest, schema
-from metric_core.artefacts.embeddings import GONE, to_table
+from metric_core.artefacts.embeddings import to_table
 from metric_core.artefacts.rows import Part
 from workflows.embed import units
-from workflows.embed.records import Ledger
-from workflows.embed.units import Reject
+from workflows.embed.done import DoneUnits
+from workflows.embed.store import UnitStore
+from workflows.embed.units import Reject, UnitResult
 
 
 def unit_vectors(rows: int, dim: int = 8, seed: int = 0) -> np.ndarray:
@@ -34,12 +34,13 @@ def embeddings(
     tags: pa.Table | None = None,
     **content: object,
 ) -> str:
-    """Write an artefact of these faces; who is on them is ``p<id // 3>`` unless given. The answer is its address.
+    """Write an artefact of these faces; who is on them is ``p<id // 3>`` unless given. Returns its address.
 
     ``tags``: of the faces, where it matters what they were embedded from.
     """
     names = list(identities or [f"p{number // 3}" for number in ids])
-    todo = units.units([Part("faces-000000.parquet", len(ids), "")], unit)
+    store = UnitStore(str(out))
+    todo = units.cut([Part("faces-000000.parquet", len(ids), "")], unit)
     for one in todo:
         at = slice(one.first, one.last)
         rejects = [Reject(number, f"{number}.jpg", "missing", "gone") for number in rejected if one is todo[-1]]
@@ -50,8 +51,8 @@ def embeddings(
             took = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
         here = np.array(ids[at], np.int64)
         table = to_table(here, names[at], [None] * len(here), vector_ND[at], np.ones(len(here)))
-        units.commit(str(out), one, took, table, rejects, {})
-    said = {
+        store.commit(one, UnitResult(took, table, rejects, {}))
+    written = {
         "plan_id": out.name,
         "fingerprint": "f" * 64,
         "namespace": "n",
@@ -60,17 +61,13 @@ def embeddings(
         "split": None,
         "salts": {},
         "since": [],
-        "gone": None,
+        "gone": store.put_gone(np.array(sorted(gone), np.int64)),
         "inputs": len(ids) + len(rejected),
         "embedded": len(ids),
         "quarantined": len(rejected),
         "erased": 0,
         "reasons": {"missing": len(rejected)} if rejected else {},
-        **Ledger(str(out), todo).content(),
+        **DoneUnits(store, todo).content(),
     }
-    if gone:
-        data = units.to_parquet(pa.Table.from_arrays([pa.array(sorted(gone), pa.int64())], schema=schema.GONE))
-        (out / GONE).write_bytes(data)
-        said["gone"] = {"name": GONE, "rows": len(gone), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest.write(str(out), "embeddings", said | content, {"faces": str(out.parent / "faces")})
+    manifest.write(str(out), "embeddings", written | content, {"faces": str(out.parent / "faces")})
     return str(out)

@@ -1,6 +1,6 @@
 """The ``likeness`` command under observation: its embed actors note what they embed, and go no further than they may.
 
-    python -m tests.witness FOLDER embed --faces … --out …
+    python -m tests.support.witness FOLDER embed --faces … --out …
 
 FOLDER/log gets a line ``UNIT NANOSECONDS`` for every unit that is embedded, with the moment it was handed over;
 FOLDER/gate holds the number of finished units above which no other one is embedded.
@@ -15,15 +15,16 @@ from pathlib import Path
 from metric_core import storage
 from metric_core.storage import durable
 from workflows import cli
-from workflows.embed import job as embed
-from workflows.embed.units import Record, Unit
-from workflows.embed.worker import Embedding, Setup
+from workflows.embed import launcher
+from workflows.embed.decoding import Setup
+from workflows.embed.units import Unit, UnitRecord
+from workflows.embed.worker import EmbedWorker
 
 LINGER_S = 0.2
 """As a larger network would: what is killed at any moment is then likely to be at work on something."""
 
 
-class Witness(Embedding):
+class Witness(EmbedWorker):
     """Pickled by value, so that it reaches the actors with its folder."""
 
     folder: str
@@ -32,18 +33,18 @@ class Witness(Embedding):
         super().__init__(setup)
         self._now = threading.local()
 
-    def work(self, unit: Unit, decoded: object) -> Record:
-        done = storage.join(self._setup.out, "done")
+    def work(self, unit: Unit, decoded: object) -> UnitRecord:
+        done = storage.join(self._setup.store.out, "done")
         while finished(done) >= int(Path(self.folder, "gate").read_text()):
             time.sleep(0.02)
         self._now.unit, self._now.given = unit, time.time_ns()
         return super().work(unit, decoded)
 
-    def _embed(self, decoded: object) -> object:
+    def _compute(self, decoded: object) -> object:
         with open(Path(self.folder, "log"), "a") as log:  # one write of a short line, which no other tears apart
             log.write(f"{self._now.unit.number} {self._now.given}\n")
         time.sleep(LINGER_S)
-        return super()._embed(decoded)
+        return super()._compute(decoded)
 
 
 def finished(done: str) -> int:
@@ -63,5 +64,5 @@ def embedded(folder: Path) -> list[tuple[int, int]]:
 
 if __name__ == "__main__":
     Witness.folder = os.path.abspath(sys.argv[1])
-    embed.Embedding = Witness
+    launcher.EmbedWorker = Witness
     sys.exit(cli.main(sys.argv[2:]))

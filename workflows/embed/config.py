@@ -18,26 +18,26 @@ class EmbedConfig(RunOptions):
     out: str
     """Folder or object-store address of the Embeddings to write."""
     since: str | None = None
-    """Earlier Embeddings of the same model, A or A,B: embed only faces that are new or changed since, and list those
-    that are gone; give all of them, A,B,OUT, where embeddings are asked for."""
+    """Earlier Embeddings of the same model, A or A,B: embed only faces that are new or have changed since, and list
+    those that are gone; other commands then read all of them as one, --embeddings A,B,OUT."""
     tombstones: str | None = None
-    """Folder of erased faces, which are left out; default: the folder tombstones beside the Faces."""
+    """Folder that lists erased faces, which are left out; default: the folder tombstones beside the Faces."""
     split: str | None = None
     """Embed only this split; default: all faces."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Stored components; float16 halves the bytes."""
+    """Type of the stored components; float16 halves the bytes."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    """What the network computes in; a faster one is refused when a sample of vectors changes by more than a cosine
-    of 0.9999."""
+    """Precision of the network's arithmetic; a faster one is refused unless a sample of vectors keeps a cosine of at
+    least 0.9999 to float32."""
     unit_size: int = 2048
-    """Faces a unit of work, which is also a part: what is lost when a worker dies."""
+    """Faces per unit of work, which is also a part: what is lost when a worker dies."""
     batch: int = 128
     """Faces decoded together; on a GPU they also go through the network together."""
     actors: int | None = None
-    """Embedding processes; default: one a CPU that does not decode, or as many as the GPUs hold with --gpu."""
+    """Embedding processes; default: one per CPU that does not decode, or as many as the GPUs hold with --gpu."""
     decoders: int | None = None
-    """Processes that only read and decode, one a CPU; default: none without --gpu (the actors decode beside the
-    network), with it all CPUs that actors do not use."""
+    """Processes that only read and decode, one per CPU; default: none without --gpu (the actors decode beside the
+    network), with it all CPUs that the actors do not use."""
     gpu: bool = False
     """Compute on GPUs."""
     gpu_per_actor: float = 1.0
@@ -49,9 +49,9 @@ class EmbedConfig(RunOptions):
     tracking_uri: str | None = None
     """MLflow store for the figures of the run; default: MLFLOW_TRACKING_URI, else none."""
     dry_run: bool = False
-    """Embed a sample, write nothing, and say what the whole would take."""
+    """Embed a sample, write nothing, and estimate what the whole would take."""
     price_per_hour: float | None = None
-    """Of everything the job runs on, in any currency; --dry-run then says what the job would cost."""
+    """Price of everything that the job runs on, per hour, in any currency; --dry-run then estimates the cost."""
 
     def problems(self) -> list[str]:
         count = "[1, inf)"

@@ -1,4 +1,4 @@
-"""Units of work through a pool of actors: never more in flight than it can chew, and whatever dies is replaced.
+"""A pool of actors that units of work are handed out to: a bounded number at a time, and actors that die are replaced.
 
 With decoders, a unit is decoded by a task first and the result goes to the actor that is free next; without, the actor
 does it all. What a unit is and what is done with it is left to the caller.
@@ -16,18 +16,19 @@ from metric_core.errors import JobFailed, LikenessError
 from workflows.shared import cluster
 
 IN_FLIGHT = 2
-"""Units an actor holds: the one that has the network, and the one that is read, decoded or written meanwhile."""
+"""Units per actor: the one that has the network, and the one that is read, decoded or written meanwhile."""
 ATTEMPTS = 5
-"""Times that a unit is given out, when what it runs on dies or a store does not answer, before the job fails."""
+"""Times that a unit is handed out, when what it runs on dies or a store does not answer, before the job fails."""
 
 
-class Flow:
-    """One run of units through actors that have ``ready()`` and ``work(unit, decoded)``."""
+class ActorPool:
+    """Actors that have ``ready()`` and ``work(unit, decoded)``, for one run of units through them."""
 
     def __init__(
         self, start: Callable[[], Any], actors: int, decode: Callable[[Any], Any] | None = None, decoders: int = 0
     ) -> None:
-        """``start()`` makes an actor; ``decode(unit)`` a reference to what ``work`` gets as ``decoded``."""
+        """``start()`` returns a new actor, ``decode(unit)`` a reference to what ``work`` gets as ``decoded``; up to
+        ``decoders`` units are decoded at once."""
         self._started: float | None = None
         self._start, self._decode, self._decoders = start, decode, decoders
         self._ahead = decoders + IN_FLIGHT * actors
@@ -45,7 +46,7 @@ class Flow:
         return 0.0 if self._started is None else time.monotonic() - self._started
 
     def run(self, todo: Iterable[Any]) -> Generator[tuple[Any, Any], None, None]:
-        """Units and what ``work`` answered, as they get done.
+        """Work off ``todo``: each unit with what ``work`` returned, as they get done; the actors end with the last one.
 
         Raises:
             LikenessError: what an actor raised on purpose, or JobFailed with the cause.
@@ -86,14 +87,14 @@ class Flow:
             self._running[actor.work.remote(unit, decoded)] = (unit, actor)
 
     def _places(self, unit: Any) -> int:
-        """Of an actor's places, how many a unit takes: all once it has failed, so that whatever kills its process takes
-        no other unit down with it again and again, and none is blamed for another."""
+        """How many of an actor's places a unit takes: all once it has failed, so that what kills its process takes no
+        other unit down with it again and again, and none is blamed for another."""
         return IN_FLIGHT if self._failures[unit] else 1
 
     def _take(self, reference: Any) -> tuple[Any, Any] | None:
-        """A unit and its answer; None when an actor has become ready, or has failed."""
+        """A unit and what ``work`` returned; None when an actor has become ready, or has failed."""
         unit, actor = self._running.pop(reference)
-        given_back = [actor] * self._places(unit)
+        freed = [actor] * self._places(unit)
         try:
             answer = ray.get(reference)
         except RayActorError as error:
@@ -101,18 +102,18 @@ class Flow:
             return None
         except RayError as error:
             self._failed(unit, error)
-            self._free.extend(given_back)
+            self._free.extend(freed)
             return None
         if unit is None:
             self._started = self._started or time.monotonic()
             self._failures[None] = 0
             self._free.extend([actor] * IN_FLIGHT)
             return None
-        self._free.extend(given_back)
+        self._free.extend(freed)
         return unit, answer
 
     def _replace(self, lost: Any, unit: Any, error: RayActorError) -> None:
-        """Another actor for one that died with its process or node; its units are given out again."""
+        """Another actor for one that died with its process or node; its units are handed out again."""
         held = [unit, *(u for u, a in self._running.values() if a is lost)]
         for unit in held:
             self._failed(unit, error)
@@ -124,7 +125,8 @@ class Flow:
         self._running[fresh.ready.remote()] = (None, fresh)
 
     def _failed(self, unit: Any, error: RayError) -> None:
-        """Put a unit back to the front (None: an actor that did not come up), or give up."""
+        """Put a unit back in front (None: an actor that did not come up). Raises when it has failed too often, or
+        refused the unit on purpose."""
         if isinstance(error, RayTaskError) and not isinstance(error.cause, (OSError, RayError)):
             raise cluster.cause(error) from error
         self._failures[unit] += 1

@@ -17,6 +17,7 @@ from metric_core.errors import ConfigError, Occupied, TooManyBadImages
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
+from workflows.embed import sample
 from workflows.embed.config import EmbedConfig
 
 
@@ -58,7 +59,7 @@ def _rows(vectors: object) -> list[tuple[int, np.ndarray]]:
 def test_a_precision_is_admitted_by_its_cosine(
     config: EmbedConfig, chain: Chain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(embed, "MIN_COSINE", 0.9)
+    monkeypatch.setattr(sample, "MIN_COSINE", 0.9)
     embed.run(replace(config, precision="bf16"))
     said = capfd.readouterr().err
     assert "precision bf16: cosine to float32 is 0.99" in said
@@ -66,7 +67,7 @@ def test_a_precision_is_admitted_by_its_cosine(
     order, other = np.argsort(half.face_id_N), np.argsort(full.face_id_N)
     cosine = np.einsum("nd,nd->n", half.embedding_ND[order], full.embedding_ND[other])
     assert 0.9 < cosine.min() < 1 - 1e-7, "another precision was at work"
-    monkeypatch.setattr(embed, "MIN_COSINE", 1.01)
+    monkeypatch.setattr(sample, "MIN_COSINE", 1.01)
     with pytest.raises(ConfigError, match=r"lowest cosine to float32 over 144 faces is 0\.99\d+, 1\.01 is needed"):
         embed.run(replace(config, out=config.out + "2", precision="bf16"))
     assert not Path(config.out + "2", "done").exists()
@@ -80,7 +81,7 @@ def test_a_precision_is_checked_on_faces_of_the_split(
     lines = [f"{path},{path.parent.name},{'train' if n < 48 else 'valid'}\n" for n, path in enumerate(pictures)]
     (tmp_path / "list.csv").write_text("path,identity,split\n" + "".join(lines))
     catalogue.run(CatalogueConfig(source=str(tmp_path / "list.csv"), out=str(tmp_path / "faces")))
-    monkeypatch.setattr(embed, "MIN_COSINE", 1.01)
+    monkeypatch.setattr(sample, "MIN_COSINE", 1.01)
     with pytest.raises(ConfigError, match=r"lowest cosine to float32 over 6 faces is 0\.99"):
         embed.run(replace(config, faces=str(tmp_path / "faces"), split="valid", precision="bf16", unit_size=6))
 

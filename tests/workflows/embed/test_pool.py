@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from metric_core.errors import DataError, JobFailed
-from workflows.embed.pool import ATTEMPTS, IN_FLIGHT, Flow
+from workflows.embed.pool import ATTEMPTS, IN_FLIGHT, ActorPool
 
 
 class Worker:
@@ -41,14 +41,14 @@ class Worker:
         return f"{number} {decoded}"
 
 
-def flow_of(folder: Path, actors: int = 2, **more: Any) -> Flow:
-    pool = ray.remote(Worker).options(num_cpus=0, max_concurrency=IN_FLIGHT)
-    return Flow(lambda: pool.remote(str(folder)), actors, **more)
+def pool_of(folder: Path, actors: int = 2, **more: Any) -> ActorPool:
+    actor = ray.remote(Worker).options(num_cpus=0, max_concurrency=IN_FLIGHT)
+    return ActorPool(lambda: actor.remote(str(folder)), actors, **more)
 
 
 def test_whatever_dies_or_fails_once_is_done_again(ray_session: None, tmp_path: Path) -> None:
     todo = [f"{n} {what}" for n, what in enumerate([*["fine"] * 8, "die-once", "fail-once", *["fine"] * 8])]
-    answers = dict(flow_of(tmp_path).run(todo))
+    answers = dict(pool_of(tmp_path).run(todo))
     assert answers == {unit: f"{unit.split()[0]} None" for unit in todo}, "each once, none lost"
     assert len(list(tmp_path.glob("8-*"))) == len(list(tmp_path.glob("9-*"))) == 2
 
@@ -65,14 +65,14 @@ def test_whatever_dies_or_fails_once_is_done_again(ray_session: None, tmp_path: 
 def test_what_keeps_failing_ends_the_job(ray_session: None, tmp_path: Path, what: str, message: str) -> None:
     error = DataError if what == "refuse" else JobFailed
     with pytest.raises(error, match=message):
-        dict(flow_of(tmp_path).run(["0 fine", "1 fine", "2 fine", f"3 {what}", "4 fine"]))
+        dict(pool_of(tmp_path).run(["0 fine", "1 fine", "2 fine", f"3 {what}", "4 fine"]))
     assert len(list(tmp_path.glob("3-*"))) == (ATTEMPTS if what in ("die", "fail") else 1)
 
 
 def test_a_unit_is_not_blamed_for_its_neighbour(ray_session: None, tmp_path: Path) -> None:
     """The one that works slowly would be beside the one that kills the process each time; they are parted at once."""
     with pytest.raises(JobFailed, match=rf"^1 die: given up after {ATTEMPTS} attempts"):
-        dict(flow_of(tmp_path, actors=1).run(["0 slow", "1 die"]))
+        dict(pool_of(tmp_path, actors=1).run(["0 slow", "1 die"]))
     assert len(list(tmp_path.glob("1-*"))) == ATTEMPTS
     assert len(list(tmp_path.glob("0-*"))) <= 2, "it was taken down no more than once"
 
@@ -80,7 +80,7 @@ def test_a_unit_is_not_blamed_for_its_neighbour(ray_session: None, tmp_path: Pat
 def test_actors_that_do_not_come_up_end_the_job(ray_session: None, tmp_path: Path) -> None:
     (tmp_path / "refuse").touch()
     with pytest.raises(JobFailed, match=r"the actors: given up .*: this process does not come up"):
-        dict(flow_of(tmp_path).run(["0 fine"]))
+        dict(pool_of(tmp_path).run(["0 fine"]))
 
 
 def test_decoders_run_ahead_but_not_far(ray_session: None, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_decoders_run_ahead_but_not_far(ray_session: None, tmp_path: Path) -> No
 
     todo = [f"{n} {'die-once' if n == 20 else 'fine'}" for n in range(40)]
     done = 0
-    for unit, answer in flow_of(tmp_path, actors=1, decode=counted, decoders=3).run(todo):
+    for unit, answer in pool_of(tmp_path, actors=1, decode=counted, decoders=3).run(todo):
         assert answer == f"{unit.split()[0]} decoded-{unit.split()[0]}"
         done += 1
         time.sleep(0.01)
@@ -106,7 +106,7 @@ def test_decoders_run_ahead_but_not_far(ray_session: None, tmp_path: Path) -> No
 
 
 def test_stopping_early_lets_what_runs_finish(ray_session: None, tmp_path: Path) -> None:
-    running = flow_of(tmp_path, actors=1).run(["0 fine", *(f"{n} slow" for n in range(1, 100))])
+    running = pool_of(tmp_path, actors=1).run(["0 fine", *(f"{n} slow" for n in range(1, 100))])
     assert next(running)[0] == "0 fine"
     running.close()
     names = {path.name for path in tmp_path.iterdir()}

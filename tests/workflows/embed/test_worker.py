@@ -13,24 +13,12 @@ from support.tiny import Chain
 
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import Embeddings, check_unit, from_table, to_table
-from metric_core.artefacts.rows import Part
 from metric_core.errors import Corrupt, SchemaMismatch, TooManyBadImages
 from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
-from workflows.embed import units
 from workflows.embed.config import EmbedConfig
-
-
-def test_units_cover_every_row_once() -> None:
-    for sizes in ([], [1], [5], [11], [12, 12, 3], [4, 7]):
-        parts = [Part(str(n), rows, "") for n, rows in enumerate(sizes)]
-        todo = units.units(parts, 5)
-        covered = [(unit.part, row) for unit in todo for row in range(unit.first, unit.last)]
-        assert covered == [(part, row) for part in parts for row in range(part.rows)]
-        assert [unit.number for unit in todo] == list(range(len(todo)))
-        assert all(0 < unit.last - unit.first <= 5 for unit in todo)
 
 
 def test_odd_images_are_quarantined_with_reasons(chain: Chain, data_root: Path, people: Path, tmp_path: Path) -> None:

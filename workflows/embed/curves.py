@@ -1,0 +1,45 @@
+"""The curves of an embed job in MLflow, when there is a store for them."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from workflows.embed.config import EmbedConfig
+from workflows.embed.tally import Tally
+
+LOG_EVERY_S = 10.0
+"""Seconds between two points of a curve."""
+
+
+@contextmanager
+def logged(config: EmbedConfig, name: str, tally: Tally) -> Iterator[Callable[[float], None]]:
+    """An MLflow run for the length of the block, of which ``name`` is the name.
+
+    Yields a function to be called with the seconds since the first actor was ready, as often as one likes: it logs the
+    tally's figures every ``LOG_EVERY_S``, and once more at the end. Without a store it does nothing.
+
+    Raises:
+        ConfigError: the tracking server does not answer or refuses.
+    """
+    uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        yield lambda elapsed: None
+        return
+    from workflows.shared import tracking  # MLflow takes seconds to import
+
+    tracker = tracking.start(uri, "likeness-embed", name, asdict(config), resume=None, verbose=config.verbose)
+    last = 0.0
+
+    def log(elapsed: float) -> None:
+        nonlocal last
+        if elapsed - last >= LOG_EVERY_S or tally.done == tally.total:
+            last = elapsed
+            tracker.log(tally.figures(elapsed), step=tally.done)
+
+    try:
+        yield log
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    tracker.finish("FINISHED")

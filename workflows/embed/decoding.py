@@ -1,0 +1,120 @@
+"""Units as batches of pixels: a unit's rows are read from the catalogue, their images fetched and decoded.
+
+Runs in an actor beside the network, or in tasks of its own where a job has decoders. What the network does with the
+pixels is left to ``worker``.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metric_core.artefacts import delta, ids, rows, schema
+from metric_core.artefacts.delta import Selection
+from metric_core.artefacts.faces import Faces
+from metric_core.model.embedder import Embedder
+from metric_core.sampling import loader
+from metric_core.sampling.loader import LOCATOR, Bad
+from workflows.embed.store import UnitStore
+from workflows.embed.units import STAGES, Reject, Unit
+
+Precision = Literal["float32", "bf16", "fp16"]
+COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *delta.MADE_OF, *LOCATOR]))
+NO_FACES = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all units of a job have in common; sent to each node once."""
+
+    faces: Faces
+    embedder: Embedder
+    store: UnitStore
+    split: str | None
+    selection: Selection
+    dtype: str
+    """Of the stored components: float32 or float16."""
+    precision: Precision
+    """Of the network's arithmetic."""
+    batch: int
+    """Faces decoded together."""
+    device: str
+    """Of the network: cpu or cuda."""
+
+
+@dataclass
+class DecodedBatch:
+    """Some faces of a unit, decoded."""
+
+    tags: pa.Table
+    """``schema.TAGS`` of all of them."""
+    table: pa.Table
+    """face_id, identity, view and uri of those that are readable."""
+    pixels_BCSS: np.ndarray
+    """uint8, one entry per row of ``table``."""
+    rejects: list[Reject]
+    """The others."""
+    seconds: dict[str, float]
+    """Spent on read and decode."""
+
+
+def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
+    """A unit's faces, read and decoded one batch at a time."""
+    spent = dict.fromkeys(STAGES, 0.0)
+    with clock(spent, "read"):
+        table = _rows(setup, unit)
+    root, how = setup.faces.root, setup.embedder.spec.preprocessing
+    for first in range(0, table.num_rows, setup.batch):
+        some = table.slice(first, setup.batch).combine_chunks()
+        with clock(spent, "read"):
+            locators = some.select(LOCATOR).to_pylist()
+            data = loader.fetched(root, range(len(locators)), locators)
+        # Decoded into their final place: small arrays that outlive others leave holes in a process's memory.
+        pixels_BCSS = np.empty((len(data), how.channels, how.size, how.size), np.uint8)
+        good: list[int] = []
+        bad: list[Bad] = []
+        with clock(spent, "decode"):
+            for n, one in enumerate(data):
+                pixels = loader.decoded(n, one, locators[n]["landmarks"], how)
+                if isinstance(pixels, Bad):
+                    bad.append(pixels)
+                else:
+                    pixels_BCSS[len(good)] = pixels
+                    good.append(n)
+        readable = some.select(NO_FACES.column_names).take(pa.array(good, pa.int64()))
+        yield DecodedBatch(delta.tags(some), readable, pixels_BCSS[: len(good)], rejects_of(some, bad), spent)
+        spent = dict.fromkeys(STAGES, 0.0)
+
+
+def rejects_of(table: pa.Table, bad: list[Bad]) -> list[Reject]:
+    """The rejects among a table's rows, which ``bad`` points at by row number."""
+    face_ids, uris = table["face_id"], table["uri"]
+    return [Reject(face_ids[b.row].as_py(), uris[b.row].as_py(), b.reason, b.detail) for b in bad]
+
+
+@contextmanager
+def clock(spent: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds that the block takes to those of a stage."""
+    start = time.monotonic()
+    yield
+    spent[stage] += time.monotonic() - start
+
+
+def _rows(setup: Setup, unit: Unit) -> pa.Table:
+    """The unit's rows that are to be embedded, in source order, with the columns that are needed for it."""
+    selection = setup.selection
+    table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, COLUMNS)
+    if selection.wanted is not None:
+        table = table.filter(selection.wanted[unit.part.name][unit.first : unit.last])
+    elif setup.split is not None:
+        table = table.filter(pc.equal(table["split"], setup.split))
+    table = table.filter(~ids.within(table["face_id"].to_numpy(), selection.erased_M))
+    if unit.retry:
+        rejected = setup.store.rejects(replace(unit, retry=unit.retry - 1))
+        table = table.filter(np.isin(table["face_id"].to_numpy(), rejected))
+    return table

@@ -1,0 +1,66 @@
+"""Which units of an embed job are done, by the records beside the parts, and which files the artefact consists of.
+
+A unit has one record of its first run and one of each retry of its rejects. How records are written is left to
+``store``.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from workflows.embed.store import UnitStore
+from workflows.embed.units import Unit, UnitRecord
+
+READERS = 16
+"""Records that are read at once: on an object store each takes a round trip."""
+
+
+class DoneUnits:
+    """The history of every unit: its records so far, in order."""
+
+    def __init__(self, store: UnitStore, units: list[Unit]) -> None:
+        """Read the records of ``units`` that are in the folder."""
+        recorded = store.recorded_runs()
+        runs = [replace(unit, retry=n) for unit in units for n in range(recorded[unit.number])]
+        self._history: dict[Unit, list[UnitRecord]] = {unit: [] for unit in units}
+        with ThreadPoolExecutor(READERS) as pool:
+            for unit, record in zip(runs, pool.map(store.record, runs)):
+                self.add(unit, record)
+
+    def add(self, unit: Unit, record: UnitRecord) -> None:
+        """Note a run of a unit, its first one or a retry."""
+        self._history[replace(unit, retry=0)].append(record)
+
+    def todo(self, retry: bool) -> list[Unit]:
+        """Units that are still to be run; with ``retry`` also a retry of every done unit that has rejects."""
+        return [
+            replace(unit, retry=len(records))
+            for unit, records in self._history.items()
+            if not records or (retry and records[-1].rejected)
+        ]
+
+    def runs(self) -> Iterator[tuple[Unit, UnitRecord, bool]]:
+        """Every run in order, with its record, and whether it is its unit's last."""
+        for unit, records in self._history.items():
+            for n, record in enumerate(records):
+                yield replace(unit, retry=n), record, n == len(records) - 1
+
+    def content(self) -> dict[str, Any]:
+        """{parts, tags, quarantine}: the files that make up the artefact, each {name, rows, sha256}."""
+        runs = list(self.runs())
+        return {
+            "parts": [_file(u.name, r.rows, r.sha256) for u, r, _ in runs if r.sha256],
+            "tags": [_file(u.name, r.rows + r.rejected, r.tags_sha256) for u, r, _ in runs if r.tags_sha256],
+            "quarantine": [
+                _file(u.name, r.rejected, r.quarantine_sha256) for u, r, last in runs if last and r.rejected
+            ],
+        }
+
+    def superseded(self) -> list[Unit]:
+        """Runs whose quarantine file is not part of the artefact, because a retry followed them."""
+        return [unit for unit, record, last in self.runs() if record.rejected and not last]
+
+
+def _file(name: str, rows: int, sha256: str | None) -> dict[str, Any]:
+    return {"name": name, "rows": rows, "sha256": sha256}

@@ -1,0 +1,62 @@
+"""The processes of an embed job: how many of each kind the cluster has room for, and how one is started."""
+
+from typing import Any
+
+import ray
+
+from metric_core.errors import ConfigError
+from workflows.embed import decoding
+from workflows.embed.config import EmbedConfig
+from workflows.embed.decoding import DecodedBatch, Setup
+from workflows.embed.pool import IN_FLIGHT
+from workflows.embed.throughput import PoolSizes
+from workflows.embed.units import Unit
+from workflows.embed.worker import EmbedWorker
+from workflows.shared import cluster
+
+
+def pool_sizes(config: EmbedConfig, units: int) -> PoolSizes:
+    """How many processes of each kind share so many units.
+
+    Raises:
+        ConfigError: the cluster has too few CPUs or GPUs for what the options ask for.
+    """
+    cpus, gpus = cluster.cpus(), cluster.gpus()
+    room = int(gpus / config.gpu_per_actor + 1e-9) if config.gpu else cpus - (config.decoders or 0)
+    actors = config.actors or max(1, room)
+    decoders = config.decoders if config.decoders is not None else max(0, cpus - actors) if config.gpu else 0
+    if config.gpu and actors > room:
+        raise ConfigError(f"actors is {actors} at {config.gpu_per_actor} GPUs each but the cluster has {gpus} GPUs")
+    if actors + decoders > cpus:
+        raise ConfigError(f"actors is {actors} and decoders is {decoders} but the cluster has {cpus} CPUs")
+    return PoolSizes(min(actors, max(1, units)), decoders)
+
+
+class Launcher:
+    """Starts processes, which share one copy of the setup per node."""
+
+    def __init__(self, config: EmbedConfig, setup: Setup) -> None:
+        self._config, self._setup = config, ray.put(setup)
+
+    def worker(self) -> Any:
+        """The handle of a new ``EmbedWorker``, which may not be up yet.
+
+        It is not restarted by Ray: a unit that was lost goes to whichever worker is free, not to the one that comes
+        back.
+        """
+        actor = ray.remote(EmbedWorker).options(
+            num_cpus=1,
+            num_gpus=self._config.gpu_per_actor if self._config.gpu else 0,
+            max_concurrency=IN_FLIGHT,
+            runtime_env=cluster.KEEP_MEMORY,
+        )
+        return actor.remote(self._setup)
+
+    def decoded(self, unit: Unit) -> Any:
+        """A reference to the list of a unit's ``DecodedBatch``, which a task of its own will make."""
+        return _decode.remote(self._setup, unit)
+
+
+@ray.remote
+def _decode(setup: Setup, unit: Unit) -> list[DecodedBatch]:
+    return list(decoding.batches(setup, unit))

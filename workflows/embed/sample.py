@@ -1,0 +1,73 @@
+"""A sample of the catalogue, embedded before the job: is the precision exact enough, and what will the whole take?"""
+
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from metric_core.errors import ConfigError
+from workflows.embed import throughput
+from workflows.embed.launcher import Launcher, pool_sizes
+from workflows.embed.plan import EmbedPlan
+from workflows.embed.units import Unit
+from workflows.embed.worker import Sample
+from workflows.shared import cluster
+from workflows.shared.console import say
+
+MIN_COSINE = 0.9999
+"""To float32, that every sampled face's vector keeps in a faster precision."""
+SAMPLES = 4
+"""Batches that are sampled, of units spread over the catalogue."""
+
+
+def take(launcher: Launcher, units: list[Unit]) -> Sample:
+    """A few batches from all over these units, embedded by one worker.
+
+    Raises:
+        LikenessError: what the worker raised on purpose, or JobFailed with the cause.
+    """
+    worker = launcher.worker()
+    try:
+        ray.get(worker.ready.remote())
+        step = max(1, len(units) // SAMPLES)
+        spread = [unit for first in range(step) for unit in units[first::step]]
+        sample: Sample = ray.get(worker.sample.remote(spread, SAMPLES))
+        return sample
+    except RayError as error:
+        raise cluster.cause(error) from error
+    finally:
+        ray.kill(worker)
+
+
+def check_precision(precision: str, launcher: Launcher, units: list[Unit]) -> None:
+    """Compare a sample's vectors in a faster precision with those in float32.
+
+    Raises:
+        ConfigError: the cosine between a face's vectors is below ``MIN_COSINE``.
+    """
+    if precision == "float32":
+        return
+    sample = take(launcher, units)
+    if sample.cosine < MIN_COSINE:
+        raise ConfigError(
+            f"precision {precision} changes vectors too much: the lowest cosine to float32 over "
+            f"{sample.embedded} faces is {sample.cosine:.6f}, {MIN_COSINE} is needed; use --precision float32"
+        )
+    say(f"precision {precision}: cosine to float32 is {sample.cosine:.6f} or more ({sample.embedded} faces)")
+
+
+def dry_run(plan: EmbedPlan) -> dict[str, Any]:
+    """What the whole job would take, from a sample of it.
+
+    Returns:
+        {units, images, actors, decoders, bytes, seconds, images_per_second, slowest[, cost]}
+
+    Raises:
+        ConfigError: the cluster has too few CPUs or GPUs.
+        DataError: there are no faces to measure.
+    """
+    sizes = pool_sizes(plan.config, len(plan.units))
+    sample = take(Launcher(plan.config, plan.setup), plan.units)
+    found = throughput.estimate(sample, plan.total, sizes, plan.config.price_per_hour)
+    return {"units": len(plan.units), "images": plan.total, **asdict(sizes), **found}

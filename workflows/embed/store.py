@@ -1,0 +1,185 @@
+"""The output folder of an embed job, in which every unit is committed exactly once.
+
+    tags/part-NNNNNN.parquet        what went into the unit
+    part-NNNNNN.parquet             its vectors, with its rejects in the file's metadata
+    quarantine/part-NNNNNN.parquet  its rejects
+    done/NNNNNN.json                its record
+
+They are put in place in this order. The part is that of the first writer to get there; quarantine file and record are
+functions of that part, so that writers who come later, or back from the dead, can only repeat them. A retry of a
+unit's rejects adds files of the same kinds with the retry's number in the name, tags excepted.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import count, takewhile
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metric_core import storage
+from metric_core.artefacts import embeddings, ids, schema
+from metric_core.artefacts.embeddings import GONE
+from workflows.embed.layout import to_parquet
+from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
+
+REJECTS = b"likeness.rejects"
+"""Key in a part's metadata of the faces of the unit that could not be embedded."""
+
+
+@dataclass(frozen=True)
+class UnitStore:
+    """The files of all units. Its methods can be called from any process and node."""
+
+    out: str
+    """Absolute path or object-store address of the folder."""
+
+    @property
+    def quarantine(self) -> str:
+        """The folder that lists the faces that could not be embedded, for messages."""
+        return storage.join(self.out, "quarantine")
+
+    def settled(self, unit: Unit) -> UnitRecord | None:
+        """The record of a unit that is done, else None. A part whose writer died before the record gets its record."""
+        if storage.exists(self._record(unit)):
+            return self.record(unit)
+        if not storage.exists(self._part(unit)):
+            return None
+        return self._put_record(unit, self._complete(unit, storage.read_bytes(self._part(unit))))
+
+    def commit(self, unit: Unit, result: UnitResult) -> UnitRecord:
+        """Put the files of a unit in place. The record that is returned describes the files that are there, whoever
+        wrote them.
+
+        Raises:
+            StorageFull: nothing half-written is left.
+        """
+        start = time.monotonic()
+        if result.vectors.num_rows or result.rejects:
+            if not unit.retry:
+                storage.create_if_absent(self._tags(unit), to_parquet(result.tags))
+            data = to_parquet(result.vectors.replace_schema_metadata({REJECTS: json.dumps(sorted(result.rejects))}))
+            if not storage.create_if_absent(self._part(unit), data):
+                data = storage.read_bytes(self._part(unit))  # another writer was first, and its part counts
+            record = self._complete(unit, data)
+        else:
+            record = UnitRecord(0, None, {}, None, None, {})
+        return self._put_record(unit, replace(record, seconds={**result.seconds, "write": time.monotonic() - start}))
+
+    def discard(self, unit: Unit, erased_M: np.ndarray) -> bool:
+        """Remove all files of a unit that took in any of these faces, so that it is done again.
+
+        Tags and parts may be of two writers, one of them back from the dead: all of them are looked at, and a part
+        without tags is removed in any case. The tags go last: after a kill, the next call completes the removal.
+
+        Returns:
+            Whether anything was removed.
+        """
+        parts = self._parts(unit)
+        if storage.exists(self._tags(unit)):
+            tags = pq.read_table(pa.BufferReader(storage.read_bytes(self._tags(unit))), columns=["face_id"])
+            took_in = (tags["face_id"].to_numpy(), *map(_took_in, parts))
+            if not any(ids.within(id_N, erased_M).any() for id_N in took_in):
+                return False
+        elif not parts:
+            return False
+        for folder in ("", "done/", "quarantine/"):
+            for name in storage.names(storage.join(self.out, folder)):
+                if re.fullmatch(rf"(part-)?{_stem(unit)}(-\d+)?\.(parquet|json)", name):
+                    storage.remove(storage.join(self.out, folder + name))
+        storage.remove(self._tags(unit))
+        return True
+
+    def record(self, unit: Unit) -> UnitRecord:
+        """The record of a unit that is done. Raises Missing."""
+        return UnitRecord(**json.loads(storage.read_bytes(self._record(unit))))
+
+    def rejects(self, unit: Unit) -> np.ndarray:
+        """int64 (N,): the face_ids in a unit's quarantine file. Raises Missing."""
+        data = storage.read_bytes(self._quarantined(unit))
+        id_N: np.ndarray = pq.read_table(pa.BufferReader(data), columns=["face_id"])["face_id"].to_numpy()
+        return id_N
+
+    def recorded_runs(self) -> Counter[int]:
+        """For each unit's number, how many of its runs have a record: the first one, and every retry."""
+        names = storage.names(storage.join(self.out, "done"))
+        stems = (name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != ".")
+        return Counter(int(stem.partition("-")[0]) for stem in stems)
+
+    def put_gone(self, gone_M: np.ndarray) -> dict[str, Any] | None:
+        """Write the file that lists the faces that are gone; int64 (M,), sorted.
+
+        Returns:
+            {name, rows, sha256} of the file; None, and no file, when there are no such faces.
+        """
+        if not len(gone_M):
+            return None
+        data = to_parquet(pa.Table.from_arrays([pa.array(gone_M)], schema=schema.GONE))
+        storage.write_bytes(storage.join(self.out, GONE), data)
+        return {"name": GONE, "rows": len(gone_M), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def sweep(self, superseded: Iterable[Unit]) -> None:
+        """Remove the quarantine files of runs that a retry superseded, and files that were never finished."""
+        for unit in superseded:
+            storage.remove(self._quarantined(unit))
+        for folder in ("done", "tags", "quarantine"):
+            storage.remove_unfinished(storage.join(self.out, folder))
+        storage.remove_unfinished(self.out)
+
+    def _complete(self, unit: Unit, part: bytes) -> UnitRecord:
+        """Put the quarantine file that follows from a part's bytes in place; returns the record that follows."""
+        footer = pq.read_metadata(pa.BufferReader(part))
+        rejects = [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
+        quarantine = None
+        if rejects:
+            columns = [pa.array(column, f.type) for column, f in zip(zip(*rejects), schema.QUARANTINE)]
+            quarantine = to_parquet(pa.Table.from_arrays(columns, schema=schema.QUARANTINE))
+            storage.create_if_absent(self._quarantined(unit), quarantine)
+        return UnitRecord(
+            rows=footer.num_rows,
+            sha256=hashlib.sha256(part).hexdigest(),
+            reasons=dict(Counter(reject.reason for reject in rejects)),
+            quarantine_sha256=hashlib.sha256(quarantine).hexdigest() if quarantine else None,
+            tags_sha256=None if unit.retry else storage.sha256(self._tags(unit)),
+            seconds={},
+        )
+
+    def _put_record(self, unit: Unit, record: UnitRecord) -> UnitRecord:
+        storage.create_if_absent(self._record(unit), json.dumps(asdict(record)).encode())
+        return record
+
+    def _record(self, unit: Unit) -> str:
+        return storage.join(self.out, "done", f"{_stem(unit)}.json")
+
+    def _part(self, unit: Unit) -> str:
+        return storage.join(self.out, unit.name)
+
+    def _parts(self, unit: Unit) -> list[str]:
+        """The parts of all runs of a unit."""
+        runs = (self._part(replace(unit, retry=n)) for n in count())
+        return list(takewhile(storage.exists, runs))
+
+    def _tags(self, unit: Unit) -> str:
+        return storage.join(self.out, "tags", embeddings.part_name(unit.number))
+
+    def _quarantined(self, unit: Unit) -> str:
+        return storage.join(self.out, "quarantine", unit.name)
+
+
+def _stem(unit: Unit) -> str:
+    return unit.name.removeprefix("part-").removesuffix(".parquet")
+
+
+def _took_in(part: str) -> np.ndarray:
+    """int64 (N,): the faces of a part, embedded or rejected."""
+    with storage.open_read(part, ahead=False) as f:
+        file = pq.ParquetFile(f, pre_buffer=True)
+        rejected = [reject[0] for reject in json.loads(file.metadata.metadata[REJECTS])]
+        return np.concatenate([file.read(["face_id"])["face_id"].to_numpy(), np.array(rejected, np.int64)])
