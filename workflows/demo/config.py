@@ -1,6 +1,7 @@
 """The options of ``likeness demo``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metric_core.options import out_of_range
 from workflows.shared.options import RunOptions
@@ -10,20 +11,26 @@ from workflows.shared.options import RunOptions
 class DemoConfig(RunOptions):
     """The whole chain, on faces drawn here or on your own."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("source", "out"),
+        "faces": ("people", "pictures", "seed"),
+        "training": ("steps", "workers"),
+    }
+
     out: str = "likeness-demo"
-    """Folder for everything the demo makes."""
+    """Local folder for everything that the demo makes."""
     source: str | None = None
-    """A folder of people to use instead of drawn faces."""
+    """A folder with one folder of pictures per person, to use instead of drawn faces."""
     people: int = 1000
-    """People to draw."""
+    """Number of people to draw, 12 or more."""
     pictures: int = 8
-    """Pictures of each."""
+    """Pictures to draw per person."""
     steps: int = 700
     """Training steps."""
     workers: int | None = None
     """Training workers; default: 2 where there are 2 CPUs."""
     seed: int = 0
-    """Of the faces, the split and the training."""
+    """Random seed for the faces, the split and the training."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, people="[12, inf)", pictures="[2, inf)", steps="[1, inf)", workers="[1, inf)")
