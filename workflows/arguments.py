@@ -4,6 +4,7 @@ a config. What is wrong with a command line is reported all at once; the job its
 
 import argparse
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
         values |= {key: value for key, value in found.items() if key not in vars(flags)}
         vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
     missing = [option for option in options if option.default is MISSING and option.path not in values]
-    problems += [f"{option.flag} is missing: {option.help}" for option in missing]
+    problems += [f"{option.flag} is missing: {_first_clause(option.help)}" for option in missing]
     # Empty text stands in for what is missing, so that all the rest is checked, too; it is no problem of its own.
     found_problems: list[str] = []
     config = _build(config_class, values | {option.path: "" for option in missing}, found_problems)
@@ -173,6 +174,10 @@ def _default_text(option: Option) -> str:
         return ""
     shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
     return f" (default: {shown})"
+
+
+def _first_clause(text: str) -> str:
+    return re.split(r"[.;] |\.$", text, maxsplit=1)[0]
 
 
 def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[str]) -> dict[str, Any]:

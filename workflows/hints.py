@@ -5,6 +5,8 @@ import difflib
 ALIKE = 0.75
 """How alike two names must be spelt, from 0 to 1 as ``difflib`` counts, for one to be taken for the other."""
 
+INPUT = ("source", "image or embeddings", "faces", "embeddings", "old and new")
+
 MEANT: dict[str, tuple[str, ...]] = {
     "lr": ("learning-rate",),
     "wd": ("weight-decay",),
@@ -53,10 +55,10 @@ MEANT: dict[str, tuple[str, ...]] = {
     "save": ("out",),
     "save-dir": ("out",),
     "o": ("out",),
-    "input": ("source", "faces", "embeddings", "old and new"),
-    "data": ("source", "faces", "embeddings", "old and new"),
-    "data-dir": ("source", "faces", "embeddings", "old and new"),
-    "dataset": ("source", "faces", "embeddings", "old and new"),
+    "input": INPUT,
+    "data": INPUT,
+    "data-dir": INPUT,
+    "dataset": INPUT,
     "images": ("image",),
     "query": ("image or embeddings",),
     "random-seed": ("seed",),
@@ -64,12 +66,13 @@ MEANT: dict[str, tuple[str, ...]] = {
     "mlflow-uri": ("tracking-uri",),
     "ray-address": ("address",),
     "fmr": ("far",),
+    "threshold": ("far",),
     "quiet": ("no-verbose",),
 }
 """For each word the options that it may stand for, of which the first is named that the job has."""
 
-NOTES = {"identities and images": "a batch is so many people with so many pictures each"}
-"""What is said beside a suggestion that needs a word more."""
+NOTES = {"identities and images": " (a batch is P people with K pictures each)"}
+"""What a suggestion says as well where the names alone would not do."""
 
 CONTINUE = {"resume", "continue", "restart", "resume-from-checkpoint"}
 """Words for what needs no option where a job has an output that it continues."""
@@ -89,9 +92,8 @@ def hint(unknown: str, known: set[str]) -> str:
     near = _near(word, names)
     if not near:
         return ""
-    said = near.split(" ")
-    shown = " ".join(part if part in ("and", "or") else f"--{part}" for part in said)
-    return f"; did you mean {shown}?" + (f" {NOTES[near].capitalize()}" if near in NOTES else "")
+    shown = " ".join(part if part in ("and", "or") else f"--{part}" for part in near.split(" "))
+    return f"; did you mean {shown}{NOTES.get(near, '')}?"
 
 
 def _near(word: str, names: set[str]) -> str:

@@ -18,7 +18,7 @@ from metric_core.index.search import OpenIndex, check_fingerprint
 from metric_core.sources.fetching import fetch
 from workflows.search import gallery
 from workflows.search.config import SearchConfig
-from workflows.shared import erasures, models, probes, provenance
+from workflows.shared import erasures, provenance
 from workflows.shared.console import say
 
 
@@ -39,6 +39,9 @@ def run(config: SearchConfig) -> dict[str, Any]:
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
         table, asked = _search_embeddings(config, index, source), source.digest
     else:
+        # Only pictures need a network: torch takes seconds to import, and embeddings are searched without it.
+        from workflows.shared import models, probes
+
         model = models.load(config.model or "")
         check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
         found = probes.embed(model, config.image)

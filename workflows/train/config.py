@@ -161,7 +161,9 @@ class TrainConfig(RunOptions):
             max_failures="[0, inf)",
         )
         if self.identities < max(2, self.workers):
-            problems.append(f"identities is {self.identities}; it must be 2 or more, and workers or more")
+            problems.append(
+                f"identities is {self.identities}; it must be 2 or more, and at least workers, {self.workers}"
+            )
         if self.images < 2:
             problems.append(f"images is {self.images}; it must be 2 or more: an anchor needs a positive")
         problems += [

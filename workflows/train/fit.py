@@ -3,13 +3,14 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -98,10 +99,11 @@ class _Watcher:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.5):
-                if self._held.lost:
-                    self._stop.set()
-                self._look()
+            with suppress(RayError):  # the board is gone: what that means is said by the last look, below
+                while not over.wait(0.5):
+                    if self._held.lost:
+                        self._stop.set()
+                    self._look()
 
         thread = threading.Thread(target=watch, daemon=True)
         with _set_by_sigterm(self._stop):
