@@ -5,7 +5,7 @@ import difflib
 ALIKE = 0.75
 """How alike two names must be spelt, from 0 to 1 as ``difflib`` counts, for one to be taken for the other."""
 
-INPUT = ("source", "image or embeddings", "faces", "embeddings", "old and new")
+INPUT = ("source", "image or embeddings", "old and new", "faces", "embeddings")
 
 MEANT: dict[str, tuple[str, ...]] = {
     "lr": ("learning-rate",),
