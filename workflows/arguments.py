@@ -281,7 +281,7 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _default(field: Field) -> Any:
+def _default(field: Field[Any]) -> Any:
     if field.default_factory is not MISSING:
         return field.default_factory()
     return field.default

@@ -37,7 +37,7 @@ codes = [[cli.main([]), cli.main(["--help"]), cli.main(["--version"]), cli.main(
 for job, accepted in ACCEPTED.items():
     lines = [["--help"], [*accepted, "--print-config"], [*accepted, "--leraning-rate", "1"]]
     numbers = [o.flag for o in options_of(cli.JOBS[job].config_class) if o.placeholder in "NX"]
-    lines += [[*accepted, *[numbers[0], "many"] if numbers else ["--json=1"]]]
+    lines += [[*accepted, *([numbers[0], "many"] if numbers else ["--json=1"])]]
     lines += [[*accepted, "--config"], accepted[:-2] if accepted else ["--config", "none.yaml"]]
     codes.append([cli.main([*job.split(), *line]) for line in lines])
 print(json.dumps([codes, [name for name in {HEAVY} if name in sys.modules]]))
