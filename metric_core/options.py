@@ -7,7 +7,7 @@ A group of options is a frozen dataclass that derives from ``Options``. ``proble
 import re
 import typing
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from metric_core.errors import ConfigError
 
@@ -16,6 +16,9 @@ _INTERVAL = re.compile(r"([\[(])(-?[\d.]+|-inf), (-?[\d.]+|inf)([\])])")
 
 class Options:
     """A frozen dataclass of options. The constructor raises ConfigError with one line per problem."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Titles under which help shows the fields, in this order; nested options are groups of their own."""
 
     def __post_init__(self) -> None:
         problems = [*_unknown_words(self), *self.problems()]

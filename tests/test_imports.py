@@ -23,7 +23,7 @@ OWNERS = {
     "torch.distributed": "metric_core/learn/collective.py",
     "ray": "workflows/",
     "mlflow": "workflows/shared/tracking.py",
-    "argparse": "workflows/cli.py",
+    "argparse": "workflows/arguments.py",
 }
 JOBS = {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "embeddings", "demo"}
 COMPOSERS = {"demo"}

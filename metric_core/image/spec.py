@@ -82,17 +82,17 @@ class Augmentation(Options):
     """How far a picture may be changed; 0 switches a change off."""
 
     flip: float = 0.5
-    """Chance of mirroring left and right."""
+    """Probability of mirroring left and right."""
     rotate: float = 10.0
-    """Largest rotation, in degrees either way."""
+    """Largest rotation in either direction, in degrees, 0 to 45."""
     scale: float = 0.1
-    """Largest change of scale, as a share."""
+    """Largest relative change of scale."""
     shift: float = 0.06
     """Largest shift along either axis, as a share of the side."""
     light: float = 0.25
     """Largest relative change of brightness and of contrast."""
     erase: float = 0.3
-    """Chance of blanking a rectangle of up to 40 % of the side."""
+    """Probability of blanking a rectangle of up to 40 % of the side."""
 
     def problems(self) -> list[str]:
         share = "[0, 1]"

@@ -14,12 +14,13 @@ class Collapse(Options):
     """Decides from a step's health whether the embeddings have collapsed, or are about to."""
 
     rank: float = 2.0
-    """Effective rank below which the faces lie on a line or in a point; at least 1."""
+    """Effective rank of the embeddings, 1 or more, below which they lie on a line or in a point."""
     distance: float = 0.05
-    """Median Euclidean distance to the nearest negative below which strangers coincide, whatever distance is learnt.
-    On LFW the default recipe comes down to 0.1 and recovers; batch-hard triplets that never recover lie below 0.02."""
+    """Median Euclidean distance to the nearest negative below which different people coincide, whatever distance is
+    learnt. On LFW the default recipe falls to 0.1 and recovers; batch-hard triplets that never recover lie below
+    0.02."""
     patience: int = 20
-    """Steps in a row that must look collapsed: a net often passes near collapse at the start."""
+    """Successive steps that must look collapsed: a network often comes close to collapse at the start."""
 
     def problems(self) -> list[str]:
         return out_of_range(self, rank="[1, inf)", distance="(0, inf)", patience="[1, inf)")

@@ -34,43 +34,44 @@ class Objective(Options):
     """What training minimises. Raises ConfigError with every problem at once."""
 
     loss: Loss = "triplet"
-    """Which loss: the functions of ``learn.loss``. multi-view needs faces with views."""
+    """The loss, a function of metric_core.learn.loss. multi-view needs faces with views."""
     distance: Distance = "euclidean"
-    """Between unit vectors: euclidean in [0, 2], squared-euclidean in [0, 4], cosine (1 − cos) in [0, 2]."""
+    """Distance between unit vectors: euclidean in [0, 2], squared-euclidean in [0, 4], cosine (1 − cos) in [0, 2]."""
     miner: Miner = "auto"
-    """Which pairs or triplets the loss looks at. auto: batch-hard for triplet, the paper's own pairs for
-    multi-similarity, all for the others, which look at every pair. triplet takes all but multi-similarity."""
+    """Which pairs or triplets the loss uses. auto: batch-hard for triplet, the paper's own pairs for multi-similarity,
+    all for the others, which use every pair. triplet takes every miner but multi-similarity."""
     margin: float = 0.2
-    """triplet: how much farther a negative should be; contrastive: how far; in units of ``distance``, above 0
-    and below its largest value."""
+    """triplet: how much farther a negative should be than a positive; contrastive: how far a negative should be. In
+    units of the distance, above 0 and below its largest value."""
     positive_margin: float = 0.0
-    """contrastive: positives nearer than this cost nothing; in units of ``distance``, at least 0, below
-    ``margin``."""
+    """contrastive: positives nearer than this cost nothing. In units of the distance, 0 or more and below the
+    margin."""
     form: Form = "hinge"
     """triplet: hinge, max(0, d_ap − d_an + margin), or soft, softplus(d_ap − d_an), without a margin."""
     reduction: Reduction = "anchors"
-    """anchors: mean over anchors of the mean over each anchor's triplets; active: mean over the triplets
-    whose loss is not 0 (triplet with hinge), or over each anchor's pairs that cost something (contrastive)."""
+    """How losses are averaged. anchors: mean over anchors of the mean over each anchor's triplets; active: mean over
+    the triplets whose loss is not 0 (triplet with hinge), or over each anchor's pairs that cost something
+    (contrastive)."""
     temperature: float = 0.1
-    """softall and multi-view: τ, in units of ``distance``, above 0. Small looks at the hardest pairs."""
+    """softall and multi-view: τ, in units of the distance, above 0. A small one weights the hardest pairs most."""
     alpha: float = 2.0
-    """multi-similarity: sharpness for positives, per unit of ``distance``, above 0."""
+    """multi-similarity: sharpness for positives, per unit of the distance, above 0."""
     beta: float = 50.0
-    """multi-similarity: sharpness for negatives, per unit of ``distance``, above 0."""
+    """multi-similarity: sharpness for negatives, per unit of the distance, above 0."""
     base: float = 0.5
-    """multi-similarity: λ, the distance that should part positives from negatives, in units of ``distance``."""
+    """multi-similarity: λ, the distance that should separate positives from negatives."""
     epsilon: float = 0.1
-    """multi-similarity with its own miner: slack ε, in units of ``distance``, at least 0."""
+    """multi-similarity with its own miner: slack ε, in units of the distance, 0 or more."""
 
     memory_rows: int = 0
-    """Embeddings of earlier batches to compare with as well, over all workers together; 0 for none."""
+    """Embeddings of earlier batches to compare with as well, all workers together; 0: none."""
     memory_max_age: int = 0
-    """Steps after which a row of the memory rests, its embedding being stale; 0 for no limit."""
+    """Steps after which a row of the memory is too stale to be used; 0: no limit."""
     memory_weight: float = 1.0
-    """Weight of the loss against the memory beside the batch's own, above 0."""
+    """Weight of the loss against the memory, relative to the batch's own, above 0."""
     hardest_from_memory: bool = False
-    """Lets batch-hard pick the hardest of the memory too. Off, because the hardest of stale embeddings are
-    often merely the most stale, and learning from them hurts."""
+    """Let batch-hard choose the hardest of the memory, too. Off by default: the hardest of stale embeddings are often
+    merely the most stale, and learning from them hurts."""
 
     @property
     def pairs(self) -> str:

@@ -28,11 +28,11 @@ class Hardening(Options):
     """When a triplet objective switches from semi-hard to batch-hard, and by how much its margin changes then."""
 
     below: float = 0.2
-    """Running active fraction under which semi-hard triplets have little left to teach, in (0, 1)."""
+    """Running active fraction, between 0 and 1, below which semi-hard triplets have little left to teach."""
     memory: float = 0.98
-    """Weight of the past in the running mean, in [0, 1); 0.98 looks back some 50 steps."""
+    """Weight of the past in the running mean, 0 or more and below 1; 0.98 looks back about 50 steps."""
     margin_factor: float = 1.0
-    """The margin is multiplied by this at the switch, above 0."""
+    """Factor by which the margin is multiplied at the switch, above 0."""
 
     def problems(self) -> list[str]:
         return out_of_range(self, below="(0, 1)", memory="[0, 1)", margin_factor="(0, inf)")

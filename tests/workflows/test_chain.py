@@ -267,7 +267,10 @@ def test_evaluate(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[st
         ({}, ["give exactly one of --pairs FILE, --verification, --identification, --retrieval, --clustering and"]),
         ({"retrieval": True, "pairs": "pairs.txt"}, ["give exactly one"]),
         ({"retrieval": True, "threshold": 0.5}, ["only --clustering takes one"]),
-        ({"clustering": True, "threshold": 1.0, "neighbours": 0}, ["between 0 and 1", "neighbours is 0"]),
+        (
+            {"clustering": True, "threshold": 1.0, "neighbours": 0},
+            ["threshold is 1.0; it must be above 0 and below 1", "neighbours is 0"],
+        ),
     ],
 )
 def test_evaluate_is_told_one_protocol(options: dict, problems: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The options of ``likeness catalogue``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metric_core.options import out_of_range
 from workflows.shared.options import RunOptions
@@ -10,23 +11,29 @@ from workflows.shared.options import RunOptions
 class CatalogueConfig(RunOptions):
     """List the faces of a corpus."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("source", "out", "tombstones", "namespace"),
+        "splits": ("splits", "valid_fraction", "seed"),
+    }
+
     source: str
-    """A folder with one folder a person (any nesting above it); a .csv or .parquet list with columns path,identity
-    and, if you have them, key,view,split,landmarks; an MXNet train.rec; a .tar, in WebDataset's layout or with one
-    folder a person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; a
-    pattern, 'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
+    """A folder with one folder per person (at any depth); a .csv or .parquet list with columns path,identity and, if
+    you have them, key,view,split,landmarks; an MXNet train.rec; a .tar in WebDataset's layout or with one folder per
+    person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; a pattern,
+    'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     tombstones: str | None = None
-    """Folder of erased faces and people, which are left out; default: the folder tombstones beside --out."""
+    """Folder of erased faces and people, which are left out; default: the folder tombstones next to --out."""
     namespace: str | None = None
     """Prefix of the face_ids; default: the source's own name."""
     splits: str | None = None
-    """CSV with columns identity,split: which people belong to which split."""
+    """CSV file with columns identity,split: the split that each person belongs to."""
     valid_fraction: float = 0.0
-    """Share of people that a seeded draw puts into the split valid; the others go into train. 0: no splits."""
+    """Share of people, 0 or more and below 1, who are drawn for the split valid; the others form the split train. 0: no
+    splits."""
     seed: int = 0
-    """Of that draw."""
+    """Random seed for the split."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, valid_fraction="[0, 1)")

@@ -10,12 +10,12 @@ from typing import Any
 import ray
 
 from metric_core import storage
-from metric_core.image.spec import Augmentation
+from metric_core.errors import ConfigError
 from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.demo import drawn
-from workflows.demo.config import DemoConfig
+from workflows.demo.config import VALID_FRACTION, DemoConfig
 from workflows.embed import job as embed
 from workflows.embed.config import EmbedConfig
 from workflows.evaluate import job as evaluate
@@ -29,7 +29,6 @@ from workflows.shared.console import say
 from workflows.shared.tracking import how_to_open
 from workflows.train import job as train
 from workflows.train import loop
-from workflows.train.config import TrainConfig
 
 PEOPLE_A_TASK = 25
 TITLES = {
@@ -55,33 +54,19 @@ def run(config: DemoConfig) -> dict[str, Any]:
     store = f"sqlite:///{out / 'mlflow.db'}"
     seconds: dict[str, float] = {}
     with cluster.connected(config):
+        workers = config.workers or min(2, cluster.cpus())
+        if workers > cluster.cpus():  # said before faces are drawn; training itself would only say it afterwards
+            raise ConfigError(f"workers is {workers} but the cluster has {cluster.cpus()} CPUs; lower workers")
         source = config.source
         if source is None:
             with _stage("draw", seconds):
                 source = _draw(config, out / "pictures")
         with _stage("catalogue", seconds):
-            catalogue.run(CatalogueConfig(source=source, out=uri["faces"], valid_fraction=1 / 10, seed=config.seed))
-        training = TrainConfig(
-            faces=uri["faces"],
-            out=uri["model"],
-            workers=config.workers or min(2, cluster.cpus()),
-            steps=config.steps,
-            warmup=min(50, config.steps),
-            evaluate_every=-(-config.steps // 3),
-            image_size=56,
-            learning_rate=2e-3,
-            colour="rgb",
-            align="none",
-            crop=1.0,
-            standardise=False,
-            # The drawn scenes vary as it is.
-            augmentation=Augmentation(rotate=0, scale=0, shift=0.03, light=0, erase=0),
-            seed=config.seed,
-            tracking_uri=store,
-            verbose=config.verbose,
-        )
+            catalogue.run(
+                CatalogueConfig(source=source, out=uri["faces"], valid_fraction=VALID_FRACTION, seed=config.seed)
+            )
         with _stage("train", seconds):
-            train.run(training)
+            train.run(config.training(uri["faces"], uri["model"], store, workers))
         with _stage("embed", seconds):
             _save_untrained(uri["model"], untrained, config.seed)
             for model, to in ((untrained, before), (uri["model"], uri["embeddings"])):

@@ -1,6 +1,7 @@
 """The options of ``likeness embeddings check``, ``stats``, ``export`` and ``compare``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metric_core.options import Options, out_of_range
 
@@ -12,12 +13,16 @@ ENDINGS = (".npy", ".fvecs")
 class CheckConfig(Options):
     """Verify embeddings."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("embeddings", "faces", "tombstones"),
+    }
+
     embeddings: str
     """The Embeddings artefact to check, or several read as one: A,B."""
     faces: str | None = None
-    """The Faces that they should cover: each face embedded from what its picture is now, quarantined or erased."""
+    """The Faces that they should cover: every face must be embedded from its current picture, quarantined or erased."""
     tombstones: str | None = None
-    """Folder of erased faces, with --faces; default: the folder tombstones beside the Faces."""
+    """Folder of erased faces, with --faces; default: the folder tombstones next to the Faces."""
 
     def problems(self) -> list[str]:
         if self.tombstones and not self.faces:
@@ -29,6 +34,10 @@ class CheckConfig(Options):
 class StatsConfig(Options):
     """Say what embeddings hold."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("embeddings",),
+    }
+
     embeddings: str
     """The Embeddings artefact, or several read as one: A,B."""
 
@@ -37,11 +46,15 @@ class StatsConfig(Options):
 class ExportConfig(Options):
     """Write vectors for other programs."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("embeddings", "out"),
+    }
+
     embeddings: str
-    """The Embeddings artefact to export, or several read as one: A,B; without what was erased."""
+    """The Embeddings artefact to export, or several read as one: A,B; erased faces are left out."""
     out: str
-    """File to write: NAME.npy (a float array as stored, faces x components) or NAME.fvecs (float32); the face_ids go
-    to NAME.ids.npy (int64), in the same order."""
+    """File to write: NAME.npy (faces x components, number format as stored) or NAME.fvecs (float32); the face_ids are
+    written to NAME.ids.npy (int64) in the same order."""
 
     def problems(self) -> list[str]:
         if not self.out.endswith(ENDINGS):
@@ -53,18 +66,23 @@ class ExportConfig(Options):
 class CompareConfig(Options):
     """Show how scores move with a new model."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("old", "new", "picture"),
+        "comparison": ("faces", "threshold", "seed"),
+    }
+
     old: str
-    """Embeddings by the model in use, A or A,B read as one."""
+    """Embeddings by the model in use, or several read as one: A,B."""
     new: str
     """Embeddings of the same faces by the new model."""
     faces: int = 10_000
-    """Faces to look at, all pictures of people drawn by a seed, of those that both have."""
+    """Number of faces to compare: all pictures of randomly drawn people, of the faces that both have."""
     threshold: float | None = None
-    """A similarity in use as a threshold; the report says which one of the new model has the same FAR."""
+    """Similarity that is in use as a threshold; the report names the one of the new model with the same FAR."""
     picture: str | None = None
-    """PNG to write: genuine and impostor scores of both."""
+    """PNG file to write, with the genuine and impostor scores of both."""
     seed: int = 0
-    """Of who is drawn."""
+    """Random seed for the draw of people."""
 
     def problems(self) -> list[str]:
         return out_of_range(self, faces="[4, inf)", threshold="(-1, 1)")

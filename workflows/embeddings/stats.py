@@ -17,8 +17,8 @@ def run(config: StatsConfig) -> dict[str, Any]:
     """Count.
 
     Returns:
-        {rows, people, dim, dtype, model, namespace, parts, bytes, bytes_a_face, norm: {quantile: value},
-        pictures_a_person: {quantile: count}, quarantined: {reason: count}}; bytes and reasons are those of all the
+        {rows, people, dim, dtype, model, namespace, parts, bytes, bytes_per_face, norm: {quantile: value},
+        pictures_per_person: {quantile: count}, quarantined: {reason: count}}; bytes and reasons are those of all the
         files, also where a later artefact supersedes a face.
     """
     collection = Collection.open(config.embeddings)
@@ -46,9 +46,9 @@ def run(config: StatsConfig) -> dict[str, Any]:
         "namespace": collection.namespace,
         "parts": len(addresses),
         "bytes": size,
-        "bytes_a_face": round(size / max(1, collection.rows), 1),
+        "bytes_per_face": round(size / max(1, collection.rows), 1),
         "norm": metrics.quantiles(np.concatenate(norms), QUANTILES),
-        "pictures_a_person": metrics.quantiles(pictures_P, QUANTILES),
+        "pictures_per_person": metrics.quantiles(pictures_P, QUANTILES),
         "quarantined": dict(sorted(reasons.items())),
     }
 

@@ -1,6 +1,7 @@
 """The options of ``likeness evaluate``."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metric_core.options import Options, out_of_range
 
@@ -9,28 +10,34 @@ from metric_core.options import Options, out_of_range
 class EvaluateConfig(Options):
     """Measure embeddings by one protocol."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("embeddings",),
+        "protocols": ("pairs", "verification", "identification", "retrieval", "clustering", "classification"),
+        "settings of a protocol": ("key_prefix", "threshold", "neighbours"),
+    }
+
     embeddings: str
-    """The Embeddings artefact to judge, or several read as one: A,B."""
+    """The Embeddings artefact to evaluate, or several read as one: A,B."""
     pairs: str | None = None
-    """A pair list in LFW's format, or the InsightFace .bin that was catalogued: accuracy with the threshold chosen on
-    the other folds, AUC, EER, TAR@FAR."""
+    """Verification by a pair list in LFW's format, or by the InsightFace .bin that was catalogued: accuracy with the
+    threshold chosen on the other folds, AUC, EER, TAR@FAR."""
     key_prefix: str = ""
-    """What the catalogue's keys have before the pair list's names, such as images/."""
+    """Prefix of the catalogue's keys, such as images/, that the names in the pair list do not have."""
     verification: bool = False
-    """Verification without a list: as many impostor as genuine pairs, drawn from the embeddings by a fixed seed."""
+    """Verification without a list: as many impostor as genuine pairs, drawn with a fixed seed."""
     identification: bool = False
-    """Closed-set search, one gallery picture a person: rank-1, rank-5, CMC."""
+    """Closed-set identification with one gallery picture per person: rank-1, rank-5, CMC."""
     retrieval: bool = False
-    """Every picture asks for all others of its person: P@1, R-precision, MAP@R."""
+    """Every picture as a query for all other pictures of its person: P@1, R-precision, MAP@R."""
     clustering: bool = False
-    """Groups made without names, by Chinese Whispers, against the people: NMI, B-cubed and pairwise F."""
+    """Clusters by Chinese Whispers, compared with the identities: NMI, B-cubed and pairwise F."""
     threshold: float | None = None
-    """Similarity from which on --clustering links two pictures, such as a model's operating point, in (0, 1); default:
-    the one with the best links by the labels."""
+    """Similarity from which --clustering links two pictures, between 0 and 1, such as a model's operating point;
+    default: the one whose links agree best with the identities."""
     classification: bool = False
-    """Every picture is named by a weighted vote of its nearest others: accuracy."""
+    """Leave-one-out classification of every picture by a weighted vote of its nearest neighbours: accuracy."""
     neighbours: int = 5
-    """Pictures that vote in --classification."""
+    """Number of neighbours that vote in --classification."""
 
     def problems(self) -> list[str]:
         protocols = ("verification", "identification", "retrieval", "clustering", "classification")

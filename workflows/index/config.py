@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from metric_core.options import out_of_range
 from workflows.shared.options import RunOptions
@@ -11,20 +12,25 @@ from workflows.shared.options import RunOptions
 class IndexConfig(RunOptions):
     """Build and publish a version of an index."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("embeddings", "out", "tombstones"),
+        "index": ("target_recall", "memory_budget", "shards", "seed"),
+    }
+
     embeddings: str
-    """The Embeddings artefact to index, or several read as one: A,B; what a later one says of a face stands."""
+    """The Embeddings artefact to index, or several read as one: A,B; for each face the latest artefact wins."""
     out: str
-    """The Index: a folder or object-store address; a new version is added to what is there."""
+    """Folder or object-store address of the Index; a new version is added to those that are there."""
     tombstones: str | None = None
-    """Folder of erased faces, which are left out; default: the folder tombstones beside the Faces of the embeddings."""
+    """Folder of erased faces, which are left out; default: the folder tombstones next to their Faces."""
     shards: int | None = None
-    """Files the vectors are spread over; default: as many as keep each near 1 GiB."""
+    """Number of files that the vectors are divided among; default: files of about 1 GiB."""
     target_recall: float = 0.99
-    """Share of the true 10 nearest vectors that a search must find; 1 keeps the index exact."""
+    """Share of the true 10 nearest vectors that a search must find, above 0 and at most 1; 1 keeps the index exact."""
     memory_budget: str | None = None
-    """Memory the opened index may take, such as 4GiB."""
+    """Memory that the opened index may take, such as 4GiB or 500MB; default: no limit."""
     seed: int = 0
-    """Of the training sample, k-means and the recall sample."""
+    """Random seed for the training sample, k-means and the recall sample."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, shards="[1, inf)", target_recall="(0, 1]")

@@ -1,6 +1,7 @@
 """The options of ``likeness search``."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from metric_core.options import Options, out_of_range
 
@@ -9,23 +10,28 @@ from metric_core.options import Options, out_of_range
 class SearchConfig(Options):
     """Find whom pictures show."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("index", "image", "model", "embeddings"),
+        "output": ("top", "out", "gallery", "faces"),
+    }
+
     index: str
-    """The Index to search; its live version."""
+    """The Index to search, in its live version."""
     model: str | None = None
-    """The Model that embeds --image; not needed with --embeddings."""
+    """The Model that embeds the pictures of --image; it must be the one that the index was built with."""
     image: list[str] = field(default_factory=list)
     """Pictures, or folders of pictures, to look for."""
     embeddings: str | None = None
-    """Embeddings to look for instead of pictures, A or A,B read as one; faces that are in the index do not find
-    themselves."""
+    """Embeddings to look for instead of pictures, A or A,B read as one; a face that is in the index does not find
+    itself."""
     top: int = 5
-    """People to list for each probe."""
+    """People listed per probe."""
     out: str | None = None
     """Folder or object-store address of the Matches artefact to write."""
     gallery: str | None = None
-    """PNG to write: each probe beside the people found."""
+    """PNG file to write, with each probe next to the people found."""
     faces: str | None = None
-    """The Faces that were indexed, for the gallery's pictures; default: where the index remembers them."""
+    """The Faces that were indexed, for the pictures of --gallery; default: the address that the index recorded."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, top="[1, inf)")

@@ -17,7 +17,7 @@ from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
 from workflows.search import gallery
 from workflows.search.config import SearchConfig
-from workflows.shared import erasures, models, probes, provenance
+from workflows.shared import erasures, provenance
 from workflows.shared.console import say
 
 
@@ -38,6 +38,9 @@ def run(config: SearchConfig) -> dict[str, Any]:
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
         table, asked = _search_embeddings(config, index, source), source.digest
     else:
+        # Only pictures need a network: torch takes seconds to import, and embeddings are searched without it.
+        from workflows.shared import models, probes
+
         model = models.load(config.model or "")
         check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
         found = probes.embed(model, config.image)

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,11 +39,13 @@ def connected(options: RunOptions) -> Iterator[None]:
 
     Raises:
         ConfigError: no cluster answers at the address.
+        JobFailed: no local cluster could be started, or Ray failed in the block, as when an actor died.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
-        yield
+        with _failures_in_a_line():
+            yield
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
     how: dict[str, Any] = {
@@ -51,28 +54,57 @@ def connected(options: RunOptions) -> Iterator[None]:
         "configure_logging": True,
     }
     scratch = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("default" if options.verbose else "ignore")
-        if address:
-            try:
-                _knock(address)
-                ray.init(address=address, **how)
-            except (OSError, RayError, ValueError) as error:
-                raise ConfigError(
-                    f"no Ray cluster answers at {address}: {error}; start one or drop --address"
-                ) from error
-        else:
-            # A folder of our own, so that nothing of Ray's session stays behind. Ray adds some 75 characters to it,
-            # and the path of a socket ends at 107.
-            roomy = len(tempfile.gettempdir()) <= 20
-            scratch = tempfile.mkdtemp(prefix="lk-ray-", dir=None if roomy else "/tmp")
-            ray.init(include_dashboard=False, _temp_dir=scratch, **how)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("default" if options.verbose else "ignore")
+            if address:
+                _join(address, how)
+            else:
+                # A folder of our own, so that nothing of Ray's session stays behind. Ray adds some 75 characters to
+                # it, and the path of a socket ends at 107.
+                roomy = len(tempfile.gettempdir()) <= 20
+                scratch = tempfile.mkdtemp(prefix="lk-ray-", dir=None if roomy else "/tmp")
+                _start(scratch, how)
+        with _failures_in_a_line():
+            yield
     finally:
         ray.shutdown()
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _join(address: str, how: dict[str, Any]) -> None:
+    try:
+        _knock(address)
+        ray.init(address=address, **how)
+    except (OSError, RayError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {_in_a_line(error)}; start one or drop --address"
+        ) from error
+
+
+def _start(scratch: str, how: dict[str, Any]) -> None:
+    try:
+        ray.init(include_dashboard=False, _temp_dir=scratch, **how)
+    except Exception as error:  # a start-up that takes too long ends in a bare Exception
+        raise JobFailed(
+            f"Ray could not be started on this machine: {_in_a_line(error)}; try again when the machine is less busy, "
+            f"or name a running cluster with --address (--verbose shows Ray's own messages)"
+        ) from error
+
+
+@contextmanager
+def _failures_in_a_line() -> Iterator[None]:
+    """What escapes of Ray's own errors, whose messages are pages long, becomes one of ours."""
+    try:
+        yield
+    except RayError as error:
+        raise cause(error) from error
+
+
+def _in_a_line(error: BaseException, most: int = 200) -> str:
+    """The start of an error's message, in one line."""
+    return textwrap.shorten(str(error), most, placeholder=" …") or type(error).__name__
 
 
 def _knock(address: str) -> None:

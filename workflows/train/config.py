@@ -1,7 +1,7 @@
 """The options of ``likeness train``."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from metric_core.errors import ConfigError
 from metric_core.image.spec import BLANK_MEAN_FACE, CROPS, SIZES, Augmentation, Preprocessing
@@ -17,109 +17,130 @@ from workflows.shared.options import RunOptions
 class TrainConfig(RunOptions):
     """Learn a metric from a catalogue of faces."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("faces", "out", "train_split", "valid_split"),
+        "batches": ("steps", "identities", "images", "person_weight", "cross_view", "seed"),
+        "optimiser": ("learning_rate", "warmup", "weight_decay", "harden"),
+        "network": ("backbone", "norm", "embedding_size", "flip_average"),
+        "pictures": ("image_size", "colour", "crop", "resize", "align", "standardise"),
+        "reports and checkpoints": ("report_every", "evaluate_every", "checkpoint_every"),
+        "how it runs": (
+            "workers",
+            "gpu",
+            "cpus_per_worker",
+            "loader_workers",
+            "cache_mib",
+            "precision",
+            "max_bad_fraction",
+            "max_failures",
+        ),
+        "MLflow": ("tracking_uri", "experiment", "run_name", "register"),
+    }
+
     faces: str
     """The Faces artefact to learn from."""
     out: str
     """Folder or object-store address of the Model to write."""
     train_split: str | None = None
-    """Split to learn from; default: train when there is one, else everybody but the validation split."""
+    """Split to learn from; default: train if there is one, else everyone outside the validation split."""
     valid_split: str | None = None
-    """Split to watch and to calibrate on, of other people; default: valid when there is one."""
+    """Split of other people, for validation and calibration; default: valid if there is one."""
 
     workers: int = 1
     """Data-parallel workers; they share one global batch."""
     gpu: bool = False
-    """One GPU a worker, NCCL between them; otherwise CPU and gloo."""
+    """Train on GPUs, one per worker, with NCCL between them; otherwise on CPUs with gloo."""
     cpus_per_worker: int | None = None
-    """CPUs, and threads, of a worker; default: the most that every worker can have on the cluster's nodes, and 1 with
+    """CPUs, and threads, per worker; default: the most that every worker can have on the cluster's nodes, and 1 with
     --gpu. The last bits of a result depend on it."""
     loader_workers: int = 0
-    """Decoding processes a worker; 0 decodes in the worker itself."""
+    """Decoding processes per worker; 0 decodes in the worker itself."""
     cache_mib: int = 1024
-    """Decoded training pictures kept in memory by each worker, its loader processes together, in MiB; and so many of
-    the validation split's."""
+    """Memory per worker for decoded training pictures, in MiB, shared by its loader processes; the validation split may
+    take as much again."""
     precision: Literal["auto", "float32", "float64", "bf16"] = "auto"
-    """bf16 computes the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that compute in
-    it, where it is twice as fast, else float32."""
+    """What is computed in. bf16: the network in bfloat16 and the loss in float32; auto: bf16 on GPUs and on CPUs that
+    support it, where it is twice as fast, else float32."""
 
     steps: int = 2000
-    """Optimiser steps."""
+    """Steps of the optimiser."""
     identities: int = 32
-    """People a global batch (P)."""
+    """People per global batch (P)."""
     images: int = 4
-    """Pictures a person in a batch (K)."""
+    """Pictures per person in a batch (K)."""
     person_weight: Literal["uniform", "sqrt-images", "images"] = "uniform"
-    """How often a person is drawn: uniform takes everybody once an epoch; images draws in proportion to the number
-    of a person's pictures, sqrt-images to its square root."""
+    """How often a person is drawn. uniform: everyone once per epoch; images: in proportion to the person's number of
+    pictures; sqrt-images: to the square root of that number."""
     cross_view: bool = False
-    """Show every person of a batch in two views or more, leaving out people with only one; the multi-view loss
-    always does."""
+    """Draw every person of a batch in two or more views, and leave out people with only one view; always on with the
+    multi-view loss."""
     learning_rate: float = 1e-3
-    """Peak of AdamW's learning rate, reached after the warm-up; it then falls to 0 along a cosine."""
+    """Peak learning rate of AdamW, reached after the warm-up; it then falls to 0 along a cosine."""
     warmup: int = 100
-    """Steps over which the learning rate rises."""
+    """Steps over which the learning rate rises from 0."""
     weight_decay: float = 5e-2
-    """AdamW's decoupled decay, on weight matrices and kernels only."""
+    """Decoupled weight decay of AdamW, for weight matrices and kernels only."""
     seed: int = 0
-    """Of the initial weights, the batches and the augmentation."""
+    """Random seed for the initial weights, the batches and the augmentation."""
     objective: Objective = field(
         default_factory=lambda: Objective(loss="softall", distance="cosine", temperature=1 / 48)
     )
-    """Loss, distance, miner and margin. Unless told otherwise every pair of the batch counts, the harder the more: in
-    tests/bench/study.py no single triplet an anchor learns as much from few pictures."""
+    """What training minimises: loss, distance, miner and margin. By default every pair of the batch counts, the harder
+    the more: in tests/bench/study.py no loss with one triplet per anchor learns as much from few pictures."""
     harden: bool = False
-    """Start with semi-hard negatives and go on with batch-hard ones when few triplets are active any more."""
+    """Start with semi-hard negatives and switch to batch-hard ones once few triplets are still active."""
     hardening: Hardening = field(default_factory=Hardening)
-    """When ``harden`` goes on to batch-hard negatives."""
+    """When --harden switches to batch-hard negatives."""
     collapse: Collapse = field(default_factory=Collapse)
-    """When to warn that all faces are becoming one point."""
+    """When to warn that all embeddings are becoming one point."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """How pictures are varied."""
+    """How far pictures are varied at random; 0 switches a change off."""
 
     backbone: Literal["plain", "iresnet18", "iresnet50", "iresnet100"] = "plain"
-    """Network: plain has 0.7 million weights, for thousands of pictures; the others, of the published shapes, are for
-    millions."""
+    """Network. plain has 0.7 million weights and suits thousands of pictures; the others have their published shapes
+    and suit millions."""
     norm: Literal["group", "batch"] = "group"
-    """Normalisation layers; with batch, results depend on the number of workers."""
+    """Normalisation layers; with batch, the result depends on the number of workers."""
     embedding_size: int = 128
-    """Components of an embedding."""
+    """Components per embedding."""
     image_size: int = 64
-    """Side of the square the network sees, in pixels."""
+    """Side of the square that the network sees, in pixels, 16 to 1024."""
     colour: Literal["grey", "rgb"] = "grey"
     """Channels that the network sees."""
     crop: float | None = None
-    """Side of the central square kept of each picture, as a share of its shorter side; default: 0.8, and with arcface
-    1, since its template decides what is kept."""
+    """Side of the central square that is kept of each picture, as a share of the picture's shorter side; default: 0.8,
+    and 1 with arcface, whose template decides what is kept."""
     resize: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    """Filter that brings pictures to size."""
+    """Filter for resizing pictures."""
     align: Literal["none", "mean-face", "arcface"] = "mean-face"
-    """mean-face: turn, scale and shift every picture until it looks most like the mean of the training pictures;
-    arcface: bring eyes, nose and mouth to ArcFace's places, which needs landmarks in the catalogue."""
+    """How faces are aligned. mean-face: every picture is rotated, scaled and shifted until it looks most like the mean
+    of the training pictures; arcface: landmarks are brought to ArcFace's template, which needs them in the
+    catalogue."""
     standardise: bool = True
-    """Bring every picture to mean 0 and deviation 1 before the network sees it, so that light and contrast do not
-    matter."""
+    """Bring every picture to mean 0 and standard deviation 1 before the network sees it, so that brightness and
+    contrast do not matter."""
     flip_average: bool = True
-    """Embed a face as the mean of it and its mirror image."""
+    """Embed a face as the mean of the picture and its mirror image."""
 
     report_every: int = 10
-    """Steps between two entries of the curves."""
+    """Steps between two points of the training curves."""
     evaluate_every: int = 250
-    """Steps between two looks at the validation split."""
+    """Steps between two validations."""
     checkpoint_every: int = 250
     """Steps between two checkpoints."""
     max_bad_fraction: float = 0.01
-    """Largest share of unreadable pictures among those drawn."""
+    """Largest share of unreadable pictures, among those drawn, before the job stops."""
     max_failures: int = 3
-    """How often a lost worker group is started again from the last checkpoint."""
+    """How many times the workers are restarted from the last checkpoint after a failure."""
 
     tracking_uri: str | None = None
-    """MLflow store; default: MLFLOW_TRACKING_URI, else an SQLite file in ~/.likeness."""
+    """Address of the MLflow store; default: MLFLOW_TRACKING_URI, else an SQLite file in ~/.likeness."""
     experiment: str = "likeness"
-    """MLflow experiment."""
+    """Name of the MLflow experiment."""
     run_name: str | None = None
-    """MLflow run name; default: the name of the output folder."""
+    """Name of the MLflow run; default: the name of the output folder."""
     register: str = "likeness"
-    """Name under which the model is registered with MLflow."""
+    """Name under which the model is registered in MLflow."""
 
     def problems(self) -> list[str]:
         count, share = "[1, inf)", "[0, 1]"
@@ -140,7 +161,9 @@ class TrainConfig(RunOptions):
             max_failures="[0, inf)",
         )
         if self.identities < max(2, self.workers):
-            problems.append(f"identities is {self.identities}; it must be 2 or more, and workers or more")
+            problems.append(
+                f"identities is {self.identities}; it must be 2 or more, and at least workers, {self.workers}"
+            )
         if self.images < 2:
             problems.append(f"images is {self.images}; it must be 2 or more: an anchor needs a positive")
         problems += [

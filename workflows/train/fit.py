@@ -3,13 +3,14 @@
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -98,10 +99,11 @@ class _Watcher:
         finished = threading.Event()
 
         def watch() -> None:
-            while not finished.wait(0.5):
-                if self._held.lost:
-                    self._stop.set()
-                self._poll()
+            with suppress(RayError):  # the board is gone: the last poll, below, reports what that means
+                while not finished.wait(0.5):
+                    if self._held.lost:
+                        self._stop.set()
+                    self._poll()
 
         thread = threading.Thread(target=watch, daemon=True)
         with _set_by_sigterm(self._stop):

@@ -1,6 +1,7 @@
 """The options of ``likeness verify``."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from metric_core.options import Options, out_of_range
 
@@ -9,12 +10,17 @@ from metric_core.options import Options, out_of_range
 class VerifyConfig(Options):
     """Compare two pictures."""
 
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("images", "model"),
+        "decision": ("far",),
+    }
+
     model: str
     """Model folder, object-store address, or MLflow model URI."""
     images: list[str] = field(default_factory=list, metadata={"positional": True})
-    """The two pictures."""
+    """The two pictures to compare."""
     far: float = 1e-3
-    """False accept rate to decide at: the share of strangers' pairs that may pass."""
+    """False accept rate to decide at: the share of impostor pairs that may be accepted, between 0 and 1."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, far="(0, 1)")

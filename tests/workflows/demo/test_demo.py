@@ -31,6 +31,9 @@ def test_a_small_demo(tmp_path: Path) -> None:
     assert all(0 < result[name][when] <= 1 for name in judged for when in ("before", "after"))
     assert 0.5 < result["verification"]["after"] <= 1
     assert result["index_recall"] == 1
+    assert list(result["seconds"]) == ["draw", "catalogue", "train", "embed", "index", "search", "evaluate"]
+    nouns = {"faces", "model", "embeddings", "index", "matches", "gallery", "mlflow"}
+    assert set(result["artefacts"]) == nouns
     assert sorted(os.listdir(cwd)) == ["likeness-demo"], "nothing but the demo's own folder"
     assert os.listdir(scratch) == [], "no temporary files"
     scratch.rmdir()

@@ -135,7 +135,7 @@ def test_stats(one: str, tmp_path: Path) -> None:
     more = minted.embeddings(tmp_path / "more", [0, 12], minted.unit_vectors(2), identities=["p0", "p9"])
     found = stats.run(StatsConfig(embeddings=f"{one},{more}"))
     assert (found["rows"], found["people"], found["dim"], found["dtype"]) == (13, 5, 8, "float32")
-    assert found["pictures_a_person"] == {"0.01": 1.08, "0.25": 3.0, "0.5": 3.0, "0.75": 3.0, "0.99": 3.0}
+    assert found["pictures_per_person"] == {"0.01": 1.08, "0.25": 3.0, "0.5": 3.0, "0.75": 3.0, "0.99": 3.0}
     assert found["norm"]["0.5"] == 1.0
     assert found["quarantined"] == {"missing": 1}
     size = sum(path.stat().st_size for name in ("one", "more") for path in (tmp_path / name).glob("part-*"))

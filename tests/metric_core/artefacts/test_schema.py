@@ -1,0 +1,89 @@
+"""Columns of the artefacts, as other programs read them: they change on purpose, with a new format number."""
+
+import pyarrow as pa
+import pytest
+
+from metric_core.artefacts import schema
+from metric_core.errors import SchemaMismatch
+from metric_core.index import identities
+
+EXPECTED = {
+    "FACES": """
+        face_id: int64 not null
+        identity: string not null
+        key: string not null
+        kind: string not null
+        uri: string not null
+        offset: int64
+        length: int64
+        row_group: int32
+        row: int32
+        column: string
+        content_tag: string not null
+        view: string
+        split: string
+        landmarks: list<item: float>
+          child 0, item: float""",
+    "QUARANTINE": """
+        face_id: int64 not null
+        uri: string not null
+        reason: string not null
+        detail: string not null""",
+    "TAGS": """
+        face_id: int64 not null
+        content_tag: string not null
+        row_hash: int64 not null""",
+    "GONE": """
+        face_id: int64 not null""",
+    "TOMBSTONES": """
+        face_id: int64
+        identity: string""",
+    "MATCHES": """
+        query: string not null
+        rank: int32 not null
+        identity: string not null
+        face_id: int64 not null
+        score: float not null
+        accepted: bool""",
+    "embeddings, float32": """
+        face_id: int64 not null
+        identity: string not null
+        view: string
+        embedding: fixed_size_list<item: float>[4] not null
+          child 0, item: float
+        norm: float not null""",
+    "embeddings, float16": """
+        face_id: int64 not null
+        identity: string not null
+        view: string
+        embedding: fixed_size_list<item: halffloat>[4] not null
+          child 0, item: halffloat
+        norm: float not null""",
+    "identities": """
+        face_id: int64 not null
+        identity: dictionary<values=string, indices=int32, ordered=0> not null""",
+}
+
+SCHEMAS = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)} | {
+    "embeddings, float32": schema.embeddings(4),
+    "embeddings, float16": schema.embeddings(4, pa.float16()),
+    "identities": identities.SCHEMA,
+}
+
+
+def test_every_schema_is_pinned() -> None:
+    assert SCHEMAS.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_columns(name: str) -> None:
+    indent = "\n        "
+    assert indent + SCHEMAS[name].to_string().replace("\n", indent) == EXPECTED[name]
+
+
+def test_everything_that_does_not_fit_is_named() -> None:
+    table = pa.table({"face_id": pa.array([1, None], pa.int64()), "extra": [1, 2], "uri": [1, 2], "reason": ["a", "b"]})
+    with pytest.raises(SchemaMismatch) as error:
+        schema.check(table, schema.QUARANTINE, "x.parquet")
+    for text in ("x.parquet: face_id has 1 nulls", "uri is int64, not string", "detail is missing", "extra is unknown"):
+        assert text in str(error.value)

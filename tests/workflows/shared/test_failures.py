@@ -1,0 +1,43 @@
+"""What is said when Ray does not start, or something in it dies: one line, and nothing left behind."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from metric_core.errors import DataError, JobFailed
+from workflows.shared import cluster
+from workflows.shared.options import RunOptions
+
+TIMED_OUT = (
+    "The current node timed out during startup. This could happen because\n\nsome of the Ray processes" + 99 * " x"
+)
+
+
+def test_a_start_up_that_takes_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def init(**how: object) -> None:
+        raise Exception(TIMED_OUT)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **how: str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(JobFailed) as error, cluster.connected(RunOptions()):
+        pass
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("Ray could not be started on this machine: The current node timed out during startup.")
+    assert "try again when the machine is less busy" in line
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_dead_actor_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(JobFailed) as error, cluster.connected(RunOptions()):
+        raise RayActorError("01", "The actor died unexpectedly.\n\tpid: 7\nIts worker process has died.")
+    assert str(error.value) == "RayActorError: Its worker process has died. (--verbose shows the whole)"
+    with pytest.raises(DataError, match=r"^no faces$"), cluster.connected(RunOptions()):
+        raise DataError("no faces")

@@ -1,0 +1,300 @@
+"""From a job's config, a dataclass, to the options of its command line and their help, and from a command line back to
+a config. What is wrong with a command line is reported all at once; the job itself is left to the caller.
+"""
+
+import argparse
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from metric_core.errors import ConfigError
+from workflows.hints import hint
+
+GENERAL = "general"
+"""Title of the options that every job has, which stand last."""
+UNTITLED = "options"
+"""Title of the options that no group names."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf of a config, as the command line sees it."""
+
+    path: str
+    """Dotted field names, such as ``objective.margin``."""
+    type: Any
+    default: Any
+    """``MISSING`` when it must be given."""
+    help: str
+    positional: bool
+
+    @property
+    def flag(self) -> str:
+        """``--objective.margin``"""
+        return "--" + self.path.replace("_", "-")
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for a value in help: N for a whole number, X for another one, else the option's own name."""
+        return {int: "N", float: "X"}.get(_plain(self.type), self.path.rpartition(".")[2].upper())
+
+
+def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> Iterator[Option]:
+    """The leaves of a config dataclass and of those nested in it, each with the docstring below it as its help.
+
+    ``defaults`` is the outer config's default for a nested one, which may differ from the nested class's own.
+    """
+    hints = typing.get_type_hints(config_class)
+    texts = _field_docs(config_class)
+    for field in fields(config_class):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            yield from options_of(typing.cast(type, kind), prefix + field.name + ".", _default(field))
+            continue
+        yield Option(
+            path=prefix + field.name,
+            type=kind,
+            default=_default(field) if defaults is None else getattr(defaults, field.name),
+            help=texts.get(field.name, ""),
+            positional=bool(field.metadata.get("positional")),
+        )
+
+
+def groups_of(config_class: type) -> dict[str, tuple[str, list[Option]]]:
+    """{title: (a line about the group, its options)}: first the groups that the class names, then the nested configs.
+
+    A class names groups in ``GROUPS``; those of the same title in the classes that it derives from are put behind.
+    """
+    titles: dict[str, list[str]] = {}
+    for base in config_class.__mro__:
+        for title, names in vars(base).get("GROUPS", {}).items():
+            titles.setdefault(title, []).extend(names)
+    options = {option.path: option for option in options_of(config_class)}
+    groups = {title: ("", [options.pop(name) for name in names if name in options]) for title, names in titles.items()}
+    texts = _field_docs(config_class)
+    for option in options.values():
+        outer = option.path.rpartition(".")[0]
+        groups.setdefault(outer or UNTITLED, (texts.get(outer, ""), []))[1].append(option)
+    return groups
+
+
+def help_text(command: str, text: str, config_class: type) -> str:
+    """What ``--help`` shows: one line of usage, ``text``, then the options in titled groups."""
+    return _parser(config_class, command, text).format_help()
+
+
+def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]:
+    """The config that a command line and its ``--config`` files ask for, and the command's own flags.
+
+    Files come first and the command line on top, wherever ``--config`` stands.
+
+    Raises:
+        ConfigError: with every problem there is, the nearest valid name beside an unknown one.
+    """
+    parser, options = _parser(config_class), list(options_of(config_class))
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    flags = argparse.Namespace(json=False, print_config=False, config=None)
+    for tokens in (_file_tokens(argv, options, problems), argv):
+        found = _parsed(parser, tokens, problems)
+        values |= {key: value for key, value in found.items() if key not in vars(flags)}
+        vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
+    missing = [option for option in options if option.default is MISSING and option.path not in values]
+    problems += [f"{option.flag} is missing: {_first_clause(option.help)}" for option in missing]
+    # Empty text stands in for what is missing, so that all the rest is checked, too; it is no problem of its own.
+    found_problems: list[str] = []
+    config = _build(config_class, values | {option.path: "" for option in missing}, found_problems)
+    own = tuple(f"{option.path} is " for option in missing)
+    problems += [line for line in found_problems if not (own and line.startswith(own))]
+    if problems:
+        raise ConfigError.of(list(dict.fromkeys(problems)))
+    return config, flags
+
+
+def _parser(config_class: type, command: str = "likeness", text: str = "") -> argparse.ArgumentParser:
+    groups = groups_of(config_class)
+    needed = [option for _, options in groups.values() for option in options if option.default is MISSING]
+    given = [option for _, options in groups.values() for option in options if option.positional]
+    usage = [command, *(f"{option.flag} {option.placeholder}" for option in needed)]
+    parser = argparse.ArgumentParser(
+        usage=" ".join([*usage, *(f"{option.placeholder}..." for option in given), "[options]"]),
+        description=text,
+        allow_abbrev=False,
+        exit_on_error=False,
+        add_help=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for title, (about, options) in groups.items():
+        group = parser.add_argument_group(title, about.replace("%", "%%") or None)
+        for option in options:
+            _add(group, option)
+    group = parser.add_argument_group(GENERAL)
+    group.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        help="Options from a file; those of the command line take precedence. --no-NAME switches off what it turns on.",
+    )
+    group.add_argument("--print-config", action="store_true", help="Print the options as a --config file and exit.")
+    group.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
+    return parser
+
+
+def _add(group: Any, option: Option) -> None:
+    kind = _plain(option.type)
+    how: dict[str, Any] = {"help": (option.help + _default_text(option)).replace("%", "%%")}
+    if kind is bool and option.default is not True:
+        group.add_argument(option.flag, dest=option.path, action="store_true", **how)
+        group.add_argument(f"--no-{option.flag[2:]}", dest=option.path, action="store_false", help=argparse.SUPPRESS)
+        return
+    if kind is bool:
+        how["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is typing.Literal:
+        how |= {"choices": typing.get_args(kind)}
+    elif typing.get_origin(kind) is list:
+        how |= {"nargs": "*" if option.positional else "+", "metavar": option.placeholder}
+    else:
+        how |= {"type": kind, "metavar": option.placeholder}
+    if option.positional:
+        group.add_argument(option.path, **how)
+    else:
+        group.add_argument(option.flag, dest=option.path, **how)
+
+
+def _default_text(option: Option) -> str:
+    """What is appended to an option's help; nothing where its default is None, off or empty."""
+    default = option.default
+    if default is MISSING:
+        return " (required)"
+    if default is None or default is False or default in ("", []):
+        return ""
+    shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
+    return f" (default: {shown})"
+
+
+def _first_clause(text: str) -> str:
+    return re.split(r"[.;] |\.$", text, maxsplit=1)[0]
+
+
+def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[str]) -> dict[str, Any]:
+    """What the tokens say; of an option given twice the last, of positional values all, wherever they stand."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    positional = {action.dest for action in parser._actions if not action.option_strings}
+    values: dict[str, Any] = {}
+    for group in _grouped(tokens):
+        flag = group[0].split("=", 1)[0]
+        if flag.startswith("--") and flag not in known:
+            problems.append(f"there is no option {flag}{hint(flag, known)}")
+            continue
+        try:
+            found, left = parser.parse_known_args(group)
+        except argparse.ArgumentError as error:
+            problems.append(f"{error.argument_name or flag}: {error.message}")
+            continue
+        if left:
+            problems.append(f"{' '.join(left)}: not expected here")
+        for key, value in vars(found).items():
+            values[key] = values.get(key, []) + value if key in positional else value
+    return values
+
+
+def _grouped(tokens: list[str]) -> Iterator[list[str]]:
+    """Each option with its values, and leading values by themselves, so that one bad option hides no other."""
+    group: list[str] = []
+    for token in tokens:
+        if token.startswith("--") and group:
+            yield group
+            group = []
+        group.append(token)
+    if group:
+        yield group
+
+
+def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) -> list[str]:
+    """What the --config files say, as command-line tokens."""
+    paths = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
+    paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
+    positional = {option.path for option in options if option.positional}
+    tokens: list[str] = []
+    for path in paths:
+        import yaml
+
+        try:
+            with open(os.path.expanduser(path)) as f:
+                body = yaml.safe_load(f) or {}
+        except (OSError, yaml.YAMLError) as error:
+            problems.append(f"--config {path}: {' '.join(str(error).split())}")
+            continue
+        if not isinstance(body, dict):
+            problems.append(f"--config {path}: expected `option: value` lines, found {type(body).__name__}")
+            continue
+        for key, value in _flat(body):
+            flag = "--" + key.replace("_", "-")
+            if isinstance(value, bool):
+                tokens.append(flag if value else "--no-" + flag[2:])
+            elif key in positional:
+                tokens = [*map(str, value or []), *tokens]  # in front, where no option can take them
+            elif isinstance(value, list):
+                tokens += [flag, *map(str, value)] if value else []
+            elif value is not None:
+                tokens.append(f"{flag}={value}")
+    return tokens
+
+
+def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in body.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _build(
+    config_class: type, values: dict[str, Any], problems: list[str], prefix: str = "", defaults: Any = None
+) -> Any:
+    """The config, nested ones first; what their own checks find goes to ``problems``."""
+    hints = typing.get_type_hints(config_class)
+    given: dict[str, Any] = {}
+    for field in fields(config_class):
+        if is_dataclass(hints[field.name]):
+            inner = typing.cast(type, hints[field.name])
+            nested = _build(inner, values, problems, f"{prefix}{field.name}.", _default(field))
+            if nested is not None:
+                given[field.name] = nested
+        elif prefix + field.name in values:
+            given[field.name] = values[prefix + field.name]
+    try:
+        return config_class(**given) if defaults is None else replace(defaults, **given)
+    except ConfigError as error:
+        problems += [f"{prefix}{line}" for line in str(error).splitlines()]
+        return None
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its ``| None``."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(k for k in typing.get_args(kind) if k is not type(None))
+    return kind
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _field_docs(config_class: type) -> dict[str, str]:
+    """{field: the docstring below it, in one line without the marks of code}, also of inherited fields."""
+    from docstring_parser import parse_from_object
+
+    texts: dict[str, str] = {}
+    for base in reversed(config_class.__mro__[:-1]):
+        texts |= {
+            p.arg_name: " ".join((p.description or "").replace("``", "").split())
+            for p in parse_from_object(base).params
+        }
+    return texts

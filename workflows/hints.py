@@ -1,0 +1,119 @@
+"""What was meant by an option that does not exist: first words from other tools, then names that are spelt alike."""
+
+import difflib
+
+ALIKE = 0.75
+"""How alike two names must be spelt, from 0 to 1 as ``difflib`` counts, for one to be taken for the other."""
+
+INPUT = ("source", "image or embeddings", "old and new", "faces", "embeddings")
+
+MEANT: dict[str, tuple[str, ...]] = {
+    "lr": ("learning-rate",),
+    "wd": ("weight-decay",),
+    "decay": ("weight-decay",),
+    "warmup-steps": ("warmup",),
+    "epochs": ("steps",),
+    "num-epochs": ("steps",),
+    "iterations": ("steps",),
+    "max-steps": ("steps",),
+    "batch-size": ("batch", "identities and images"),
+    "batch": ("identities and images",),
+    "p": ("identities",),
+    "k": ("top", "neighbours", "images"),
+    "topk": ("top", "neighbours"),
+    "top-k": ("top", "neighbours"),
+    "num": ("top",),
+    "n": ("top",),
+    "limit": ("top",),
+    "device": ("gpu",),
+    "cuda": ("gpu",),
+    "gpus": ("gpu", "workers"),
+    "num-gpus": ("workers",),
+    "num-workers": ("workers", "actors"),
+    "workers": ("actors",),
+    "world-size": ("workers", "actors"),
+    "nproc": ("workers", "actors"),
+    "nproc-per-node": ("workers", "actors"),
+    "nodes": ("workers",),
+    "jobs": ("workers", "actors"),
+    "threads": ("cpus-per-worker",),
+    "amp": ("precision",),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "model": ("backbone",),
+    "arch": ("backbone",),
+    "network": ("backbone",),
+    "weights": ("model",),
+    "checkpoint": ("model",),
+    "dim": ("embedding-size",),
+    "embedding-dim": ("embedding-size",),
+    "img-size": ("image-size",),
+    "input-size": ("image-size",),
+    "output": ("out",),
+    "output-dir": ("out",),
+    "out-dir": ("out",),
+    "save": ("out",),
+    "save-dir": ("out",),
+    "o": ("out",),
+    "input": INPUT,
+    "data": INPUT,
+    "data-dir": INPUT,
+    "dataset": INPUT,
+    "images": ("image",),
+    "query": ("image or embeddings",),
+    "random-seed": ("seed",),
+    "random-state": ("seed",),
+    "mlflow-uri": ("tracking-uri",),
+    "ray-address": ("address",),
+    "fmr": ("far",),
+    "threshold": ("far",),
+    "quiet": ("no-verbose",),
+}
+"""For each word the options that it may stand for, of which the first is named that the job has."""
+
+NOTES = {"identities and images": " (a batch is P people with K pictures each)"}
+"""What a suggestion says as well where the names alone would not do."""
+
+CONTINUE = {"resume", "continue", "restart", "resume-from-checkpoint"}
+"""Words for what needs no option where a job has an output that it continues."""
+
+
+def hint(unknown: str, known: set[str]) -> str:
+    """What to say behind "there is no option --unknown": which of the ``known`` ones may be meant, or nothing.
+
+    Args:
+        unknown: as it was typed, with its dashes.
+        known: all options of the job, with their dashes.
+    """
+    names = {name.lstrip("-") for name in known}
+    word = unknown.lstrip("-").replace("_", "-").lower()
+    if word in CONTINUE and {"out", "address"} <= names:
+        return "; none is needed: the same command continues an interrupted run"
+    near = _near(word, names)
+    if not near:
+        return ""
+    shown = " ".join(part if part in ("and", "or") else f"--{part}" for part in near.split(" "))
+    return f"; did you mean {shown}{NOTES.get(near, '')}?"
+
+
+def _near(word: str, names: set[str]) -> str:
+    """The option that is meant, or several with ``and`` or ``or`` between them; empty when there is no telling."""
+    leaf = word.rpartition(".")[2]
+    if word in names:  # but for capitals and underscores
+        return word
+    for candidate in (*MEANT.get(word, ()), *MEANT.get(leaf, ())):
+        if set(candidate.split(" ")) - {"and", "or"} <= names:
+            return candidate
+    switched_off = word.startswith("no-")
+    plain = sorted(name for name in names if name.startswith("no-") == switched_off)
+    same_leaf = [name for name in plain if name.rpartition(".")[2] == leaf]
+    longer = [name for name in plain if len(word) > 2 and name.startswith(word)]
+    for found in (same_leaf, longer):
+        if 0 < len(found) < 4:
+            return " or ".join(found)
+    alike = difflib.get_close_matches(word, plain, n=1, cutoff=ALIKE)
+    if alike:
+        return alike[0]
+    leaves = {name.rpartition(".")[2]: name for name in plain}
+    alike = difflib.get_close_matches(leaf, leaves, n=1, cutoff=ALIKE)
+    return leaves[alike[0]] if alike else ""
