@@ -39,7 +39,7 @@ def test_an_unfinished_version_says_so_and_keeps_what_is_done(people, write_inde
 def test_a_version_that_is_not_there(tmp_path):
     version = Version(str(tmp_path), "0" * 16)
     assert (version.finished, version.template(), version.receipt(0)) == (False, None, None)
-    assert all(isinstance(e, Missing) and "nothing is there" in str(e) for e in _read(version))
+    assert all(isinstance(e, Missing) and "does not exist" in str(e) for e in _read(version))
 
 
 def test_a_finished_version_gives_back_what_was_written(people, write_index, tmp_path):
