@@ -37,8 +37,8 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
         names = [keys.plain(path) for path in paths]
         if len(set(names)) < len(names):
             names = keys.of(paths)
-            ignored[TWINS] += keys.carry_ending(paths, names)
-            tags = keys.tags(paths, names, tags)
+            ignored[TWINS] += keys.count_with_ending(paths, names)
+            tags = keys.distinct_tags(paths, names, tags)
         for picture, key, tag in zip(run, names, tags):
             yield Found(identity=picture.place.parent.name, key=key, uri=picture.uri, content_tag=tag)
     if undecoded:

@@ -29,7 +29,7 @@ class Found:
     uri: str
     """Relative to the source's root, or absolute."""
     content_tag: str
-    """Changes when the bytes change; for files that have a twin, see ``keys.tags``."""
+    """Changes when the bytes change; for files that have a twin, see ``keys.distinct_tags``."""
     kind: str = "file"
     offset: int | None = None
     length: int | None = None

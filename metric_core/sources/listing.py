@@ -73,9 +73,9 @@ def _faces(address: str, root: str, table: pa.Table, ignored: Counter[str]) -> I
     tag_of: dict[int, str] = {}
     if twins:
         names = [key_N[row] for row in twins]
-        ignored[TWINS] += keys.carry_ending(list(twins.values()), names)
+        ignored[TWINS] += keys.count_with_ending(list(twins.values()), names)
         found = [tag or "" for _, tag in _tagged(root, table.take(list(twins)))]
-        tag_of = dict(zip(twins, keys.tags(list(twins.values()), names, found)))
+        tag_of = dict(zip(twins, keys.distinct_tags(list(twins.values()), names, found)))
     missing: list[str] = []
     for number, (row, tag) in enumerate(_tagged(root, table)):
         path = row["path"]
