@@ -1,7 +1,7 @@
-"""The Likeness library: faces to vectors, vectors to matches. It knows nothing of Ray or MLflow.
+"""The Likeness library: from faces to vectors, from vectors to matches. It uses neither Ray nor MLflow.
 
-The names below are what a notebook needs. Each is imported from its module when it is first used, so that importing
-the package costs nothing; ``__init__.pyi`` tells type checkers the same.
+The names below are for use in a notebook. Each is imported from its module when it is first used, so importing the
+package takes no time. ``__init__.pyi`` has the same names for type checkers.
 """
 
 from importlib import import_module

@@ -132,7 +132,7 @@ class Collection:
             Missing: ``folder`` does not exist.
         """
         known = [source.manifest.provenance.get("faces") for source in self.sources]
-        folders = {tombstones.named(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
+        folders = {tombstones.existing(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
         lists = [found for found in map(tombstones.read, sorted(folders)) if found]
         if not lists:
             return self

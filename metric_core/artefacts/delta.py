@@ -1,9 +1,9 @@
-"""What a catalogue asks of an embed job: which rows are to be embedded, which of them are erased, and what is gone.
+"""Selects the rows of a catalogue that an embed job must embed, and finds those that are erased or gone.
 
-Without earlier embeddings that is every row. With them, it is those that are new there or have changed since: their
-bytes by ``content_tag``, and all else that a row is made of. How the rows are then embedded is left to the job.
+Without earlier embeddings that is every row. With them, it is the rows that are new or have changed since then: their
+bytes, according to ``content_tag``, or any other column in ``MADE_OF``. Embedding the rows is left to the job.
 
-Shape letters: M ids of a sorted set, N rows.
+Shape letters: M sorted ids, N rows.
 """
 
 import hashlib
@@ -21,34 +21,34 @@ from metric_core.artefacts.rows import Part
 from metric_core.artefacts.tombstones import Tombstones
 
 MADE_OF = ("content_tag", "identity", "view", "landmarks")
-"""Columns of the catalogue that a row of embeddings depends on."""
+"""Columns of the catalogue that a row of Embeddings depends on."""
 _ROWS = 8 * rows.ROW_GROUP
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of a catalogue, for a job."""
+    """The rows of a catalogue that a job embeds."""
 
     wanted: dict[str, np.ndarray] | None = None
-    """Of a delta: for each part of the catalogue, bool (rows,), what is new or changed. None: all of the split."""
+    """In a delta, for each part of the catalogue, bool (rows,): which rows are new or changed; None: the whole split"""
     erased: dict[str, np.ndarray] = field(default_factory=dict)
-    """For parts that have any, int64, sorted: which rows of those that are wanted are erased."""
+    """For each part that has erased rows, int64, sorted: which of the wanted rows are erased."""
     erased_M: np.ndarray = field(default_factory=lambda: ids.NONE)
-    """int64, sorted: their face_ids."""
+    """int64, sorted: the face_ids of the erased rows."""
     gone_M: np.ndarray = field(default_factory=lambda: ids.NONE)
-    """int64, sorted: faces that the earlier embeddings took in, and that are no more or are erased."""
+    """int64, sorted: inputs of the earlier embeddings that the catalogue no longer has or that are erased."""
     unchanged: int = 0
-    """Rows that the earlier embeddings have."""
+    """Rows that the earlier embeddings have already."""
     twins: int = 0
-    """Pictures that have a new twin and are to be embedded again: the twin may have taken their id over."""
+    """Pictures that have a new twin and must be embedded again, because the twin may have taken over their id."""
 
     def count(self, whole: int) -> int:
-        """Rows that are wanted, the erased ones included; ``whole``: how many the split has."""
+        """The number of wanted rows, including erased ones; ``whole``: rows in the split."""
         return whole if self.wanted is None else int(sum(wanted_N.sum() for wanted_N in self.wanted.values()))
 
     @property
     def erased_digest(self) -> str | None:
-        """Equal when the same faces are erased; None when there are none."""
+        """Equal if the same faces are erased; None if no faces are."""
         return ids.digest(self.erased_M) if len(self.erased_M) else None
 
 
@@ -59,7 +59,7 @@ def tags(table: pa.Table) -> pa.Table:
 
 
 def row_hashes(table: pa.Table) -> np.ndarray:
-    """int64 (N,): for each row of a catalogue, a hash of what its vector, identity and view follow from."""
+    """int64 (N,): for each row of a catalogue, a hash of the columns in ``MADE_OF``."""
     made_of = zip(*(table[name].to_pylist() for name in MADE_OF))
     texts = ("\0".join(map(str, row)).encode() for row in made_of)
     hashes = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True) for text in texts)
@@ -67,7 +67,7 @@ def row_hashes(table: pa.Table) -> np.ndarray:
 
 
 def select(faces: Faces, split: str | None, since: Collection | None, tombstones: Tombstones) -> Selection:
-    """The rows of ``split`` (None: of all) to embed; a pass over the catalogue when anything may be left out.
+    """The rows of ``split`` (None: all rows) to embed. Reads the catalogue once if any row may be left out.
 
     Raises:
         Corrupt: a file of the catalogue or of the earlier embeddings is damaged.
@@ -89,7 +89,7 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
             same_N = wanted_N & known.unchanged(id_N, row_hashes(table))
             unchanged += int((same_N & ~erased_N).sum())
             wanted_N &= ~same_N
-            new_N = ~ids.within(id_N, known.taken_in_M)
+            new_N = ~ids.within(id_N, known.inputs_M)
             changed.append(id_N[wanted_N & ~new_N & ~erased_N])
             plain.append(_plain_ids(table.filter(wanted_N & new_N & ~erased_N), faces.namespace))
         wanted.setdefault(part.name, []).append(wanted_N)
@@ -99,37 +99,37 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
         wanted={name: np.concatenate(some) for name, some in wanted.items()} if known else None,
         erased={name: at_M for name, some in erased.items() if len(at_M := np.concatenate(some))},
         erased_M=np.sort(np.concatenate(erased_ids)),
-        gone_M=np.setdiff1d(known.taken_in_M, np.concatenate(present)) if known else ids.NONE,
+        gone_M=np.setdiff1d(known.inputs_M, np.concatenate(present)) if known else ids.NONE,
         unchanged=unchanged,
         twins=len(np.intersect1d(np.concatenate(changed), np.concatenate(plain))),
     )
 
 
 class _Known:
-    """What earlier embeddings have, 16 bytes a face."""
+    """The faces in earlier embeddings, 16 bytes per face."""
 
     def __init__(self, since: Collection) -> None:
         face_ids, hashes = [ids.NONE], [ids.NONE]
-        self.taken_in_M = ids.NONE
-        """Every face that went in and is not gone again, embedded or not."""
+        self.inputs_M = ids.NONE
+        """int64, sorted: every input face, embedded or not, that was not gone later."""
         for layer in since.layers:
             rejects = [table["face_id"].to_numpy() for table in layer.source.iter_quarantine()]
             without_M = np.unique(np.concatenate([layer.hidden_M, *rejects]))
-            self.taken_in_M = np.setdiff1d(self.taken_in_M, layer.source.gone(), assume_unique=True)
-            taken_in = [self.taken_in_M]
+            self.inputs_M = np.setdiff1d(self.inputs_M, layer.source.gone(), assume_unique=True)
+            inputs = [self.inputs_M]
             for table in layer.source.iter_tags():
                 id_N = table["face_id"].to_numpy()
-                taken_in.append(id_N)
+                inputs.append(id_N)
                 embedded_N = ~ids.within(id_N, without_M)
                 face_ids.append(id_N[embedded_N])
                 hashes.append(table["row_hash"].to_numpy()[embedded_N])
-            self.taken_in_M = np.unique(np.concatenate(taken_in))
+            self.inputs_M = np.unique(np.concatenate(inputs))
         id_M = np.concatenate(face_ids)
         order_M = np.argsort(id_M)
         self._id_M, self._hash_M = id_M[order_M], np.concatenate(hashes)[order_M]
 
     def unchanged(self, id_N: np.ndarray, hash_N: np.ndarray) -> np.ndarray:
-        """bool (N,): which faces were embedded from just the same."""
+        """bool (N,): which faces were embedded from the same data."""
         if not len(self._id_M):
             return np.zeros(len(id_N), bool)
         at_N = np.minimum(np.searchsorted(self._id_M, id_N), len(self._id_M) - 1)
@@ -138,7 +138,7 @@ class _Known:
 
 
 def _plain_ids(table: pa.Table, namespace: str) -> np.ndarray:
-    """int64: of rows whose key carries the ending, the ids that the twins with the plain keys have."""
+    """int64: for rows whose key has the ending, the ids of the twins that have the plain keys."""
     found = (keys.plain_of_twin(*row) for row in zip(*(table[name].to_pylist() for name in keys.NAMED_BY)))
     return face_ids(namespace, filter(None, found))
 

@@ -1,7 +1,7 @@
-"""What a picture is called in its corpus: its key, of which the face_id is a hash.
+"""Keys: the name of a picture in its corpus, of which the face_id is a hash.
 
-Formats without keys of their own derive them from paths, by the rule in ``of``. How a key becomes an id is in
-``faces``; which files of a source are pictures is left to its reader.
+Formats without keys derive them from paths by the rule in ``of``. How a key becomes an id is in ``faces``; which files
+of a source are pictures is decided by its reader.
 """
 
 from collections import Counter
@@ -29,18 +29,18 @@ IMAGE_ENDINGS = (
     ".jp2",
     ".avif",
 )
-"""Endings of pictures, in lower case. Ids follow from their order (see ``of``): it never changes, and new ones come
-last."""
+"""Endings of pictures, in lower case. Ids depend on their order (see ``of``), so it never changes and new ones are
+added at the end."""
 
 NAMED_BY = ("key", "kind", "uri")
-"""Columns of a catalogue that say what other keys a row's picture has as twins come and go."""
+"""Columns of a catalogue that determine which other keys a row's picture can have; see ``others``."""
 
 _RANK = {ending: rank for rank, ending in enumerate(IMAGE_ENDINGS)}
 _SPELLINGS = [spelling for ending in IMAGE_ENDINGS for spelling in (ending, ending.upper())]
 
 
 def ending(path: str) -> str:
-    """``.jpg`` of ``a/b.c.jpg``; empty where the file's name has no ending, as in ``a/.b`` and ``a.b/c``."""
+    """``.jpg`` of ``a/b.c.jpg``; empty if the file's name has no ending, as in ``a/.b`` and ``a.b/c``."""
     name = path[path.rfind("/") + 1 :]
     dot = name.rfind(".")
     return name[dot:] if 0 < dot < len(name) - 1 else ""
@@ -52,23 +52,23 @@ def plain(path: str) -> str:
 
 
 def of(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """The keys of pictures, by their paths below the root of their source.
+    """The keys of pictures, from their paths below the root of their source.
 
     The key of a picture is its path without the ending, ``ann/IMG_1``. Pictures of one folder whose names differ in
-    the ending only (``IMG_1.jpg``, ``IMG_1.webp``, ``IMG_1.JPG``) are twins, and one of them has that key: the one
-    whose ending, in lower case, comes first in ``IMAGE_ENDINGS`` (any other ending comes after those), and of several
-    such the first in byte order. The key of every other twin is its path with the ending, ``ann/IMG_1.webp``.
+    the ending only (``IMG_1.jpg``, ``IMG_1.webp``, ``IMG_1.JPG``) are twins, and only one of them has that key: the one
+    whose ending, in lower case, is first in ``IMAGE_ENDINGS`` (other endings come after those); if several have that
+    ending, the first in byte order. The key of every other twin is its path with the ending, ``ann/IMG_1.webp``.
 
-    A path with its ending can be the plain key of another picture: ``ann/IMG_1.jpg`` is that of ``IMG_1.jpg.png``,
-    which keeps it. The twin ``IMG_1.jpg`` then has the key ``ann/IMG_1.jpg/``; no path ends in a slash, so that keys
-    differ where paths do.
+    A path with its ending can be the plain key of another picture: ``ann/IMG_1.jpg`` is the key of ``IMG_1.jpg.png``,
+    which keeps it. The twin ``IMG_1.jpg`` then has the key ``ann/IMG_1.jpg/``. No path ends in a slash, so different
+    paths have different keys.
 
-    Whatever is added beside it, a picture without a twin keeps its key. That of a twin can change when a twin whose
-    ending comes first is added or removed, or a picture whose plain key it has.
+    A picture without a twin keeps its key, whatever other pictures are added. The key of a twin can change when a twin
+    whose ending has precedence is added or removed, or a picture whose plain key equals it.
 
     Args:
-        paths: in normal form; every picture that may be a twin of one of them must be among them.
-        taken: keys that other pictures were given by name.
+        paths: in normal form; all twins of a picture must be among them.
+        taken: keys that are given explicitly to other pictures.
     """
     first: dict[str, str] = {}
     for path in paths:
@@ -84,17 +84,17 @@ def of(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     return keys
 
 
-def carry_ending(paths: Sequence[str], keys: Sequence[str]) -> int:
+def count_with_ending(paths: Sequence[str], keys: Sequence[str]) -> int:
     """How many of these pictures are twins that do not have the plain key."""
     return sum(key != plain(path) for path, key in zip(paths, keys))
 
 
-def tags(paths: Sequence[str], keys: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """The content tags of pictures that are files of their own, after ``of`` gave them keys.
+def distinct_tags(paths: Sequence[str], keys: Sequence[str], tags: Sequence[str]) -> list[str]:
+    """The content tags of pictures in files of their own, given the keys from ``of``: different for twins.
 
-    A twin can take over the id of another one while their tags, size and time of the file, are equal; a delta would
-    then take it for the other. The tag of a twin therefore carries its ending, unless the twin has the plain key and a
-    tag that none of its twins has: it need not be embedded again only because a twin came.
+    A twin can take over the id of another one, and their tags (size and time of the file) can be equal; a delta would
+    then not embed it again. So the ending is added to the tag of a twin, unless the twin has the plain key and none of
+    its twins has the same tag: such a picture is not embedded again only because a twin was added.
     """
     alike = Counter(zip(map(plain, paths), tags))
     return [
@@ -104,10 +104,10 @@ def tags(paths: Sequence[str], keys: Sequence[str], tags: Sequence[str]) -> list
 
 
 def others(rows: Sequence[tuple[str, str, str]]) -> Iterator[list[str]]:
-    """For each row of a catalogue, by its ``NAMED_BY``, the other keys that its picture has as twins come and go.
+    """For each row of a catalogue, by its ``NAMED_BY``, the other keys its picture has when twins are added or removed.
 
-    A row of a tar whose key is plain does not say how its member ends. Every ending, in lower and upper case, is then
-    taken for possible, but for those that twins among ``rows`` have.
+    A row of a tar whose key is plain does not say which ending its member has. Then every ending, in lower and upper
+    case, is considered possible, except those of twins among ``rows``.
     """
     members = {key for key, kind, _ in rows if kind == "tar" and ending(key)}
     for key, kind, uri in rows:
@@ -119,7 +119,7 @@ def others(rows: Sequence[tuple[str, str, str]]) -> Iterator[list[str]]:
 
 
 def plain_of_twin(key: str, kind: str, uri: str) -> str | None:
-    """The plain key that another twin has, of a row whose key carries its ending; None for other rows."""
+    """For a row whose key has the ending, the plain key, which another twin has; None for other rows."""
     path = _path(key, kind, uri)
     return None if path is None or key == plain(path) else plain(path)
 
@@ -129,7 +129,7 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 def _path(key: str, kind: str, uri: str) -> str | None:
-    """The path that a row's key was derived from; None where the row does not say, or the key was given by name."""
+    """The path that a row's key was derived from; None if it cannot be known or the key was given explicitly."""
     known = key.removesuffix("/")
     if kind == "tar":  # the names of samples end before their first dot
         return known if ending(known) else None
@@ -137,5 +137,5 @@ def _path(key: str, kind: str, uri: str) -> str | None:
         return None
     if uri in (key + ending(uri), known):
         return uri
-    uri = str(PurePosixPath(uri))  # of a list: as it is written there, and perhaps absolute
+    uri = str(PurePosixPath(uri))  # from a list: as written there, perhaps absolute
     return next((path for path in (key + ending(uri), known) if uri == path or uri.endswith(f"/{path}")), None)

@@ -1,4 +1,4 @@
-"""Arrow schemas of the artefacts, and the check every reader and writer calls.
+"""Arrow schemas of the artefacts, and the check that every reader and writer calls.
 
 Columns are plain Arrow types, so that pyarrow, pandas, polars and DuckDB read them without this package.
 """
@@ -24,7 +24,7 @@ FACES = pa.schema(
         pa.field("content_tag", pa.string(), nullable=False),
         pa.field("view", pa.string()),
         pa.field("split", pa.string()),
-        # 10 numbers; not a list of fixed size, which pyarrow 25 cannot read back when all are null
+        # 10 numbers; not a list of fixed size, which pyarrow 25 cannot read when all are null
         pa.field("landmarks", pa.list_(pa.float32())),
     ]
 )
@@ -38,12 +38,12 @@ QUARANTINE = pa.schema(
     ]
 )
 
-# What went into an embed job: beside its part, so that inputs = embedded + quarantined can be read off the files.
+# The inputs of an embed job, one file per part, so that inputs = embedded + quarantined can be checked.
 TAGS = pa.schema(
     [
         pa.field("face_id", pa.int64(), nullable=False),
         pa.field("content_tag", pa.string(), nullable=False),  # of the bytes that were embedded
-        pa.field("row_hash", pa.int64(), nullable=False),  # of all that a row is made of; see data.changes
+        pa.field("row_hash", pa.int64(), nullable=False),  # of all that an embedding depends on; see delta.row_hashes
     ]
 )
 
@@ -69,7 +69,7 @@ MATCHES = pa.schema(
 
 
 def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
-    """The schema of an Embeddings part with ``dim`` components of ``dtype`` (float32 unless given) a face."""
+    """The schema of an Embeddings part with ``dim`` components of ``dtype`` (default float32) per face."""
     return pa.schema(
         [
             pa.field("face_id", pa.int64(), nullable=False),
@@ -82,10 +82,10 @@ def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """The table itself when its columns, types and nulls fit.
+    """The table itself, if its columns and types are those of the schema and nulls are only where they may be.
 
     Raises:
-        SchemaMismatch: naming every column that is missing, surplus, of another type or null where it must not be.
+        SchemaMismatch: names every column that is missing, unknown, of another type or null where it must not be.
     """
     problems = []
     for f in schema:

@@ -1,8 +1,8 @@
-"""Tombstones: the faces and people that were erased, so that no catalogue, embedding or index takes them in again.
+"""Tombstones: the faces and people that were erased, so that no catalogue, embedding or index includes them again.
 
-They are a folder beside the Faces artefacts, ``tombstones``, that all Faces of one parent folder share, with a file for
-each erasure. People are kept as keyed hashes of their names: the list says of a name whether it was erased, but not
-which names were. Taking vectors out of what is finished already is left to other jobs.
+They are in the folder ``tombstones`` beside the Faces artefacts, shared by all Faces of a parent folder, with one file
+per erasure. People are kept as keyed hashes of their names, which tell whether a given name was erased but not which
+names were. Removing vectors from finished artefacts is left to other jobs.
 
 Shape letters: M erased faces, P erased people, N names or faces that are looked up.
 """
@@ -28,7 +28,7 @@ FOLDER = "tombstones"
 KEY = "key"
 _BEGINNING, _ENDING = "erased-", ".parquet"
 _SLICE = 4096
-"""Rows whose other ids are computed at once."""
+"""Rows per batch when the other ids of pictures are computed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tombstones:
     """Keyed hashes of (namespace, identity)."""
     key: bytes = b""
     names: tuple[str, ...] = ()
-    """The files they were read from, each named by its digest."""
+    """The files that were read, each named by its digest."""
 
     def __bool__(self) -> bool:
         return bool(self.names)
@@ -52,11 +52,11 @@ class Tombstones:
         return manifest.digest(self.names) if self.names else None
 
     def erased(self, table: pa.Table, namespace: str) -> np.ndarray:
-        """bool (N,): which rows of a table with face_id and identity are erased, or show somebody who is.
+        """bool (N,): which rows of a table with face_id and identity are erased, or show a person who is.
 
-        The id of a picture that has a twin can pass to the twin (see ``keys.of``). Of a catalogue's rows, with key,
-        kind and uri, all are therefore erased whose picture has, has had or will have an erased id: that of its plain
-        key, or of its key with the ending. Salted ids are compared as they are.
+        The id of a picture that has a twin can pass to the twin (see ``keys.of``). So a catalogue's row, with key, kind
+        and uri, is also erased if another possible id of its picture is: that of its plain key, or of its key with the
+        ending. Salted ids are only compared as they are.
         """
         gone_N = ids.within(table["face_id"].to_numpy(), self.face_id_M)
         if len(self.face_id_M) and set(keys.NAMED_BY) <= set(table.column_names):
@@ -68,7 +68,7 @@ class Tombstones:
         return gone_N
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
-        """bool (N,): whose picture has an erased id when other twins are there."""
+        """bool (N,): whether the row's picture would have an erased id if it had other twins."""
         others = keys.others(list(zip(*(table[name].to_pylist() for name in keys.NAMED_BY))))
         erased_N = np.zeros(table.num_rows, bool)
         for first in range(0, table.num_rows, _SLICE):
@@ -79,49 +79,51 @@ class Tombstones:
 
 
 def beside(faces: str) -> str:
-    """Where the tombstones of a Faces artefact are: the folder ``tombstones`` in its own parent folder."""
+    """The address of the tombstones of a Faces artefact: the folder ``tombstones`` in its parent folder."""
     return storage.join(storage.absolute(faces).rpartition("/")[0], FOLDER)
 
 
-def named(folder: str) -> str:
-    """The address of tombstones that somebody asks for by name, which an absent folder does not have.
+def existing(folder: str) -> str:
+    """The address of a folder of tombstones that the user named, which must exist.
 
     Raises:
-        Missing: no such folder is there, or it holds something else.
+        Missing: the folder does not exist, or it holds something else.
     """
     address = storage.absolute(folder)
     if not storage.exists(address):
         raise Missing(
-            f"{address}: there is no such folder of tombstones, and nothing would be left out as erased; mend the "
-            f"address, mount what it is on, or leave --tombstones out if nothing was erased yet"
+            f"{address}: there is no such folder of tombstones, so erased faces would not be left out; correct the "
+            f"address, mount its storage, or omit --tombstones if nothing was erased yet"
         )
     inside = storage.names(address)
     if inside and KEY not in inside:
         raise Missing(
-            f"{address} holds {', '.join(inside[:3])} and no {KEY}: no folder of tombstones, and nothing would be "
-            f"left out as erased; mend the address, or restore {KEY} from a backup"
+            f"{address} holds {', '.join(inside[:3])} and no {KEY}, so it is not a folder of "
+            f"tombstones; correct the address, or restore {KEY} from a backup"
         )
     return address
 
 
 def of(faces: str, folder: str | None) -> Tombstones:
-    """What was erased from a Faces artefact, by the tombstones ``folder``, else by those beside it. Raises as ``named``
-    and ``read``."""
-    return read(named(folder) if folder else beside(faces))
+    """What was erased from a Faces artefact: the tombstones in ``folder`` if given, else those beside it. Raises as
+    ``existing`` and ``read``."""
+    return read(existing(folder) if folder else beside(faces))
 
 
 def read(uri: str) -> Tombstones:
-    """What was erased so far; an absent folder has nothing.
+    """What was erased so far; nothing if the folder does not exist.
 
     Raises:
-        Corrupt: a file is not what its name says.
-        Missing: the key is gone, without which no name can be looked up.
+        Corrupt: the sha256 of a file is not the one in its name.
+        Missing: the key is missing, without which no name can be looked up.
     """
     names = tuple(n for n in storage.names(uri) if n.startswith(_BEGINNING) and n.endswith(_ENDING))
     if not names:
         return Tombstones()
     if not storage.exists(storage.join(uri, KEY)):
-        raise Missing(f"{uri} has no file {KEY}: who was erased cannot be told without it; restore it from a backup")
+        raise Missing(
+            f"{uri} has no file {KEY}: erased people cannot be recognised without it; restore it from a backup"
+        )
     tables = [_read(uri, name) for name in names]
     face_ids = [table["face_id"].drop_null().to_numpy() for table in tables]
     people = frozenset(hash for table in tables for hash in table["identity"].drop_null().to_pylist())
@@ -129,10 +131,10 @@ def read(uri: str) -> Tombstones:
 
 
 def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: Iterable[str] = ()) -> Tombstones:
-    """Erase faces, and people with every picture they have or will have in ``namespace``.
+    """Erase faces, and people with all their present and future pictures in ``namespace``.
 
-    Each call writes a file of its own, named by its content: calls at the same time do not disturb each other, and the
-    same call again changes nothing.
+    Each call writes its own file, named by its content: concurrent calls do not affect each other, and repeating a call
+    changes nothing.
 
     Returns:
         Everything that is erased now.

@@ -1,10 +1,10 @@
-"""Making an index: one trained template, then shards that start as copies of it and are checked before they count.
+"""Builds an index: one trained template, then shards that start as copies of it and are checked before they are used.
 
 Every shard must come from the same template, because lists of different centroids cannot be searched together.
-Where the bytes lie is left to ``version``, which of them are live to ``store``.
+Storing the files is left to ``version``, choosing the live version to ``store``.
 """
 
-# N: vectors, D: components, K: nearest asked for.
+# N: vectors, D: components, K: neighbours per query.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from metric_core.index.codec import load, template_hash, trained_hash
 from metric_core.index.engine import faiss
 from metric_core.index.spec import IndexSpec
 
-_PROBES = 256  # rows a shard must find again before it counts
+_PROBES = 256  # sampled rows that a shard must find before it is used
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Built:
     identities: pa.Table
     """``identities.SCHEMA``, sorted by face_id"""
     probes: Vectors
-    """Up to 256 of the rows, which ``check_shard`` looks up."""
+    """Up to 256 of the rows, which ``check_shard`` searches for."""
     rows: int
-    """Vectors that went in."""
+    """Vectors that were added."""
 
 
 def shard_of(face_id_N: np.ndarray, shards: int) -> np.ndarray:
     """int64 (N,): the shard each face belongs to, a function of its id alone.
 
-    The remainder by ``shards``: face_ids are hashes, so shards come out equally full; the order and the parts in which
-    rows arrive do not matter, and a later addition or erasure knows its shard. Unlike ranges of ids it also
-    balances ids that somebody counted from 0.
+    It is the remainder of division by ``shards``. face_ids are hashes, so shards have about equal sizes. The order and
+    the parts in which rows arrive do not matter, and a later addition or erasure knows its shard. Unlike ranges of ids,
+    this also balances ids that were counted from 0.
     """
     if shards < 1:
         raise ValueError(f"shards must be at least 1, got {shards}")
@@ -61,9 +61,9 @@ def of_shard(blocks: Iterable[Vectors], number: int, shards: int) -> Iterator[Ve
 def sample(blocks: Iterable[Vectors], wanted: int, seed: int, purpose: str) -> Vectors:
     """A uniform sample of ``wanted`` rows (all, if fewer) in one pass, sorted by face_id.
 
-    Every face draws a number from (seed, purpose, face_id) and the lowest win, so the sample is the same however the
-    rows are ordered and split into blocks. The first rows of ordered data would not do: lists trained on them
-    come out several times more uneven.
+    Every face gets a random number from (seed, purpose, face_id) and the lowest are taken, so the sample is the same
+    however the rows are ordered and split into blocks. The first rows of ordered data are not suitable: lists trained
+    on them are several times more uneven.
     """
     kept: Vectors | None = None
     drawn_N = np.empty(0)
@@ -71,7 +71,7 @@ def sample(blocks: Iterable[Vectors], wanted: int, seed: int, purpose: str) -> V
         draw_B = counter.uniform(seed, 0, block.face_id_N, purpose, 1)[:, 0]
         if kept is None:
             kept = _rows(block, slice(0))
-        elif len(kept) == wanted:  # full: only draws below the highest kept can still matter
+        elif len(kept) == wanted:  # full: only draws below the highest kept one can still be taken
             close_B = draw_B <= drawn_N.max(initial=-1.0)
             block, draw_B = _rows(block, close_B), draw_B[close_B]
         kept, drawn_N = _concatenate(kept, block), np.concatenate([drawn_N, draw_B])
@@ -79,7 +79,7 @@ def sample(blocks: Iterable[Vectors], wanted: int, seed: int, purpose: str) -> V
             lowest = np.lexsort((kept.face_id_N, drawn_N))[:wanted]
             kept, drawn_N = _rows(kept, lowest), drawn_N[lowest]
     if kept is None:
-        raise ValueError("cannot sample from no blocks at all")
+        raise ValueError("sampling needs at least one block")
     return _rows(kept, np.argsort(kept.face_id_N, kind="stable"))
 
 
@@ -89,7 +89,7 @@ def train_template(sample_ND: np.ndarray, spec: IndexSpec, seed: int) -> bytes:
     Args:
         sample_ND: float32 (N, D), a uniform sample of the vectors, unit length; unused by a flat index.
         spec: what to build.
-        seed: of k-means.
+        seed: random seed of k-means.
 
     Raises:
         ConfigError: fewer sample rows than the lists need.
@@ -99,7 +99,7 @@ def train_template(sample_ND: np.ndarray, spec: IndexSpec, seed: int) -> bytes:
         raise ValueError(f"the sample has shape {sample_ND.shape}, expected (N, {spec.dim})")
     index = faiss.index_factory(spec.dim, spec.factory, faiss.METRIC_INNER_PRODUCT)
     if spec.nlist is None:
-        index = faiss.IndexIDMap2(index)  # a bare flat index numbers its rows and takes no ids
+        index = faiss.IndexIDMap2(index)  # a plain flat index numbers its rows and accepts no ids
     else:
         if len(sample_ND) < spec.min_train_rows:
             raise ConfigError(
@@ -114,7 +114,7 @@ def train_template(sample_ND: np.ndarray, spec: IndexSpec, seed: int) -> bytes:
 
 
 def build_shard(template: bytes, blocks: Iterable[Vectors]) -> Built:
-    """A shard holding the rows of ``blocks``, which are expected to be that shard's only.
+    """A shard with the rows of ``blocks``, which should be only the rows of that shard; ``check_shard`` checks that.
 
     Raises:
         IndexBuildError: a vector is not finite or not of unit length, or an id is negative.
@@ -122,7 +122,7 @@ def build_shard(template: bytes, blocks: Iterable[Vectors]) -> Built:
     index = load(template)
     face_ids, names, probes = [np.empty(0, np.int64)], [np.empty(0, object)], []
     for number, block in enumerate(blocks):
-        if (block.face_id_N < 0).any():  # FAISS means "none" by -1
+        if (block.face_id_N < 0).any():  # -1 means "none" in FAISS
             raise IndexBuildError(f"block {number}: face_id {int(block.face_id_N.min())} is negative; ids are 63 bits")
         try:
             check_unit(block.embedding_ND, f"block {number}")
@@ -138,17 +138,17 @@ def build_shard(template: bytes, blocks: Iterable[Vectors]) -> Built:
 
 
 def check_shard(built: Built, number: int, shards: int, rows: int, template: bytes) -> None:
-    """Refuse a shard that would answer wrongly.
+    """Refuse a shard that would give wrong results.
 
     Args:
         built: the shard.
-        number: which of ``shards`` it is.
-        shards: how many there are.
-        rows: how many rows the inputs have for it.
-        template: what it must have been started from.
+        number: its number, from 0.
+        shards: number of shards.
+        rows: rows that the inputs have for it.
+        template: the template that it must have been started from.
 
     Raises:
-        IndexBuildError: naming every check that failed.
+        IndexBuildError: names every check that failed.
     """
     problems = []
     ids = stored_ids(built.index)
@@ -164,7 +164,7 @@ def check_shard(built: Built, number: int, shards: int, rows: int, template: byt
         problems.append("it was started from another template")
     if len(built.probes):
         score_NK, id_NK = search(built.index, built.probes.embedding_ND, 10, nprobe=8)
-        # More than 10 copies of one picture may crowd each other out; then the last of the ten is a copy, too.
+        # A picture with more than 10 copies may not find its own id; then the last of the ten is a copy, too.
         found = (id_NK == built.probes.face_id_N[:, None]).any(axis=1) | (score_NK[:, -1] >= 1 - 1e-4)
         if not found.all():
             problems.append(f"{int((~found).sum())} of {len(found)} sampled vectors do not find themselves")
@@ -173,7 +173,7 @@ def check_shard(built: Built, number: int, shards: int, rows: int, template: byt
 
 
 def search(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """One shard's ``k`` nearest: float32 scores and int64 ids, (Q, k); -1 marks that there were no more.
+    """One shard's ``k`` nearest: float32 scores and int64 ids, (Q, k); id -1 where there were fewer.
 
     ``nprobe`` is passed with the call: the index's own is shared by every thread that searches it.
     """
@@ -184,7 +184,7 @@ def search(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None = None) 
 
 
 def stored_ids(index: Any) -> np.ndarray:
-    """int64 (N,): the ids an index really holds, in storage order; ``ntotal`` also counts rows it dropped."""
+    """int64 (N,): the ids that an index really has, in storage order; ``ntotal`` also counts rows that it dropped."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
         id_N: np.ndarray = faiss.vector_to_array(index.id_map)

@@ -1,7 +1,7 @@
-"""FAISS indexes to bytes and back, and the hash that says which template an index came from.
+"""Converts FAISS indexes to bytes and back, and computes the hash that identifies the template of an index.
 
-FAISS writes files neither atomically nor with a checksum and has had memory bugs on damaged ones, so a file is
-compared with its digest before FAISS sees it, and what FAISS may allocate is bounded by the file's size.
+FAISS writes files neither atomically nor with a checksum and has had memory bugs on damaged ones. So a file is compared
+with its digest before FAISS reads it, and the memory that FAISS may allocate is limited by the file's size.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from metric_core import storage
 from metric_core.errors import Corrupt
 from metric_core.index.engine import faiss
 
-_LOOP_LIMIT = 1 << 24  # no field of ours that drives a loop (lists, chained transforms) comes near it
+_LOOP_LIMIT = 1 << 24  # far above any count in our files that controls a loop (lists, chained transforms)
 _reading = threading.Lock()  # the limits are global to the process
 
 
 def template_hash(template: bytes) -> str:
-    """sha256 of what training decided; see ``trained_hash``."""
+    """sha256 of the result of training; see ``trained_hash``."""
     return trained_hash(load(template))
 
 
 def trained_hash(index: Any) -> str:
-    """sha256 of an index's kind, dimension, metric and centroids, whatever vectors it holds by now."""
+    """sha256 of an index's kind, dimension, metric and centroids; independent of the vectors in it."""
     ivf = faiss.try_extract_index_ivf(index)
     text = f"{type(index).__name__} {index.d} {index.metric_type} {ivf.nlist if ivf else 0}"
     digest = hashlib.sha256(text.encode())
@@ -37,19 +37,19 @@ def trained_hash(index: Any) -> str:
 
 
 def load(data: bytes) -> Any:
-    """An index from bytes that are known to be ours. Raises Corrupt when FAISS cannot read them."""
+    """An index from bytes that are known to be ours. Raises Corrupt if FAISS cannot read them."""
     with _limited(len(data)):
         return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
 
 
 def write_file(index: Any, path: Path) -> str:
-    """Write an index to a local file; returns the file's sha256, because FAISS writes no checksum."""
+    """Write an index to a local file and return the file's sha256, because FAISS writes no checksum."""
     faiss.write_index(index, str(path))
     return storage.sha256(str(path))
 
 
 def read_file(path: Path, sha256: str, where: str) -> Any:
-    """Read an index whose bytes are compared with their digest first: FAISS takes damaged files without complaint.
+    """Read an index after comparing its bytes with their digest: FAISS reads damaged files without an error.
 
     Raises:
         Corrupt: the bytes are not those that were written.
@@ -62,7 +62,7 @@ def read_file(path: Path, sha256: str, where: str) -> Any:
 
 @contextmanager
 def _limited(size: int) -> Iterator[None]:
-    """FAISS's limits, tied to the number of bytes there are (it counts up to 4 bytes for each), while it reads."""
+    """Limits for FAISS while it reads, from the file's bytes (FAISS counts up to 4 for each)."""
     limits = {"deserialization_loop_limit": _LOOP_LIMIT, "deserialization_vector_byte_limit": max(8 * size, 1 << 20)}
     limits = {
         name: value for name, value in limits.items() if hasattr(faiss, f"set_{name}")

@@ -1,4 +1,4 @@
-"""The one import of FAISS: everything in ``index`` takes it from here, so that its absence has one explanation."""
+"""The only import of FAISS: all modules of ``index`` use this one, so there is one message if it is not installed."""
 
 import warnings
 from typing import Any
@@ -7,7 +7,7 @@ from metric_core.errors import ConfigError
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's types have no __module__, which 3.12 deplores
+        warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's types have no __module__, so Python 3.12 warns
         import faiss as _faiss
 except ImportError as error:
     raise ConfigError(
@@ -15,4 +15,4 @@ except ImportError as error:
         '(or "likeness-faces[gpu]"; never both)'
     ) from error
 
-faiss: Any = _faiss  # its stubs lag behind what the wheels offer
+faiss: Any = _faiss  # its stubs lack functions that the wheels have

@@ -1,9 +1,9 @@
-"""Who a face_id is: a sorted table beside every shard, joined to search results by binary search.
+"""The identities of face_ids: a sorted table per shard, joined to search results by binary search.
 
-Names are stored once and rows point at them, so that ten million faces cost 12 bytes each and not a string each.
+Names are stored once and rows refer to them, so ten million faces need 12 bytes each and not a string each.
 """
 
-# N: rows of the table; any trailing shape: what is looked up.
+# N: rows of the table.
 
 from dataclasses import dataclass
 

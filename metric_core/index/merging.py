@@ -1,6 +1,6 @@
-"""The best candidates of each query: of one shard, and merged over all shards, in one order whatever the shards are.
+"""The best candidates of each query: those of one shard, and all shards merged, in an order independent of the shards.
 
-Scores are compared and never computed here; FAISS does that.
+Scores are only compared here; FAISS computes them.
 """
 
 # Q: queries, D: components, K: candidates or neighbours per query.
@@ -13,7 +13,8 @@ from metric_core.index.build import search as search_shard
 
 
 def shard_top(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """A shard's best ``k`` in our order; FAISS keeps any of equal scores, so a tie across the edge is fetched whole."""
+    """A shard's best ``k``, ordered as in ``best``. FAISS keeps any of equal scores, so more are fetched until all
+    candidates that tie with the last one are there."""
     rows = int(index.ntotal)
     if not rows:
         return np.full((len(query_QD), k), -np.inf, np.float32), np.full((len(query_QD), k), -1, np.int64)
@@ -26,7 +27,7 @@ def shard_top(index: Any, query_QD: np.ndarray, k: int, nprobe: int | None) -> t
 
 
 def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``k`` columns by falling score, then rising id, filled up with -inf and -1."""
+    """The first ``k`` columns by descending score, then ascending id, padded with -inf and -1."""
     order_QK = np.lexsort((id_QK, -score_QK), axis=-1)[:, :k]
     score_QK, id_QK = np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1)
     if (short := k - score_QK.shape[1]) > 0:
@@ -36,7 +37,7 @@ def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> tuple[np.ndarray, n
 
 
 def without(score_QK: np.ndarray, id_QK: np.ndarray, exclude_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One column fewer: without the excluded face, or without the last where it was not found."""
+    """One column fewer: without the excluded face, or without the last column where that face was not found."""
     gone_QK = (id_QK == exclude_Q[:, None]) & (id_QK >= 0)
     gone_QK[~gone_QK.any(axis=1), -1] = True
     shape = (len(id_QK), id_QK.shape[1] - 1)

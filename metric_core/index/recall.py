@@ -1,9 +1,9 @@
-"""How much of the truth an index finds, and the smallest number of lists that finds enough of it.
+"""Measures the recall of an index, and finds the smallest number of lists that reaches a target.
 
-The truth is a scan of all vectors in blocks. What target is wanted is left to the job.
+The truth comes from a scan of all vectors in blocks. Choosing the target is left to the job.
 """
 
-# Q: queries, D: components, B: rows of a block, K: neighbours asked for, W: kept candidates.
+# Q: queries, D: components, B: rows of a block, K: neighbours per query, W: candidates that are kept.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ class Truth:
     query_QD: np.ndarray
     """float32, unit length"""
     exclude_face_id_Q: np.ndarray
-    """int64; the face each query must not count as found, -1 for none"""
+    """int64; the face that each query ignores, -1 for none"""
     k: int
-    """neighbours that count"""
+    """true neighbours per query"""
     near: Neighbours
-    """More than ``k`` per query, so that those as good as the k-th are among them"""
+    """More than ``k`` per query, to include those that tie with the k-th"""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A number of lists and what it finds."""
+    """A number of lists and its recall."""
 
     nprobe: int | None
     """inverted lists scanned per query; None for a flat index"""
@@ -47,13 +47,13 @@ class Tuned:
 def exact(
     query_QD: np.ndarray, blocks: Iterable[Vectors], k: int, exclude_face_id_Q: np.ndarray | None = None
 ) -> Truth:
-    """The true nearest vectors among ``blocks``, in one pass and never more than a block of similarities at a time.
+    """The true nearest vectors among ``blocks``, in one pass, with one block of similarities at a time.
 
     Args:
         query_QD: float32 (Q, D), unit length.
         blocks: all vectors of the index.
         k: neighbours per query.
-        exclude_face_id_Q: int64 (Q,), the queries' own ids when they are in the index: finding oneself is no feat.
+        exclude_face_id_Q: int64 (Q,), the queries' own ids if they are in the index: finding oneself proves nothing.
     """
     exclude_Q = np.full(len(query_QD), -1, np.int64) if exclude_face_id_Q is None else exclude_face_id_Q
     width = 2 * k + 16
@@ -74,7 +74,7 @@ def exact(
 
 
 def recall_at(index: Index, truth: Truth, nprobe: int | None = None) -> float:
-    """Share of the true ``k`` nearest found among the index's ``k`` nearest; vectors as near as the k-th count, too.
+    """Share of the true ``k`` nearest found among the index's ``k`` nearest; vectors that tie with the k-th count, too.
 
     Raises:
         ValueError: there are no queries or no vectors.
@@ -94,14 +94,14 @@ def recall_at(index: Index, truth: Truth, nprobe: int | None = None) -> float:
 def tune_nprobe(index: Index, truth: Truth, target: float) -> Tuned:
     """The smallest number of lists whose recall on ``truth`` reaches ``target``.
 
-    Doubles until it does, then halves the interval: recall never falls when more lists are scanned, and scanning all
-    of them is exact. A flat index has nothing to tune and is only measured.
+    The number is doubled until it does, then the interval is bisected: recall never falls when more lists are scanned,
+    and scanning all of them is exact. A flat index has nothing to tune, only its recall is measured.
 
     Raises:
         ValueError: target outside (0, 1], or as ``recall_at``.
     """
     if not 0 < target <= 1:
-        raise ValueError(f"target recall must lie in (0, 1], got {target}")
+        raise ValueError(f"target recall must be in (0, 1], got {target}")
     if index.nlist is None:
         return Tuned(None, recall_at(index, truth), truth.k, len(truth.query_QD))
     low, high = 0, 1

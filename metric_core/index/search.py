@@ -1,6 +1,6 @@
-"""An index opened for searching: nearest vectors over all shards, and nearest *people*.
+"""An index opened for searching: the nearest vectors in all shards, and the nearest *people*.
 
-Nothing here changes an index, so any number of threads may search one.
+Searching does not change an index, so any number of threads may search the same one.
 """
 
 # Q: queries, D: components, K: neighbours per query.
@@ -21,7 +21,7 @@ from metric_core.index.identities import Identities
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
-_CELLS = 1 << 22  # candidates (query x neighbour x shard) held at a time
+_CELLS = 1 << 22  # candidates (query x neighbour x shard) in memory at a time
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Neighbours:
     """The nearest vectors of every query, best first; equal scores by face_id."""
 
     score_QK: np.ndarray
-    """float32, cosine similarity; -inf where there were fewer than K"""
+    """float32, cosine similarity; -inf where there are fewer than K"""
     face_id_QK: np.ndarray
-    """int64; -1 where there were fewer than K"""
+    """int64; -1 where there are fewer than K"""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Index:
     """A version of an index, in memory and ready to be searched."""
 
     shards: tuple[Any, ...]
-    """FAISS indexes of one template; a face_id is in one of them."""
+    """FAISS indexes from one template; each face_id is in one of them"""
     identities: Identities
-    """who each face_id is"""
+    """the identity of each face_id"""
     dim: int
     """components per vector"""
     fingerprint: str
@@ -53,11 +53,11 @@ class Index:
 
     @classmethod
     def open(cls, uri: str, version: str | None = None) -> "Index":
-        """Load a finished version, the live one unless its id is given.
+        """Load a finished version: the one with the id ``version``, else the live one.
 
         Raises:
             Missing: there is no index, or no such version.
-            Unfinished: no version was published yet, or the one named has no manifest.
+            Unfinished: no version was published yet, or the version has no manifest.
             Corrupt: a file is not what its digest says, or a shard is not of the version's template.
         """
         found = IndexStore(storage.absolute(uri)).version(version)
@@ -65,7 +65,7 @@ class Index:
 
     @classmethod
     def load(cls, version: Version, content: Content) -> "Index":
-        """Load the shards of a version that may still lack its manifest: to tune it and measure its recall.
+        """Load the shards of a version that may not have its manifest yet, to tune it and measure its recall.
 
         Raises:
             Corrupt: as ``open``.
@@ -101,13 +101,13 @@ class Index:
     ) -> Neighbours:
         """The ``top`` nearest vectors of each query, exactly merged over the shards.
 
-        Scores are float32 sums, whose last digit may depend on how many queries are asked at once.
+        Scores are float32 sums; the last digit may depend on the number of queries per call.
 
         Args:
             query_QD: float32 (Q, D), unit length.
             top: neighbours per query, at least 1.
-            nprobe: lists to scan; the version's tuned number when None.
-            exclude_face_id_Q: int64 (Q,), a face each query must not find (itself, when it is in the index); -1: none.
+            nprobe: lists to scan; None: the version's tuned number.
+            exclude_face_id_Q: int64 (Q,), a face that each query must not find (itself, if in the index); -1: none.
 
         Raises:
             ValueError: queries of another dimension or not of unit length, or ``top`` below 1.
@@ -130,20 +130,20 @@ class Index:
     ) -> pa.Table:
         """The ``top`` nearest identities of each query, each with its best image.
 
-        One person's pictures can fill any fixed number of neighbours, so more are fetched, and more lists scanned, for
-        the queries that have fewer than ``top`` people, until they have or everything was scanned.
+        One person's pictures can fill any fixed number of neighbours. So for queries with fewer than ``top`` people,
+        more neighbours are fetched and more lists scanned, until there are enough or everything was scanned.
 
         Args:
             query_QD, exclude_face_id_Q: as in ``search``.
-            name_Q: what each query is called in the result.
+            name_Q: name of each query in the result.
             top: identities per query, at least 1.
 
         Returns:
-            ``schema.MATCHES``, by query in the order given, then rank from 1; ``accepted`` is null. A query has fewer
-            than ``top`` rows only if the index has fewer people for it.
+            ``schema.MATCHES``, by query in the order given, then by rank from 1; ``accepted`` is null. A query has
+            fewer than ``top`` rows only if the index has fewer people.
 
         Raises:
-            ValueError: as ``search``, or names that do not fit the queries.
+            ValueError: as ``search``, or the number of names is not the number of queries.
         """
         self._check(query_QD, top, exclude_face_id_Q)
         if len(name_Q) != len(query_QD):
@@ -201,10 +201,10 @@ class Index:
 
 
 def check_fingerprint(index_fingerprint: str, other_fingerprint: str, other_uri: str) -> None:
-    """Refuse to compare vectors of two models: their similarities mean nothing.
+    """Refuse to compare vectors of two models, whose similarities mean nothing.
 
     Raises:
-        FingerprintMismatch: with both fingerprints and what to do.
+        FingerprintMismatch: the fingerprints differ; the message names both.
     """
     if index_fingerprint != other_fingerprint:
         raise FingerprintMismatch(

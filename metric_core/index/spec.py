@@ -1,7 +1,7 @@
-"""What kind of index is built: a frozen description, and the rule that chooses one from the number of rows.
+"""The description of an index, and the rule that chooses one from the number of rows.
 
-Only exact vectors are stored (flat, or inverted lists of flat vectors); the metric is the inner product of unit
-vectors, which is their cosine. Building it is left to ``build``, the final ``nprobe`` to ``recall``.
+Vectors are stored exactly (flat, or in inverted lists of flat vectors). The metric is the inner product of unit
+vectors, which is their cosine. Building the index is left to ``build``, the final ``nprobe`` to ``recall``.
 """
 
 import math
@@ -13,14 +13,15 @@ from metric_core.errors import ConfigError
 from metric_core.options import Options, out_of_range
 
 FLAT_ROWS = 100_000
-"""Up to here a scan of everything is exact and fast enough: on 2 CPU cores a query over 100 000 x 512 takes 8 ms in a
-batch and 36 ms alone."""
+"""Up to this number of rows, an exact scan of everything is fast enough: on 2 CPU cores, a query over 100 000 x 512
+takes 8 ms in a batch and 36 ms alone."""
 
 SHARD_BYTES = 1 << 30
-"""A shard is built, checked, sent and loaded as a whole, so it should fit one worker's memory several times."""
+"""Size of a shard. It is built, checked, sent and loaded as a whole, so it should fit several times in a worker's
+memory."""
 
 _TRAIN_PER_LIST = 64
-"""Training vectors per list; FAISS warns below 39 and ignores what exceeds 256 (``ClusteringParameters``)."""
+"""Training vectors per list; FAISS warns below 39 and ignores more than 256 (``ClusteringParameters``)."""
 
 _MIN_PER_LIST = 39
 
@@ -63,14 +64,14 @@ class IndexSpec(Options):
 
     @property
     def min_train_rows(self) -> int:
-        """Below this FAISS calls the centroids unreliable."""
+        """Fewer training vectors than this make FAISS warn that the centroids are unreliable."""
         return _MIN_PER_LIST * (self.nlist or 0)
 
     def bytes_needed(self, rows: int) -> int:
-        """Memory of the open index: vectors, ids and identity codes, and what finds a vector again.
+        """Memory of the open index: vectors, ids, identity codes, and the structure that finds a vector.
 
-        That is a hash table from id to row for flat (40 bytes per row in libstdc++: a node of 32, a bucket of 8), the
-        centroids of every shard for IVF.
+        That structure is a hash table from id to row for a flat index (40 bytes per row in libstdc++: a node of 32, a
+        bucket of 8), and the centroids of every shard for IVF.
         """
         per_row = 4 * self.dim + 8 + 12
         if self.nlist is None:
@@ -86,21 +87,21 @@ def choose(
     target_recall: float = 0.99,
     memory_budget: int | None = None,
 ) -> IndexSpec:
-    """The index for ``rows`` vectors: flat while that is fast enough or exactness is asked for, inverted lists above.
+    """The index for ``rows`` vectors: flat if that is fast enough or exactness is required, else inverted lists.
 
     The number of lists is the power of two nearest to 4 sqrt(rows), the lower end of FAISS's guideline (wiki,
-    "Guidelines to choose an index": between 4 sqrt(N) and 16 sqrt(N) below a million vectors); the lower end
-    because a list is scanned exactly here, and the training sample grows with the lists.
+    "Guidelines to choose an index": between 4 sqrt(N) and 16 sqrt(N) below a million vectors). The lower end, because
+    lists are scanned exactly here and the training sample grows with the number of lists.
 
     Args:
         rows: vectors to index.
         dim: components per vector.
-        shards: number of shards; from the size (1 GiB each) when None.
-        target_recall: recall wanted from the search, in (0, 1]; 1 asks for an exact index.
-        memory_budget: bytes the open index may take; None for no limit.
+        shards: number of shards; None: from the size, 1 GiB each.
+        target_recall: recall that the search should reach, in (0, 1]; 1 gives an exact index.
+        memory_budget: most bytes of memory for the open index; None for no limit.
 
     Raises:
-        ConfigError: nothing to index, numbers out of range, or a memory budget that is too small.
+        ConfigError: there are no rows, numbers are out of range, or the memory budget is too small.
     """
     asked = SimpleNamespace(dim=dim, shards=shards, target_recall=target_recall, memory_budget=memory_budget)
     problems = [] if rows > 0 else ["there are no vectors to index"]

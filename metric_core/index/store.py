@@ -1,9 +1,9 @@
 """The Index artefact: versions side by side, and ``CURRENT``, which names the live one.
 
     INDEX/CURRENT           the live version's id
-    INDEX/versions/<id>/    a version; ``version`` says what is in it
+    INDEX/versions/<id>/    a version; its files are described in ``version``
 
-What goes into a version's plan and when to publish is left to the job.
+The contents of a plan and the time of publishing are left to the job.
 """
 
 from collections.abc import Mapping
@@ -21,25 +21,25 @@ CURRENT = "CURRENT"
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """One line of the list of versions."""
+    """A version, as shown in the list of versions."""
 
     id: str
     finished: bool
     live: bool
     rows: int | None
-    """None while unfinished"""
+    """None if unfinished"""
     when: str | None
-    """provenance ``finished``, as its job wrote it"""
+    """``finished`` in the provenance, as its job wrote it"""
 
 
 @dataclass(frozen=True)
 class IndexStore:
-    """The folder of an index, there already or not yet."""
+    """The folder of an index, which may not exist yet."""
 
     uri: str
 
     def begin(self, plan: Mapping[str, Any]) -> tuple[Version, Manifest | None]:
-        """Start or continue the version that ``plan`` describes; with its manifest when it is already finished.
+        """Start or continue the version that ``plan`` describes; with its manifest if it is already finished.
 
         Raises:
             Occupied: the folder holds something other than an index.
@@ -53,14 +53,15 @@ class IndexStore:
         return version, manifest.begin(version.uri, KIND, plan)
 
     def version(self, name: str | None = None) -> Version:
-        """The version whose id is ``name``, be it there or not; the live one when None. Raises as ``current``."""
+        """The version whose id is ``name``, whether it exists or not; None: the live one. Raises as ``current``."""
         return self.current() if name is None else Version(self.uri, name)
 
     def publish(self, version: Version) -> None:
-        """Make a finished version the live one, in one atomic step; of several publishers the last wins.
+        """Make a finished version the live one, atomically; the last of several publishers wins.
 
         Raises:
-            Missing, Unfinished, Corrupt: there is no such version, or it is not whole.
+            Missing, Unfinished, Corrupt: there is no such version, or it is incomplete.
+            ArtefactError: other jobs publish all the time.
             ValueError: it is a version of another index.
         """
         if version.index_uri != self.uri:
@@ -74,14 +75,14 @@ class IndexStore:
             if old == new or storage.replace_if_match(self._current, new, old):
                 return
         raise ArtefactError(
-            f"{self._current} keeps changing: another job publishes all the time; stop it and publish again"
+            f"{self._current} keeps changing because another job publishes all the time; stop it and publish again"
         )
 
     def current(self) -> Version:
         """The live version.
 
         Raises:
-            Missing: nothing is there, or no index.
+            Missing: there is no index.
             Unfinished: no version was published yet.
             Corrupt: ``CURRENT`` names a version that is not there.
         """
@@ -102,10 +103,10 @@ class IndexStore:
         return Version(self.uri, name)
 
     def versions(self) -> list[VersionInfo]:
-        """All versions, finished ones first, oldest first as far as their jobs wrote when they finished.
+        """All versions: finished ones first, then by the time when they finished, if their jobs wrote it.
 
         Raises:
-            Missing: nothing is there, or no index.
+            Missing: there is no index.
         """
         folder = storage.join(self.uri, VERSIONS)
         if not storage.exists(folder):
@@ -128,7 +129,7 @@ class IndexStore:
         return storage.join(self.uri, CURRENT)
 
     def _live(self) -> str | None:
-        """What ``CURRENT`` says, which may be wrong; None when there is no such file."""
+        """The id in ``CURRENT``, unchecked; None if there is no such file."""
         if not storage.exists(self._current):
             return None
         return storage.read_bytes(self._current).decode(errors="replace").strip()

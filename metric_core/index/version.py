@@ -1,13 +1,13 @@
-"""One version of an index: the handle that knows where its files lie, and writes and reads them.
+"""One version of an index: the handle that writes and reads its files.
 
-    VERSION/plan.json               what the version is built from
-            template.faiss          trained once, the start of every shard
-            shard-000.faiss         vectors under their face_ids
+    VERSION/plan.json               inputs and options of the version
+            template.faiss          trained once, every shard starts as a copy
+            shard-000.faiss         vectors with their face_ids
             identities-000.parquet  face_id -> identity of the same rows
-            shard-000.json          that shard's receipt, written after both
+            shard-000.json          the shard's receipt, written after both
             manifest.json           written last: the version is finished
 
-Which versions there are, and which of them is live, is left to ``store``.
+Listing versions and choosing the live one is left to ``store``.
 """
 
 import hashlib
@@ -47,12 +47,12 @@ class Shard:
     identities_sha256: str
     """of the identity table's file"""
     template: str
-    """hash of the template it was started from"""
+    """``codec.template_hash`` of the template it was started from"""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a version's manifest says; a pure function of inputs and options."""
+    """The content of a version's manifest, a pure function of inputs and options."""
 
     fingerprint: str
     """of the model that made the vectors"""
@@ -63,13 +63,13 @@ class Content:
     """``codec.template_hash`` of the template"""
     shards: list[Shard]
     rows: int
-    """vectors the inputs hold"""
+    """vectors in the inputs"""
     nprobe: int | None
     """tuned; None for a flat index"""
     recall: dict[str, Any]
-    """how well it searches, e.g. ``asdict(Tuned)``"""
+    """the measured recall, e.g. ``asdict(Tuned)``"""
     inputs: dict[str, Any] = field(default_factory=dict)
-    """what it was built from, e.g. the digest of the Embeddings"""
+    """the artefacts it was built from, e.g. the digest of the Embeddings"""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
@@ -82,7 +82,7 @@ class Content:
         found = []
         numbers = [shard.number for shard in self.shards]
         if numbers != list(range(self.spec.shards)):
-            found.append(f"shards {numbers} are there, 0..{self.spec.shards - 1} are needed")
+            found.append(f"shards {numbers} exist, 0..{self.spec.shards - 1} are needed")
         foreign = [shard.number for shard in self.shards if shard.template != self.template]
         if foreign:
             found.append(f"shards {foreign} were started from another template")
@@ -93,12 +93,12 @@ class Content:
 
 @dataclass(frozen=True)
 class Version:
-    """The handle of one version, finished or not: small, and valid in every process."""
+    """The handle of one version, finished or not. It is small and valid in every process."""
 
     index_uri: str
     """Folder or object-store address of the index."""
     id: str
-    """Digest of the plan, so that a job that was killed finds its own work again."""
+    """Digest of the plan, so that a job that was killed continues its own version."""
 
     @property
     def uri(self) -> str:
@@ -111,22 +111,22 @@ class Version:
         return storage.exists(self._file(manifest.NAME))
 
     def template(self) -> bytes | None:
-        """The trained template; None before it was trained."""
+        """The trained template; None if there is none yet."""
         address = self._file("template.faiss")
         return storage.read_bytes(address) if storage.exists(address) else None
 
     def put_template(self, data: bytes) -> bytes:
-        """Keep the template and return the one that is kept: the first, if two workers trained one."""
+        """Store the template and return the stored one: the first, if two workers trained one."""
         address = self._file("template.faiss")
         return data if storage.create_if_absent(address, data) else storage.read_bytes(address)
 
     def receipt(self, number: int) -> Shard | None:
-        """The receipt of shard ``number``; None when that shard must (still or again) be built."""
+        """The receipt of shard ``number``; None if that shard must be built."""
         address = self._receipt(number)
         return Shard(**json.loads(storage.read_bytes(address))) if storage.exists(address) else None
 
     def put_shard(self, number: int, built: Built) -> Shard:
-        """Write a checked shard, its identities, and then its receipt."""
+        """Write a checked shard and its identities, then its receipt."""
         table = io.BytesIO()
         pq.write_table(built.identities, table, compression="zstd")
         storage.write_bytes(self._identities(number), table.getvalue())
@@ -146,14 +146,14 @@ class Version:
         return shard
 
     def read_shard(self, shard: Shard, template: str) -> tuple[Any, pa.Table]:
-        """The FAISS index and the identities (``identities.SCHEMA``) of the shard that a receipt describes.
+        """The FAISS index and the identities (``identities.SCHEMA``) of a shard.
 
         Args:
-            shard: the receipt.
+            shard: the receipt of the shard.
             template: hash of the template that the shard must have been started from.
 
         Raises:
-            Corrupt: a file is not what its digest says, or the shard has another template or other rows.
+            Corrupt: a file's digest differs from the receipt's, or the shard has another template or other rows.
         """
         address, beside = self._faiss(shard.number), self._identities(shard.number)
         with storage.local_copy(address) as path:
@@ -166,25 +166,25 @@ class Version:
         return index, schema.check(pq.read_table(io.BytesIO(data)), identities.SCHEMA, address)
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
-        """Write the manifest; the version can be published then.
+        """Write the manifest; after that the version can be published.
 
         Raises:
-            IndexBuildError: shards are missing, of another template, or do not add up to the inputs' rows.
+            IndexBuildError: shards are missing or of another template, or their rows are not those of the inputs.
         """
         if problems := content.problems():
             raise IndexBuildError(f"{self.uri}: {'; '.join(problems)}; build the index again")
         return manifest.write(self.uri, KIND, asdict(content), provenance)
 
     def manifest(self) -> Manifest:
-        """Raises Missing, Unfinished or Corrupt as ``manifest.read`` does."""
+        """The manifest. Raises Missing, Unfinished or Corrupt as ``manifest.read``."""
         return manifest.read(self.uri, KIND)
 
     def content(self) -> Content:
-        """What the manifest says. Raises as ``manifest``."""
+        """The content of the manifest. Raises as ``manifest``."""
         return Content.parse(self.manifest().content)
 
     def faces(self) -> str | None:
-        """Where the Faces of its vectors were when it was built, if that was known. Raises as ``manifest``."""
+        """The address of the Faces of its vectors when it was built, if known. Raises as ``manifest``."""
         return self.manifest().provenance.get("faces")
 
     def check_files(self) -> None:
@@ -192,12 +192,14 @@ class Version:
 
         Raises:
             Missing, Unfinished: as ``manifest``.
-            Corrupt: the manifest is damaged, or a shard is not there or of another size.
+            Corrupt: the manifest is damaged, or a shard is missing or of another size.
         """
         for shard in self.content().shards:
             address = self._faiss(shard.number)
             if not storage.exists(address) or storage.size(address) != shard.bytes:
-                raise Corrupt(f"{address} is not the {shard.bytes} bytes its manifest says; build the index again")
+                raise Corrupt(
+                    f"{address} is missing or not the {shard.bytes} bytes of its manifest; build the index again"
+                )
 
     def _file(self, name: str) -> str:
         return storage.join(self.uri, name)

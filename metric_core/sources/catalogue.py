@@ -1,6 +1,7 @@
-"""Sources to Faces: gives every face an id, every person a split, and writes the catalogue.
+"""From sources to Faces: give every face an id and every person a split, and write the catalogue.
 
-No image is opened or copied here. Formats are in ``readers``; reading a catalogue back is in ``faces``.
+No image is opened or copied here. Each format has its own module in this folder; a catalogue is read by
+``artefacts.faces``.
 """
 
 import csv
@@ -29,7 +30,7 @@ def scan(address: str) -> Source:
 
     Raises:
         Missing: nothing is there.
-        DataError: it is a file of a kind that is not read, or could be two things.
+        DataError: it is a file of an unsupported kind, or could be read in two ways.
     """
     if not storage.exists(address):
         if shards.is_pattern(address):
@@ -46,19 +47,24 @@ def scan(address: str) -> Source:
     return shards.scan(address, files) if files else folder.scan(address)
 
 
-def settle(
+def resolve_collisions(
     id_N: np.ndarray, keys_of: Callable[[np.ndarray], list[str]], namespace: str
 ) -> tuple[dict[int, int], dict[str, int]]:
-    """What becomes of keys whose unsalted ids collide: each takes the next salt whose id is free, but for the first
-    of them in byte order, which keeps its id.
+    """New ids for keys whose unsalted ids collide. The first key in byte order keeps its id; each other key takes the
+    next salt whose id is free.
 
-    Only the keys of rows that collide are asked for, so that there may be as many rows as there is memory for ids.
+    Only the keys of rows that collide are read, so the ids are all that must fit in memory.
+
+    Args:
+        id_N: int64 (N,), the unsalted ids of all rows.
+        keys_of: returns the keys of the rows with the given numbers.
+        namespace: of the ids.
 
     Returns:
         {row: id} and {key: salt} of the keys whose salt is not 0.
 
     Raises:
-        DataError: a key stands twice.
+        DataError: a key occurs twice.
     """
     sorted_N = np.sort(id_N)
     shared = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
@@ -66,11 +72,11 @@ def settle(
         return {}, {}
     row_M = np.flatnonzero(np.isin(id_N, shared))
     keys = keys_of(row_M)
-    again = [key for key, count in Counter(keys).items() if count > 1]
-    if again:
+    repeated = [key for key, count in Counter(keys).items() if count > 1]
+    if repeated:
         raise DataError(
-            f"the key {again[0]!r} and {len(again) - 1} more stand twice; rename one, or catalogue the shards that "
-            f"repeat keys by themselves, each with a --namespace of its own"
+            f"the key {repeated[0]!r} and {len(repeated) - 1} more occur twice; rename one, or catalogue the shards "
+            f"that repeat keys separately, each with its own --namespace"
         )
     changed: dict[int, int] = {}
     salts: dict[str, int] = {}
@@ -80,14 +86,14 @@ def settle(
             kept.add(int(id_N[row]))
             continue
         salt = 1
-        while (number := faces.face_id(namespace, key, salt)) in changed.values() or _holds(sorted_N, number):
+        while (number := faces.face_id(namespace, key, salt)) in changed.values() or _contains(sorted_N, number):
             salt += 1
         salts[key], changed[row] = salt, number
     return changed, salts
 
 
 def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """A split for every person, by hash: people keep their split when the corpus grows.
+    """A split for every person, chosen by hash: people keep their split when the corpus grows.
 
     Raises:
         ConfigError: the shares are not positive or do not add up to 1.
@@ -103,11 +109,15 @@ def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int)
 
 
 def read_splits(address: str) -> dict[str, str]:
-    """A CSV with columns identity and split; others are ignored. Raises DataError naming what does not fit."""
+    """{identity: split} from a CSV with these two columns; other columns are ignored.
+
+    Raises:
+        DataError: a column or a cell is missing, or a person is in two splits.
+    """
     text = storage.read_text(address)
     reader = csv.DictReader(io.StringIO(text))
     if not {"identity", "split"} <= set(reader.fieldnames or []):
-        raise DataError(f"{address}: columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")
+        raise DataError(f"{address} has columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")
     out: dict[str, str] = {}
     for row in reader:
         person, split = row["identity"], row["split"]
@@ -115,20 +125,21 @@ def read_splits(address: str) -> dict[str, str]:
             raise DataError(f"{address} line {reader.line_num}: identity {person!r}, split {split!r}; both are needed")
         if out.setdefault(person, split) != split:
             raise DataError(
-                f"{address} line {reader.line_num}: {person} is in {out[person]} and in {split}; splits are by person"
+                f"{address} line {reader.line_num}: {person} is in {out[person]} and in {split}; a person "
+                f"must be in one split"
             )
     return out
 
 
 def to_table(found: list[Found], namespace: str) -> pa.Table:
-    """Rows of the catalogue in source order, with ids that ``settle`` has not seen yet."""
+    """Rows of the catalogue in source order, with unsalted ids, which may collide."""
     columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
     columns["face_id"] = faces.face_ids(namespace, columns["key"])
     return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
 
 
 def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
-    """The rows with the splits of their people; the row's own, from a list, stands where its person has none."""
+    """The rows with the splits of their people; where a person has none, the row keeps its own split, from a list."""
     people = table["identity"].combine_chunks().dictionary_encode()
     given = pa.array([split_of.get(person) for person in people.dictionary.to_pylist()], pa.string())
     place = schema.FACES.get_field_index("split")
@@ -137,29 +148,29 @@ def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
 
 
 def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any]:
-    """Write rows, as ``to_table`` makes them, beside where the manifest will be; no more than a part is held at once.
+    """Write rows from ``to_table`` into the artefact's folder; at most one part is in memory at a time.
 
     Returns:
         {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}
 
     Raises:
-        DataError: a key stands twice, or a person is in two splits.
+        DataError: a key occurs twice, or a person is in two splits.
     """
     digest, census = rows.Digest(), Census()
     ids: list[np.ndarray] = [np.empty(0, np.int64)]
 
-    def counted() -> Iterator[pa.Table]:
+    def while_counting() -> Iterator[pa.Table]:
         for table in digest.over(tables):
-            ids.append(np.array(table["face_id"]))  # a copy, for a view would keep all the other columns alive
+            ids.append(np.array(table["face_id"]))  # a copy: a view would keep all the other columns in memory
             census.add(table)
             yield table
 
-    parts = list(rows.write(uri, counted()))
+    parts = list(rows.write(uri, while_counting()))
     for stale in set(storage.names(uri)) - {part.name for part in parts}:
-        if rows.is_name(stale):  # of an earlier attempt, when there were more faces
+        if rows.is_name(stale):  # from an earlier attempt with more faces
             storage.remove(storage.join(uri, stale))
-    census.refuse_two_splits(rows.read(uri, part) for part in parts)
-    parts, salts = _settled(uri, parts, np.concatenate(ids), namespace)
+    census.check_splits(rows.read(uri, part) for part in parts)
+    parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace)
     return {
         "parts": [asdict(part) for part in parts],
         "rows_digest": digest.hexdigest(),
@@ -168,8 +179,8 @@ def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any
     }
 
 
-def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> tuple[list[Part], dict[str, int]]:
-    """The parts after ids that collided were replaced in them, and the salts."""
+def _resolved(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> tuple[list[Part], dict[str, int]]:
+    """The parts after ids that collided were replaced, and the salts."""
     edges = np.cumsum([0] + [part.rows for part in parts])
 
     def keys_of(row_M: np.ndarray) -> list[str]:
@@ -179,7 +190,7 @@ def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> t
                 keys += rows.read(uri, part)["key"].take(here).to_pylist()
         return keys
 
-    changed, salts = settle(id_N, keys_of, namespace)
+    changed, salts = resolve_collisions(id_N, keys_of, namespace)
     for number in {int(np.searchsorted(edges, row, side="right")) - 1 for row in changed}:
         table = rows.read(uri, parts[number])
         ids = [changed.get(row, old) for row, old in enumerate(table["face_id"].to_pylist(), start=edges[number])]
@@ -189,6 +200,6 @@ def _settled(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> t
     return parts, salts
 
 
-def _holds(sorted_N: np.ndarray, number: int) -> bool:
+def _contains(sorted_N: np.ndarray, number: int) -> bool:
     place = np.searchsorted(sorted_N, number)
     return bool(place < len(sorted_N) and sorted_N[place] == number)

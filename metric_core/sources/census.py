@@ -1,7 +1,7 @@
-"""How many faces and people each split has, and whether anybody is in two, counted while rows stream by.
+"""Counts the faces and people of each split while rows are written, and checks that nobody is in two splits.
 
-People are kept as hashes of their names, so that a hundred million rows fit; who gets which split is decided in
-``catalogue``.
+People are kept as hashes of their names, so that a hundred million rows fit in memory. Who gets which split is decided
+in ``catalogue``.
 """
 
 from collections import Counter
@@ -32,8 +32,9 @@ class Census:
         for split, people in names.items():
             self._people.setdefault(split, []).append(_hashes(people))
 
-    def refuse_two_splits(self, tables: Iterable[pa.Table]) -> None:
-        """Check that splits are by person. ``tables``, the same rows again, are only looked at for names.
+    def check_splits(self, tables: Iterable[pa.Table]) -> None:
+        """Check that each person is in one split. ``tables`` are the same rows again, read only to find the
+        name of a person in two splits.
 
         Raises:
             DataError: a person is in two splits.
@@ -51,7 +52,7 @@ class Census:
                 split = first.setdefault(row["identity"], row["split"])
                 if split != row["split"]:
                     raise DataError(
-                        f"{row['identity']} is in split {split} and in {row['split']}; splits are by person"
+                        f"{row['identity']} is in split {split} and in {row['split']}; a person must be in one split"
                     )
 
     def summary(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From the locators of Faces rows to the bytes of their images."""
+"""Reads the image bytes that the locators of Faces rows point at."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,18 @@ from metric_core.errors import ImageUnreadable, Missing
 from metric_core.sources import parquet, pickled, recordio
 
 LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
-"""The columns of Faces that say where an image is, and in which state of the file."""
+"""The columns of Faces that say where an image is, and which version of the file it is in."""
 
 GAP = 128 << 10
-"""Bytes between two images that are read too, to get both at once: less than a request to a store costs in time."""
+"""Largest gap in bytes between two images that are read in one request: reading the gap takes less time than a second
+request to a store."""
 SPAN = 16 << 20
-"""Bytes read at once at most, unless one image is larger."""
+"""Most bytes per request, unless a single image is larger."""
 FRESH_S = 10.0
-"""Seconds for which a shard that was found unchanged is not looked at again."""
+"""Seconds before a shard that was found unchanged is checked again."""
 
 UNWRAP = {recordio.PARTS: recordio.payload, pickled.TEXT: pickled.decode}
-"""Kinds whose range holds the image in a form of its own."""
+"""Kinds whose byte range holds an encoded image, and the functions that decode it."""
 
 Row = Mapping[str, Any]
 Fetched = bytes | Missing | ImageUnreadable
@@ -31,18 +32,18 @@ def fetch(root: str, row: Row) -> bytes:
 
     Raises:
         Missing: the file is not there, or ends before the image does.
-        ImageUnreadable: what holds the image is damaged.
+        ImageUnreadable: the file that holds the image is damaged, or was changed since it was catalogued.
     """
-    (found,) = fetch_many(root, [row])
-    if isinstance(found, bytes):
-        return found
-    raise found
+    (answer,) = fetch_many(root, [row])
+    if isinstance(answer, bytes):
+        return answer
+    raise answer
 
 
 def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
     """The image bytes of several rows, or the error that ``fetch`` raises for a row.
 
-    Neighbours in one file are read together, files of an object store at the same time, a row group of Parquet once.
+    Neighbours in one file are read together, files of an object store concurrently, each Parquet row group once.
     """
     address_N = [storage.resolve(root, row["uri"]) for row in rows]
     out = _out_of_date(rows, address_N)
@@ -54,17 +55,17 @@ def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
     answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
     for span, answer in zip(spans, answers):
         for at in span.rows:
-            out[at] = _cut(answer, span, rows[at]) if isinstance(answer, bytes) else _told(answer, span.address)
+            out[at] = _cut(answer, span, rows[at]) if isinstance(answer, bytes) else _as_answer(answer, span.address)
     return [out.get(at, b"") for at in range(len(rows))]
 
 
 _seen: dict[tuple[str, str], float] = {}
-"""When a shard was last found in a state, by its address and content tag."""
+"""When a shard was last found unchanged, by its address and content tag."""
 
 
 def _out_of_date(rows: Sequence[Row], address_N: list[str]) -> dict[int, Fetched]:
-    """Why rows of shards that are not what was catalogued are not read: other people may be where these were. A file of
-    its own holds the one face in whatever state it is."""
+    """The errors of rows whose shard is missing, or was changed since it was catalogued: other people may be at their
+    offsets now. Files with one image each are read whatever their tag."""
     state = {at: (address_N[at], row["content_tag"]) for at, row in enumerate(rows) if row["kind"] != "file"}
     answers = {which: _changed(*which) for which in set(state.values())}
     return {at: answer for at, which in state.items() if (answer := answers[which]) is not None}
@@ -77,7 +78,7 @@ def _changed(address: str, tag: str) -> Fetched | None:
     try:
         found = storage.content_tag(address)
     except (Missing, *storage.FILE_ERRORS) as error:
-        return _told(error, address)
+        return _as_answer(error, address)
     if found != tag:
         return ImageUnreadable(
             f"changed: {address} is {found} and was {tag} when it was catalogued; catalogue again to another --out"
@@ -86,20 +87,20 @@ def _changed(address: str, tag: str) -> Fetched | None:
     return None
 
 
-def _told(error: Missing | OSError, address: str) -> Missing | ImageUnreadable:
+def _as_answer(error: Missing | OSError, address: str) -> Missing | ImageUnreadable:
     return error if isinstance(error, Missing) else ImageUnreadable(f"unreadable: {address}: {error}")
 
 
 @dataclass
 class _Span:
-    """Bytes that are read at once."""
+    """A byte range of a file that is read in one request."""
 
     address: str
     first: int
     last: int | None
-    """Exclusive; None is to the end."""
+    """Exclusive; None: to the end of the file."""
     rows: list[int]
-    """Whose images lie there."""
+    """The rows whose images are in the range."""
 
 
 def _spans(rows: Sequence[Row], address_N: list[str], which: list[int]) -> list[_Span]:
@@ -124,14 +125,14 @@ def _spans(rows: Sequence[Row], address_N: list[str], which: list[int]) -> list[
 
 
 def _cut(data: bytes, span: _Span, row: Row) -> Fetched:
-    """One row's image out of what was read at once."""
+    """One row's image from the bytes of its span."""
     if row["length"] is None:
         return data
     start = row["offset"] - span.first
     if len(data) < start + row["length"]:
         return Missing(
-            f"{span.address}: it ends before byte {row['offset'] + row['length']}, where the catalogue has a face; it "
-            f"was changed since: catalogue again to another --out"
+            f"{span.address} ends before byte {row['offset'] + row['length']}, where the catalogue has a face; it was "
+            f"changed since: catalogue again to another --out"
         )
     image = data[start : start + row["length"]]
     try:
@@ -146,4 +147,4 @@ def _cell(address: str, row: Row) -> Fetched:
     except ImageUnreadable as error:
         return error
     except (Missing, *storage.FILE_ERRORS) as error:
-        return _told(error, address)
+        return _as_answer(error, address)

@@ -1,4 +1,4 @@
-"""An image tree: one folder a person, any nesting above it."""
+"""An image tree: one folder per person, at any depth."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources.found import TWINS, Found, Source, some
+from metric_core.sources.found import TWINS, Found, Source, first_few
 
 
 class _Picture(NamedTuple):
@@ -21,11 +21,11 @@ class _Picture(NamedTuple):
 def scan(root: str) -> Source:
     """The faces under a folder in byte order of their paths; the innermost folder's name is the identity.
 
-    Keys follow from paths, those of pictures that differ in their ending only as ``keys.of`` says.
+    Keys are derived from paths by ``keys.of``.
 
     Raises:
-        DataError: an image lies directly in the root, two folders in different places share a person's name, or images
-            have names that are not UTF-8; these are counted.
+        DataError: an image is directly in the root, two folders have the same name, or names of images are not UTF-8;
+            the message counts these.
     """
     return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
 
@@ -37,14 +37,14 @@ def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
         names = [keys.plain(path) for path in paths]
         if len(set(names)) < len(names):
             names = keys.of(paths)
-            ignored[TWINS] += keys.carry_ending(paths, names)
-            tags = keys.tags(paths, names, tags)
+            ignored[TWINS] += keys.count_with_ending(paths, names)
+            tags = keys.distinct_tags(paths, names, tags)
         for picture, key, tag in zip(run, names, tags):
             yield Found(identity=picture.place.parent.name, key=key, uri=picture.uri, content_tag=tag)
     if undecoded:
         raise DataError(
-            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({some(undecoded)}): rename them, "
-            f"convmv does that for whole folders"
+            f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({first_few(undecoded)}); rename "
+            f"them, for whole folders with the program convmv"
         )
 
 
@@ -63,21 +63,21 @@ def _pictures(root: str, ignored: Counter[str], undecoded: list[str]) -> Iterato
         folder = str(place.parent)
         if folder == ".":
             raise DataError(
-                f"{root}/{path} lies in no person's folder; expected {root}/PERSON/{place.name}, or pass a "
+                f"{root}/{path} is not in a person's folder; expected {root}/PERSON/{place.name}, or pass a "
                 f"CSV list with columns path,identity as --source"
             )
         identity = place.parent.name
         if folder_of.setdefault(identity, folder) != folder:
             raise DataError(
                 f"{root} holds two folders named {identity!r} ({folder_of[identity]} and {folder}): one person or "
-                f"two? Rename one, or pass a CSV list with columns path,identity as --source"
+                f"two? Rename one folder, or pass a CSV list with columns path,identity as --source"
             )
         yield _Picture(path, place, tag)
 
 
 def _runs(pictures: Iterable[_Picture]) -> Iterator[list[_Picture]]:
-    """The pictures, cut where the paths cease to agree up to the first dot of a file's name: twins, and a picture whose
-    plain key is the path of one, are in one run, as are folders that sort between them. Most runs are of one picture.
+    """Runs of pictures whose paths are equal up to the first dot of the file's name. Twins are in one run, and so is a
+    picture whose plain key is the path of a twin; folders that sort between them are, too. Most runs have one picture.
     """
     run: list[_Picture] = []
     beginning = ""

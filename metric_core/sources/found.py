@@ -1,6 +1,6 @@
 """What every reader yields: faces that were found in a source, before they have ids.
 
-How each format is read is in the modules beside this one; getting at the bytes again is in ``fetching``.
+Each format has its own module in this folder; reading the image bytes later is in ``fetching``.
 """
 
 import math
@@ -13,23 +13,23 @@ from typing import Any
 from metric_core.errors import DataError
 
 Scan = Callable[[Counter[str]], Iterator["Found"]]
-"""Yields one shard's faces in order, and counts the files that it passes over by their ending. It can be pickled."""
+"""Yields one shard's faces in order, and counts the files that it ignores by their ending. It can be pickled."""
 
 TWINS = "(twin)"
-"""Under this name, beside the endings of files that are passed over, a scan counts the pictures it yields whose key
-carries their ending; see ``keys.of``."""
+"""Name under which a scan counts, beside the endings of ignored files, the pictures whose key has the ending of their
+file; see ``keys.of``."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One face in a source, before it has an id. ``kind`` says which of the locator's fields are set."""
+    """One face in a source, before it has an id. ``kind`` determines which fields of the locator are set."""
 
     identity: str
     key: str
     uri: str
     """Relative to the source's root, or absolute."""
     content_tag: str
-    """Changes when the bytes change; for a file of its own that has a twin, see ``keys.tags``."""
+    """Changes when the bytes change; for files that have a twin, see ``keys.distinct_tags``."""
     kind: str = "file"
     offset: int | None = None
     length: int | None = None
@@ -39,7 +39,7 @@ class Found:
     view: str | None = None
     split: str | None = None
     landmarks: tuple[float, ...] | None = None
-    """x1, y1 … x5, y5 in pixels of the upright picture: eyes, nose, corners of the mouth, each left to right."""
+    """x1, y1 … x5, y5 in pixels of the upright picture: eyes, nose, mouth corners; of each pair the left one first."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Source:
     name: str
     """The default namespace of its face_ids."""
     shards: list[Scan]
-    """Parts that can be scanned apart; one after the other they give the source's order."""
+    """Parts that can be scanned independently; one after the other they give the source's order."""
     ignored: Counter[str] = field(default_factory=Counter)
-    """Files that were passed over, counted by their ending, and ``TWINS``; filled as ``faces`` is consumed."""
+    """Ignored files, counted by their ending, and ``TWINS``; filled as ``faces`` is consumed."""
 
     @property
     def faces(self) -> Iterator[Found]:
@@ -62,10 +62,10 @@ class Source:
 
 
 def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:
-    """The landmarks in a cell: 10 numbers, five pairs of them, or a text of such; None for an empty cell.
+    """The landmarks in a cell: 10 numbers, five pairs of numbers, or either as text; None for an empty cell.
 
     Raises:
-        DataError: it is something else.
+        DataError: the cell holds something else.
     """
     try:
         words = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
@@ -75,10 +75,10 @@ def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != 10 or not all(map(math.isfinite, numbers)):
-        raise DataError(f"{where}: {str(value)[:80]!r} are no landmarks; 10 numbers x1 y1 … x5 y5 were expected")
+        raise DataError(f"{where}: {str(value)[:80]!r} are not landmarks; expected 10 numbers x1 y1 … x5 y5")
     return numbers
 
 
-def some(paths: list[str]) -> str:
-    """The first of many paths, for a message."""
+def first_few(paths: list[str]) -> str:
+    """The first three of many paths, for a message."""
     return ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")

@@ -1,4 +1,4 @@
-"""A CSV or Parquet list of images: columns path, identity and, if they are there, key, view, split and landmarks."""
+"""A CSV or Parquet list of images: columns path and identity; optionally key, view, split and landmarks."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, Missing
-from metric_core.sources.found import TWINS, Found, Source, read_landmarks, some
+from metric_core.sources.found import TWINS, Found, Source, first_few, read_landmarks
 
 REQUIRED = ("path", "identity")
 OPTIONAL = ("key", "view", "split", "landmarks")
 READERS, RUN = 32, 64
-"""Threads that ask for content tags, of so many files each before rows are handed on: a store takes a round trip for
-each, and handing a single file of a disk to a thread would cost more than to ask for it."""
+"""Threads that ask for content tags, and files per task of a thread. A store takes a round trip per file; on a local
+disk, a task per file would cost more than the request itself."""
 
 
 def scan(address: str) -> Source:
     """The listed faces in list order; relative paths start at the list's own folder.
 
-    Keys that are not given follow from paths, those of pictures that differ in their ending only as ``keys.of`` says.
+    Keys that are not given are derived from paths by ``keys.of``.
 
     Raises:
-        DataError: columns are missing or unknown, a cell is empty, a path or key stands twice, or a file is not there;
-            all missing files are counted and the first ones named.
+        DataError: columns are missing or unknown, a cell is empty, a path or key occurs twice, or files are missing;
+            the message counts these and names the first ones.
     """
     table = _read(address)
     root, _, file = address.rpartition("/")
@@ -44,8 +44,8 @@ def _read(address: str) -> pa.Table:
             if address.endswith(".parquet"):
                 table = pq.read_table(f)
             else:
-                # Every column as text, and only an empty cell as nothing: an identity "007" must not become the number
-                # 7, nor a person called "NA" nobody.
+                # Every column is text, and only an empty cell is null: an identity "007" must not become the number 7,
+                # nor a person called "NA" null.
                 names = pyarrow.csv.open_csv(f).schema.names
                 f.seek(0)
                 types = pyarrow.csv.ConvertOptions(
@@ -73,9 +73,9 @@ def _faces(address: str, root: str, table: pa.Table, ignored: Counter[str]) -> I
     tag_of: dict[int, str] = {}
     if twins:
         names = [key_N[row] for row in twins]
-        ignored[TWINS] += keys.carry_ending(list(twins.values()), names)
+        ignored[TWINS] += keys.count_with_ending(list(twins.values()), names)
         found = [tag or "" for _, tag in _tagged(root, table.take(list(twins)))]
-        tag_of = dict(zip(twins, keys.tags(list(twins.values()), names, found)))
+        tag_of = dict(zip(twins, keys.distinct_tags(list(twins.values()), names, found)))
     missing: list[str] = []
     for number, (row, tag) in enumerate(_tagged(root, table)):
         path = row["path"]
@@ -94,13 +94,13 @@ def _faces(address: str, root: str, table: pa.Table, ignored: Counter[str]) -> I
         )
     if missing:
         raise DataError(
-            f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {some(missing)}; paths are "
-            f"relative to {root}; mend or remove these rows"
+            f"{address} lists {len(missing)} of {table.num_rows} files that are not there: {first_few(missing)}; paths "
+            f"are relative to {root}; correct or remove these rows"
         )
 
 
 def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int, str]]:
-    """The rows' keys, and {row: path} of the twins among those whose key is not given."""
+    """The rows' keys, and {row: path} of the twins among the rows whose key is not given."""
     key_N: list[Any] = table["key"].to_pylist() if "key" in table.column_names else [None] * table.num_rows
     derived = [row for row, key in enumerate(key_N) if not key]
     path_N = [str(PurePosixPath(path.removeprefix(f"{root}/"))) for path in table["path"].to_pylist()]
@@ -109,14 +109,14 @@ def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int
     for row, key in zip(derived, found):
         key_N[row] = key
     if len(set(key_N)) < len(key_N):
-        again = next(key for key, count in Counter(key_N).items() if count > 1)
-        raise DataError(f"{address}: the key {again!r} stands twice; each row needs its own path or key")
+        repeated = next(key for key, count in Counter(key_N).items() if count > 1)
+        raise DataError(f"{address}: the key {repeated!r} occurs twice; each row needs its own path or key")
     lost = {keys.plain(path) for path, key in zip(paths, found) if key != keys.plain(path)}
     return key_N, {row: path for row, path in zip(derived, paths) if lost and keys.plain(path) in lost}
 
 
 def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Rows, and the content tags of their files, many of which are asked for at once; None: not there."""
+    """Rows, each with the content tag of its file, or None if the file is missing. Tags are requested concurrently."""
     with ThreadPoolExecutor(READERS) as pool:
         for batch in table.to_batches(max_chunksize=READERS * RUN):
             paths = batch["path"].to_pylist()

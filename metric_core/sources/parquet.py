@@ -1,6 +1,6 @@
-"""Parquet files with the images' bytes in a column, as Hugging Face writes them; rows are read back a group at a time.
+"""Parquet files with the images' bytes in a column, as Hugging Face writes them. Images are read by row group.
 
-Lists of image files in Parquet are another format: ``listing``.
+Lists of image files in Parquet are another format, read by ``listing``.
 """
 
 import json
@@ -20,18 +20,18 @@ from metric_core.errors import DataError, ImageUnreadable
 from metric_core.sources.found import Found, read_landmarks
 
 WHO = ("identity", "label")
-"""The column that says who it is: the first that is there."""
+"""Columns that name the person; the first one that exists is used."""
 
 OPTIONAL = ("key", "view", "split", "landmarks")
 MAX_GROUP = 1 << 30
-"""Bytes of images a row group: to read one image, all of its group must be read."""
+"""Most bytes of images per row group: to read one image, its whole group must be read."""
 
 CACHE = 256 << 20
-"""Bytes of row groups that a process keeps; the last one whatever its size."""
+"""Bytes of row groups that a process keeps in memory; the last group is kept whatever its size."""
 
 
 def has_images(address: str) -> bool:
-    """Whether a Parquet file holds images, not a list of them. Raises DataError, Missing."""
+    """Whether a Parquet file holds images rather than a list of them. Raises DataError, Missing."""
     with _open(address) as f:
         return _image_column(f.schema_arrow) is not None
 
@@ -39,9 +39,9 @@ def has_images(address: str) -> bool:
 def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
     """The faces of one file in row order.
 
-    Images are in the column ``image`` (or the only one there is with bytes): bytes, or Hugging Face's struct of bytes
-    and path. ``identity`` or ``label`` says who it is; numbers stand for ClassLabel names if the file has such. The key
-    is in ``key`` if there is that column, else it is the file's name without its ending and the row's number;
+    Images are in the column ``image`` (or the only column with bytes): bytes, or Hugging Face's struct of bytes and
+    path. ``identity`` or ``label`` names the person; numbers are replaced by the file's ClassLabel names if it has any.
+    The key is the column ``key`` if there is one, else the file's name without its ending and the row's number.
     ``view``, ``split`` and ``landmarks`` are as in a list.
 
     Raises:
@@ -68,7 +68,7 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
                 if not person or not key:
                     raise DataError(f"{address}: row {number} has no {'key' if person else who}; every face needs one")
                 if names is not None and person not in names:
-                    raise DataError(f"{address}: row {number} has the {who} {person}, of {len(names)} that have a name")
+                    raise DataError(f"{address}: row {number} has the {who} {person}, but only {len(names)} have names")
                 yield Found(
                     identity=person if names is None else names[person],
                     key=key,
@@ -86,7 +86,7 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
 
 
 def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
-    """The bytes in one cell; no bytes if it is empty.
+    """The bytes in one cell; empty if the cell is.
 
     Raises:
         Missing: there is no such file.
@@ -102,7 +102,7 @@ def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
 
 
 class _Groups:
-    """The row groups read last. Safe for threads; of several that want one group, one reads."""
+    """A cache of the row groups read last. Safe for threads; when several want the same group, only one reads it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -140,7 +140,7 @@ def _open(address: str) -> Iterator[pq.ParquetFile]:
 
 
 def _image_column(schema: pa.Schema) -> str | None:
-    """The leaf with the bytes: ``image``, ``image.bytes``, or another's if it is the only one."""
+    """The leaf column with the bytes: ``image``, ``image.bytes``, or the only one with bytes; else None."""
     leaves = []
     for field in schema:
         inner = field.type.get_field_index("bytes") if pt.is_struct(field.type) else -1
@@ -157,7 +157,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema, column: str) -> dict[str, str] | None:
-    """What the numbers of a ClassLabel column stand for; None where they stand for themselves."""
+    """{number as text: name} of a ClassLabel column; None if the file has no names for it."""
     try:
         body = json.loads((schema.metadata or {})[b"huggingface"])
         names = body["info"]["features"][column]["names"]
@@ -173,17 +173,17 @@ def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> Non
     if size > MAX_GROUP:
         raise DataError(
             f"{address}: row group {group} has {size / 2**30:.1f} GiB of pictures, at most {MAX_GROUP / 2**30:.0f} are "
-            f"possible, since one picture cannot be read without its group; write the file again with a row_group_size "
-            f"of some hundred rows"
+            f"possible, because a picture is read with its whole group; write the file again with a row_group_size of "
+            f"a few hundred rows"
         )
 
 
 def _texts(table: pa.Table, address: str) -> pa.Table:
-    """The same with texts in all columns but the landmarks."""
+    """The table with all columns except the landmarks as text."""
     as_texts = []
     for field in table.schema:
         kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
         if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)) and field.name != "landmarks":
-            raise DataError(f"{address}: the column {field.name} is {field.type}; names or whole numbers were expected")
+            raise DataError(f"{address}: the column {field.name} is {field.type}; expected names or whole numbers")
         as_texts.append((field.name, field.type if field.name == "landmarks" else pa.string()))
     return table.cast(pa.schema(as_texts))

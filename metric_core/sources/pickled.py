@@ -1,7 +1,8 @@
 """InsightFace's verification sets (``lfw.bin``, ``cfp_fp.bin``): a pickle of images and of which pairs are genuine.
 
-A pickle is a program. Only the few opcodes that such a set needs are run, and they can name one function, which is
-ours. The images themselves never enter: each is exchanged for where it lies in the file, from which it is read later.
+A pickle is a program. Only the few opcodes that such a set needs are run, and they can call only one function, which
+is ours. The images themselves are not unpickled: each is replaced by its position in the file, from which it is read
+later.
 """
 
 import io
@@ -17,7 +18,7 @@ from metric_core.errors import DataError, ImageUnreadable
 from metric_core.sources.found import Found
 
 BYTES, TEXT = "pickle", "pickle-text"
-"""Kinds of locator: an image's bytes, or a whole opcode with a text that stands for them, as older protocols write."""
+"""Kinds of locator: an image's bytes, or a whole opcode with a text that encodes them, as older protocols write."""
 
 STRINGS = {"SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "SHORT_BINSTRING", "BINSTRING"}
 TEXTS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -25,8 +26,8 @@ NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "NEWTRUE", "NEWFALSE"}
 SEQUENCES = {"EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 PUTS, GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 RUN = {*NUMBERS, *SEQUENCES, *PUTS, *GETS, "MEMOIZE", "MARK", "GLOBAL", "REDUCE", "PROTO", "STOP"}
-"""Besides strings, what a verification set is written with. Only GLOBAL and REDUCE could do harm, and ``_Unpickler``
-keeps them to one function."""
+"""The opcodes of a verification set, besides strings. Only GLOBAL and REDUCE could do harm, and ``_Unpickler`` limits
+them to one function."""
 REMEDY = "write the set again as (list of bytes, list of bool)"
 MALFORMED = (
     pickle.UnpicklingError,
@@ -41,34 +42,34 @@ MALFORMED = (
     OverflowError,
     RecursionError,
 )
-"""What the standard library raises for bytes that are no pickle; a UnicodeDecodeError is a ValueError."""
+"""What the standard library raises for bytes that are not a pickle; a UnicodeDecodeError is a ValueError."""
 
 
 @dataclass
 class Bytes:
-    """Bytes in the pickle, or a text that may stand for some."""
+    """The position of bytes in the pickle, or of a text that may encode bytes."""
 
     kind: str
-    """``BYTES``, ``TEXT``, or nothing for a text that is only a text."""
+    """``BYTES``, ``TEXT``, or empty for a text that does not encode bytes."""
     offset: int
     length: int
     text: str | None = None
-    """The text, when it is short."""
+    """The text, if it is short."""
 
 
 @dataclass(frozen=True)
 class VerificationSet:
-    """Pair i is of the images 2i and 2i+1."""
+    """Pairs of images: pair i has the images 2i and 2i+1."""
 
     images: list[Bytes]
     same: list[bool]
-    """Whether a pair is of one person."""
+    """Whether both images of a pair show one person."""
 
 
 def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
     """The images in order; the key is an image's number, from 0.
 
-    Such a set does not say who people are: the images of a genuine pair share an identity, all others have their own.
+    Such a set does not name people: the images of a genuine pair share an identity, every other image has its own.
 
     Raises:
         DataError, Missing: as ``read``.
@@ -82,25 +83,25 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
 
 
 def read(address: str) -> VerificationSet:
-    """Where the images of a set lie, and which pairs are of one person.
+    """The positions of a set's images, and which pairs show one person.
 
     Raises:
-        DataError: it is no pickle, asks for more than such a set needs, or holds something else.
+        DataError: it is not a pickle, needs opcodes that are not run, or is not a verification set.
         Missing: there is no such file.
     """
     found = _value(storage.read_bytes(address), address)
     images, same = found if isinstance(found, tuple | list) and len(found) == 2 else (None, None)
     if not isinstance(images, list) or not isinstance(same, list):
-        raise DataError(f"{address} holds no verification set: a list of images and a list of booleans were expected")
+        raise DataError(f"{address} holds no verification set; expected a list of images and a list of booleans")
     if not all(isinstance(i, Bytes) and i.kind for i in images) or not all(s in (0, 1) for s in same):
-        raise DataError(f"{address}: an image is no bytes, or a pair is marked with something else than true or false")
+        raise DataError(f"{address}: an image is not bytes, or a pair is marked neither true nor false")
     if len(images) != 2 * len(same) or not same:
-        raise DataError(f"{address}: {len(images)} images and {len(same)} pairs; two images a pair were expected")
+        raise DataError(f"{address}: {len(images)} images and {len(same)} pairs; expected two images per pair")
     return VerificationSet(images, [bool(s) for s in same])
 
 
 def decode(data: bytes, where: str) -> bytes:
-    """The bytes that an opcode with a text stands for. Raises ImageUnreadable."""
+    """The bytes that the text of an opcode encodes. Raises ImageUnreadable."""
     try:
         _, text, _ = next(pickletools.genops(data))
         return str(text).encode("latin-1")
@@ -109,19 +110,19 @@ def decode(data: bytes, where: str) -> bytes:
 
 
 def _value(data: bytes, address: str) -> Any:
-    """What the pickle describes, with ``Bytes`` for every string of bytes or letters."""
+    """The object in the pickle, with ``Bytes`` in the place of every string of bytes or letters."""
     try:
         program, strings = _without_strings(data, address)
         return _Unpickler(program, strings, address).load()
     except MALFORMED as error:
-        raise DataError(f"{address}: no pickle of a verification set: {error or type(error).__name__}") from error
+        raise DataError(f"{address} is not a pickle of a verification set: {error or type(error).__name__}") from error
 
 
 def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
     """The pickle with a number in the place of every string, and the strings in the order of these numbers.
 
     Raises:
-        DataError: an opcode is not one of those that a verification set is written with.
+        DataError: an opcode is not one that a verification set needs.
         ValueError: the opcodes are damaged.
     """
     program, strings = bytearray(), list[Bytes]()
@@ -129,7 +130,7 @@ def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
     argument: Any
     for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
         name, first, end = opcode.name, position or 0, stream.tell()
-        # The memo is an array: a high number in a short file would ask for any amount of memory. Writers count from 0.
+        # The memo is an array: a high number in a short file could take any amount of memory. Writers count from 0.
         if name in PUTS and not 0 <= argument < 256 + count:
             raise DataError(f"{address}, byte {first}: object {argument} of the memo, after {count} opcodes; {REMEDY}")
         if name in STRINGS or name in TEXTS:
@@ -140,17 +141,17 @@ def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
                 strings.append(Bytes("", first, end - first, argument if len(argument) < 16 else None))
         elif name in RUN:
             program += data[first:end]
-        elif name != "FRAME":  # it says how long the program is, which has changed
+        elif name != "FRAME":  # it holds the length of the program, which has changed
             shown = str(argument)[:40] if argument else ""
             raise DataError(
-                f"{address}, byte {first}: the opcode {name} {shown} has no place in a verification set and is not "
-                f"run; {REMEDY}"
+                f"{address}, byte {first}: the opcode {name} {shown} does not belong in a verification set and is "
+                f"not run; {REMEDY}"
             )
     return bytes(program), strings
 
 
 class _Unpickler(pickle.Unpickler):
-    """Runs a pickle without strings; the only function it can name is ``_codecs.encode``, and that is replaced."""
+    """Runs a pickle without strings; the only function it can call is ``_codecs.encode``, which is replaced."""
 
     def __init__(self, program: bytes, strings: list[Bytes], address: str) -> None:
         super().__init__(io.BytesIO(program), fix_imports=False)
@@ -158,18 +159,18 @@ class _Unpickler(pickle.Unpickler):
         self._address = address
 
     def persistent_load(self, number: int) -> Bytes:
-        """The string that a number stands for."""
+        """The string with this number."""
         return self._strings[number]
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Raises DataError for all but the function by which Python 3 writes bytes for Python 2."""
+        """``_encode``, for the function by which Python 3 writes bytes for Python 2; DataError for all others."""
         if (module, name) != ("_codecs", "encode"):
             raise DataError(f"{self._address} asks for {module}.{name}, which is not run; {REMEDY}")
         return _encode
 
 
 def _encode(text: Bytes, encoding: Bytes) -> Bytes:
-    """``_codecs.encode(text, "latin1")``: the bytes that the text stands for. Raises ValueError for other arguments."""
+    """``_codecs.encode(text, "latin1")``: the bytes that the text encodes. Raises ValueError for other arguments."""
     if not isinstance(text, Bytes) or not isinstance(encoding, Bytes) or encoding.text != "latin1":
-        raise ValueError("bytes are written as a call of something else than encode(text, 'latin1')")
+        raise ValueError("bytes are written as another call than encode(text, 'latin1')")
     return replace(text, kind=TEXT)

@@ -1,13 +1,13 @@
 """MXNet RecordIO files (``train.rec``), with or without InsightFace's header record; MXNet itself is not needed.
 
     file      records, one after the other
-    record    parts; more than one only where the data holds the magic number at a multiple of 4, which is left out
+    record    parts; more than one only where the data has the magic number at a multiple of 4, which is left out
     part      magic, place and length in one word, data, zeros up to a multiple of 4
-    data      IRHeader (flag, label, id, id2), ``flag`` labels instead of the one if flag > 0, then the image's bytes
+    data      IRHeader (flag, label, id, id2), then ``flag`` labels that replace ``label`` if flag > 0, then the image
 
 The framing is dmlc-core's ``src/recordio.cc``, the data MXNet's ``recordio.IRHeader``. InsightFace adds records
-without an image: number 0 with the labels (first, end) says that records first to end-1 stand for people, whose own
-labels (from, to) say that theirs are the images from to to-1 (``recognition/_datasets_/face2rec2.py``).
+without an image (``recognition/_datasets_/face2rec2.py``). Record 0 has the labels (first, end): records first to end-1
+are people. The labels (from, to) of such a record are the range of the person's images, ``to`` excluded.
 """
 
 import io
@@ -26,17 +26,17 @@ from metric_core.errors import DataError, ImageUnreadable, Missing
 from metric_core.sources.found import Found
 
 WHOLE, PARTS = "recordio", "recordio-parts"
-"""Kinds of locator: the bytes of the image where its record is one part, else those of the record, to be joined."""
+"""Kinds of locator: the bytes of the image if its record has one part, else those of the whole record."""
 
 MAGIC = b"\x0a\x23\xd7\xce"
 PART = struct.Struct("<4sI")
 HEADER = struct.Struct("<IfQQ")
 ONLY, FIRST, MIDDLE, LAST = range(4)
-"""Places of a part in its record: the upper 3 bits of the second word."""
+"""Places of a part in its record, the upper 3 bits of the second word."""
 
 
 class _Images:
-    """A file's images, column by column in the order of their bytes, since there may be many millions."""
+    """A file's images as columns, in the order of their bytes: there may be many millions."""
 
     def __init__(self) -> None:
         self.number, self.offset, self.length = array("q"), array("q"), array("q")
@@ -48,11 +48,12 @@ class _Images:
 def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[Found]:
     """The faces of one .rec in the order of their bytes; the key is ``prefix`` and the record's number.
 
-    Numbers come from the .idx beside it if there is one, else from the records. The identity is the image's label.
+    Numbers come from the .idx of the same name if there is one, else from the records. The identity is the image's
+    label.
 
     Raises:
-        DataError: naming the byte where the file is no RecordIO or is cut short, or the record whose number or
-            label does not fit.
+        DataError: the file is not RecordIO or is cut short (the message names the byte), or a record's number or label
+            does not fit.
         Missing: there is no such file.
     """
     address = storage.join(root, file)
@@ -65,7 +66,7 @@ def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[
         images.number, images.label, images.offset, images.length, images.in_parts
     ):
         if label != label // 1:  # NaN too
-            raise DataError(f"{address}: record {number} has the label {label}; a whole number was expected")
+            raise DataError(f"{address}: record {number} has the label {label}; expected a whole number")
         kind = PARTS if in_parts else WHOLE
         yield Found(str(int(label)), f"{prefix}{number}", file, tag, kind=kind, offset=offset, length=length)
 
@@ -104,12 +105,12 @@ def _index(address: str) -> Iterator[tuple[int, int]] | None:
     except Missing:
         return None
     except pa.ArrowInvalid as error:
-        raise DataError(f"{address}: {error}; number<TAB>offset was expected; mend it or take it away") from error
+        raise DataError(f"{address}: {error}; expected lines number<TAB>offset; correct or remove the file") from error
     return zip(*(table[name].to_numpy() for name in names))
 
 
 def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: int, address: str) -> int:
-    """Note the record at ``start``, under its own number unless one is given; returns where the next one starts."""
+    """Add the record at ``start``, with its own number unless one is given; returns where the next record starts."""
     where = f"{address}, byte {start}"
     parts, end = _parts(f, start, size, where)
     if len(parts) == 1:
@@ -142,18 +143,18 @@ def _parts(f: BinaryIO, start: int, size: int, where: str) -> tuple[list[tuple[i
         f.seek(start)
         head = f.read(PART.size)
         if len(head) < PART.size:
-            raise DataError(f"{where}: a record starts but the file ends at {size}; it was cut short, copy it anew")
+            raise DataError(f"{where}: a record starts but the file ends at {size}; it was cut short, copy it again")
         magic, word = PART.unpack(head)
         place, length = word >> 29, word & (1 << 29) - 1
         if magic != MAGIC or place not in ((MIDDLE, LAST) if parts else (ONLY, FIRST)):
             raise DataError(
-                f"{where}: {head.hex()} is no part of a record, which starts with {MAGIC.hex()}; the file is damaged "
-                f"or no RecordIO, or its .idx is another file's"
+                f"{where}: {head.hex()} is not a part of a record, which starts with {MAGIC.hex()}; the file is "
+                f"damaged or not RecordIO, or its .idx belongs to another file"
             )
         parts.append((start + PART.size, length))
         if start + PART.size + length > size:
             raise DataError(
-                f"{where}: {length} bytes follow but the file ends at {size}; it was cut short, copy it anew"
+                f"{where}: {length} bytes follow but the file ends at {size}; it was cut short, copy it again"
             )
         start += PART.size + (length + 3) // 4 * 4
     return parts, start
@@ -168,11 +169,13 @@ def _join(f: BinaryIO, parts: list[tuple[int, int]]) -> bytes:
 
 
 def _header(data: bytes, length: int, where: str) -> tuple[int, tuple[float, ...], int]:
-    """Number, labels and the length of the image, from the first bytes of a record's data of ``length``."""
+    """Number, labels and the length of the image, from the first bytes of a record's ``length`` bytes of data."""
     flag, label, number, _ = HEADER.unpack(data[: HEADER.size]) if len(data) >= HEADER.size else (0, 0.0, 0, 0)
     image_length = length - HEADER.size - 4 * flag
     if image_length < 0:
-        raise DataError(f"{where}: {length} bytes have no room for a header and {flag} labels; this is no image record")
+        raise DataError(
+            f"{where}: {length} bytes have no room for a header and {flag} labels; this is not an image record"
+        )
     return number, struct.unpack_from(f"<{flag}f", data, HEADER.size) if flag else (label,), image_length
 
 
@@ -180,15 +183,15 @@ def _check_numbers(number_N: np.ndarray, address: str) -> None:
     numbers, counts = np.unique(number_N, return_counts=True)
     if (counts > 1).any():
         raise DataError(
-            f"{address}: {(counts > 1).sum()} record numbers stand more than once ({numbers[counts > 1][0]}, …); put "
-            f"the .idx that belongs to the file beside it, which numbers the records anew"
+            f"{address}: {(counts > 1).sum()} record numbers occur more than once ({numbers[counts > 1][0]}, …); put "
+            f"the file's own .idx beside it, which gives each record its number"
         )
 
 
 def _check_ranges(without: dict[int, tuple[float, ...]], number_N: np.ndarray, label_N: np.ndarray, where: str) -> None:
-    """Images in one person's range must have one label; else the labels are not what tells people apart."""
+    """Check that all images in one person's range have one label; otherwise labels do not identify people."""
     first, end = without.get(0, (0.0, 0.0))[:2]
-    # Above 2^24 the ranges are rounded, being float32; larger corpora have only their labels.
+    # Ranges are float32, so they are rounded above 2^24; there, only the labels count.
     spans = sorted(without[n][:2] for n in range(int(first), int(end)) if n in without and without[n][1] <= 1 << 24)
     if not spans or not len(number_N):
         return

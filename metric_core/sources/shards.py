@@ -1,4 +1,4 @@
-"""Sources that are one or many files with the images' bytes in them: which files, in what order, read by whom."""
+"""Sources that are one or many files with the images' bytes in them: which files, in which order, and their readers."""
 
 import re
 from functools import partial
@@ -15,14 +15,14 @@ SPECIAL = re.compile(r"[*?\[{]")
 
 
 def scan(root: str, files: list[str]) -> Source:
-    """The faces in shards of one format; the corpus is named after the folder they lie in.
+    """The faces in shards of one format; the corpus is named after their folder.
 
     Raises:
-        DataError: they are of no format or of several, or compressed tars.
+        DataError: their format is unknown, they are of several formats, or they are compressed tars.
     """
     for file in files:
         if file.endswith(PACKED):
-            raise webdataset.refuse_packed(storage.join(root, file), PurePosixPath(file).suffix)
+            raise webdataset.compressed_error(storage.join(root, file), PurePosixPath(file).suffix)
         if not file.endswith(ENDINGS):
             raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, .csv and .bin")
     endings = sorted({PurePosixPath(file).suffix for file in files})
@@ -49,25 +49,25 @@ def inside(folder: str) -> list[str]:
 
 
 def is_pattern(address: str) -> bool:
-    """Whether an address stands for several: ``*``, ``?``, ``[ab]``, ``{000..012}`` or ``{a,b}`` is in it."""
+    """Whether an address is a pattern for several: it contains ``*``, ``?``, ``[ab]``, ``{000..012}`` or ``{a,b}``."""
     return SPECIAL.search(address) is not None
 
 
 def matching(pattern: str) -> tuple[str, list[str]]:
-    """The folder above the pattern's first special character, and the files in it that fit, in byte order.
+    """The folder above the pattern's first special character, and the files in it that match, in byte order.
 
     Raises:
-        Missing: nothing fits.
+        Missing: nothing matches.
     """
     root = SPECIAL.split(pattern, maxsplit=1)[0].rpartition("/")[0]
     found = {file for one in _braces(pattern) for file in (storage.glob(one) if is_pattern(one) else [one])}
     if not found:
-        raise Missing(f"{pattern}: no file fits; give --source a folder, a file, or a pattern of shards")
+        raise Missing(f"{pattern}: no file matches; give --source a folder, a file, or a pattern of shards")
     return root, [file.removeprefix(root + "/") for file in sorted(found)]
 
 
 def _braces(pattern: str) -> list[str]:
-    """``{000..012}`` and ``{a,b}`` written out, as a shell does."""
+    """Expand ``{000..012}`` and ``{a,b}`` as a shell does."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         return [pattern]
@@ -83,5 +83,5 @@ def _shard(root: str, file: str, count: int) -> Scan:
         return partial(webdataset.faces, root, file)
     if file.endswith(".parquet"):
         return partial(parquet.faces, root, file)
-    # One train.rec has the bare record numbers as keys; several need telling apart.
+    # The keys of a single train.rec are the bare record numbers; those of several files have the file's name in front.
     return partial(recordio.faces, root, file, f"{PurePosixPath(file).with_suffix('')}/" if count > 1 else "")

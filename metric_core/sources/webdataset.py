@@ -1,6 +1,6 @@
-"""Tars of pictures, in WebDataset's layout or plain: the images stay in the tar and are found again by their offset.
+"""Tars of pictures, in WebDataset's layout or plain; images stay in the tar and are read later by their offset.
 
-A sample is a run of members whose names agree up to the first dot of the file name: ``a/0001.jpg, a/0001.cls``.
+A sample is a run of members whose names are equal up to the first dot of the file name: ``a/0001.jpg, a/0001.cls``.
 """
 
 import json
@@ -26,16 +26,17 @@ SIDECARS = (".cls", ".json", ".txt")
 class _Sample:
     name: str
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(offset, length) by ending, as it is spelled."""
+    """(offset, length) by ending, in the spelling of the tar."""
     texts: dict[str, bytes] = field(default_factory=dict)
     """Sidecars by ending."""
 
 
 def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
-    """The faces of one tar in its order; the key is the sample's name, of several pictures' as ``keys.of`` says.
+    """The faces of one tar in its order; the key is the sample's name, or from ``keys.of`` if it has several pictures.
 
-    The identity is what ``.cls`` says, else ``identity`` or ``label`` in ``.json``, else ``.txt``, else the name of
-    the member's folder. ``.json`` may have landmarks too. The tar is read once from front to end, images are not.
+    The identity is the text in ``.cls``, else ``identity`` or ``label`` in ``.json``, else ``.txt``, else the name of
+    the member's folder. ``.json`` may have landmarks, too. The tar is scanned once from start to end; images are not
+    read.
 
     Raises:
         DataError: the tar is compressed, damaged or cut short, or a sample has no identity or too many pictures.
@@ -60,11 +61,11 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
                 yield Found(identity, key, file, tag, kind="tar", offset=offset, length=length, landmarks=points)
 
 
-def refuse_packed(address: str, how: str) -> DataError:
+def compressed_error(address: str, how: str) -> DataError:
     """The error for a tar that is compressed as a whole."""
     return DataError(
-        f"{address} is compressed ({how}), so that single pictures in it cannot be reached; unpack it to a plain .tar, "
-        f"which is hardly larger since pictures are compressed already"
+        f"{address} is compressed ({how}), so single pictures in it cannot be read; unpack it to a plain .tar, which "
+        f"is hardly larger because pictures are compressed already"
     )
 
 
@@ -72,14 +73,14 @@ def _samples(f: BinaryIO, address: str, ignored: Counter[str]) -> Iterator[_Samp
     head = f.read(8)
     for magic, how in PACKED.items():
         if head.startswith(magic):
-            raise refuse_packed(address, how)
+            raise compressed_error(address, how)
     f.seek(0)
     sample = _Sample("")
     for member in _members(f, address):
         name = str(PurePosixPath(member.name))
         folder, slash, base = name.rpartition("/")
         stem, dot, ending = base.partition(".")
-        if member.isdir() or not stem:  # hidden: the walk over folders leaves them out too
+        if member.isdir() or not stem:  # hidden; an image tree ignores such files, too
             continue
         if not member.isreg():
             ignored["(link)"] += 1
@@ -103,17 +104,17 @@ def _members(f: BinaryIO, address: str) -> Iterator[tarfile.TarInfo]:
     try:
         with tarfile.open(fileobj=f, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # otherwise every header stays in memory
                 if member.issparse() and _has_holes(member):
-                    raise DataError(f"{address}: {member.name} is stored with holes; pack the tar without --sparse")
+                    raise DataError(f"{address}: {member.name} is a sparse file; pack the tar without --sparse")
                 yield member
             f.seek(tar.offset)
     except tarfile.TarError as error:
         raise DataError(f"{address} cannot be read as a tar: {error}; it is damaged or was cut short") from error
-    # tarfile takes a damaged header for the end; the true end is a block of zeros.
+    # tarfile treats a damaged header as the end; the true end is a block of zeros.
     if f.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise DataError(
-            f"{address}: no member and no end of the tar at byte {tar.offset}; it is damaged or was cut short"
+            f"{address}: neither a member nor the end of the tar at byte {tar.offset}; it is damaged or was cut short"
         )
 
 
@@ -123,39 +124,39 @@ def _has_holes(member: tarfile.TarInfo) -> bool:
 
 
 def _pictures(sample: _Sample, address: str, ignored: Counter[str]) -> list[str]:
-    """Endings of the sample's faces: those like .jpg; only if there is none, one like .face.jpg."""
+    """Endings of the sample's faces: those like .jpg; if there are none, one like .face.jpg."""
     plain = [ending for ending in sample.images if ending.lower() in keys.IMAGE_ENDINGS]
     found = plain or list(sample.images)
     if len(found) > 1 and not plain:
         raise DataError(
             f"{address}: {sample.name} has the pictures {', '.join(found[:3])}: which is the face? Names are cut at "
-            f"the first dot; name it {sample.name}.jpg, and others so that they have one more dot or another name"
+            f"the first dot; name the face {sample.name}.jpg, and give the others another name or one more dot"
         )
     ignored.update(ending.lower() for ending in sample.images if ending not in found)
     return found
 
 
 def _fields(sample: _Sample, address: str) -> dict[str, Any]:
-    """What the sidecars say: the .json's fields, and the texts of the others under their endings."""
+    """The fields of the .json sidecar, and the texts of the other sidecars under their endings."""
     try:
         texts = {ending: data.decode().strip() for ending, data in sample.texts.items()}
         fields = json.loads(texts.pop(".json", "") or "{}")
     except ValueError as error:
-        raise DataError(f"{address}: a sidecar of {sample.name} is no text or no JSON: {error}") from error
+        raise DataError(f"{address}: a sidecar of {sample.name} is not text or not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise DataError(f"{address}: {sample.name}.json holds {str(fields)[:40]}; an object was expected")
+        raise DataError(f"{address}: {sample.name}.json holds {str(fields)[:40]}; expected an object")
     return fields | texts
 
 
 def _identity(sample: _Sample, fields: dict[str, Any], address: str) -> str:
     label = fields.get(".cls") or fields.get("identity", fields.get("label", ""))
     if isinstance(label, bool) or not isinstance(label, str | int):
-        raise DataError(f"{address}: {sample.name}.json says {label!r} for the identity; a name or number was expected")
+        raise DataError(f"{address}: {sample.name}.json has the identity {label!r}; expected a name or number")
     folder = PurePosixPath(sample.name).parent.name
     identity = str(label) or fields.get(".txt") or folder
     if not identity:
         raise DataError(
-            f"{address}: nothing says who {sample.name} is; expected {sample.name}.cls, a .json with identity or "
+            f"{address}: {sample.name} has no identity; expected {sample.name}.cls, a .json with identity or "
             f"label, a .txt, or a folder named after the person"
         )
     return identity

@@ -109,12 +109,12 @@ def test_erased_faces_are_hidden(stacked: str, tmp_path: Path) -> None:
     assert left.load().face_id_N.tolist() == [0, 6, 8, 9, 2]
     assert left.rows == 5
     assert left.digest != found.digest
-    with pytest.raises(Missing, match=r"elsewhere: there is no such folder of tombstones.*leave --tombstones out"):
+    with pytest.raises(Missing, match=r"elsewhere: there is no such folder of tombstones.*omit --tombstones"):
         found.without_erased(str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
     assert found.without_erased(str(tmp_path / "elsewhere")) is found
     (tmp_path / "elsewhere" / "notes.txt").touch()
-    with pytest.raises(Missing, match=r"elsewhere holds notes\.txt and no key: no folder of tombstones"):
+    with pytest.raises(Missing, match=r"elsewhere holds notes\.txt and no key, so it is not a folder of tombstones"):
         found.without_erased(str(tmp_path / "elsewhere"))
 
 

@@ -61,7 +61,7 @@ def test_endings_are_those_of_paths(path: str) -> None:
 
 def test_a_tag_says_which_twin_it_is_where_that_is_needed() -> None:
     paths = ["a/1.jpg", "a/1.webp", "a/2.jpg", "a/2.webp", "a/3.jpg"]
-    found = keys.tags(paths, keys.of(paths), ["t", "t", "t", "u", "t"])
+    found = keys.distinct_tags(paths, keys.of(paths), ["t", "t", "t", "u", "t"])
     assert found == ["t.jpg", "t.webp", "t", "u.webp", "t"]
 
 

@@ -136,9 +136,9 @@ def test_a_person_in_two_splits_and_a_key_twice_are_refused(small_parts: None, t
         yield from tables(31, 5)
         yield catalogue.to_table([last], "n")
 
-    with pytest.raises(DataError, match="p0 is in split valid and in train; splits are by person"):
+    with pytest.raises(DataError, match="p0 is in split valid and in train; a person must be in one split"):
         catalogue.write(str(tmp_path / "1"), stream(Found("p0", "new", "x", "t", split="train")), "n")
-    with pytest.raises(DataError, match="the key 'p2/6' and 0 more stand twice"):
+    with pytest.raises(DataError, match="the key 'p2/6' and 0 more occur twice"):
         catalogue.write(str(tmp_path / "2"), stream(Found("p2", "p2/6", "x", "t")), "n")
 
 
@@ -157,5 +157,5 @@ def test_ids_of_many_rows_are_settled_quickly() -> None:
         asked.extend(row_M.tolist())
         return ["b", "a"]
 
-    assert catalogue.settle(id_N, keys_of, "n") == ({77: faces.face_id("n", "b", 1)}, {"b": 1})
+    assert catalogue.resolve_collisions(id_N, keys_of, "n") == ({77: faces.face_id("n", "b", 1)}, {"b": 1})
     assert asked == [77, 1_999_999], "no other key is looked at"

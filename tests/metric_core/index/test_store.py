@@ -124,7 +124,7 @@ def test_publish_refuses_what_is_not_whole(people, write_index, store):
     with pytest.raises(Missing):
         store.publish(Version(store.uri, "0" * 16))
     Path(version.uri, "shard-002.faiss").write_bytes(b"short")
-    with pytest.raises(Corrupt, match=r"shard-002\.faiss is not the"):
+    with pytest.raises(Corrupt, match=r"shard-002\.faiss is missing or not the"):
         store.publish(version)
     assert not Path(store.uri, CURRENT).exists()
 

@@ -72,7 +72,7 @@ def test_a_version_that_does_not_add_up_is_not_finished(people, write_index, tmp
     (Path(version.uri) / "manifest.json").unlink()
     foreign = replace(content.shards[1], template="0" * 64)
     for wrong, message in [
-        (replace(content, shards=content.shards[:2]), r"shards \[0, 1\] are there, 0..2 are needed"),
+        (replace(content, shards=content.shards[:2]), r"shards \[0, 1\] exist, 0..2 are needed"),
         (replace(content, shards=[content.shards[0], foreign, content.shards[2]]), "shards \\[1\\] were started from"),
         (replace(content, rows=301), "hold 300 rows, the inputs 301"),
     ]:

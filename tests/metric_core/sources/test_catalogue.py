@@ -45,7 +45,7 @@ def test_face_id_is_pinned() -> None:
 
 
 def settled(keys: list[str], first_ids: list[int]) -> tuple[list[int], dict[str, int]]:
-    changed, salts = catalogue.settle(np.array(first_ids), lambda row_M: [keys[row] for row in row_M], "n")
+    changed, salts = catalogue.resolve_collisions(np.array(first_ids), lambda row_M: [keys[row] for row in row_M], "n")
     return [changed.get(row, first) for row, first in enumerate(first_ids)], salts
 
 
@@ -61,12 +61,12 @@ def test_a_salted_id_that_is_taken_is_passed_over() -> None:
 
 
 def test_a_key_that_stands_twice_is_refused() -> None:
-    with pytest.raises(DataError, match="the key 'a' and 0 more stand twice"):
+    with pytest.raises(DataError, match="the key 'a' and 0 more occur twice"):
         settled(["a", "b", "a"], [7, 8, 7])
 
 
 def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lies in no person's folder"):
+    with pytest.raises(DataError, match="is not in a person's folder"):
         list(catalogue.scan(tree(tmp_path / "1", "face.jpg")).faces)
     with pytest.raises(DataError, match="two folders named 'Ann'"):
         list(catalogue.scan(tree(tmp_path / "2", "x/Ann/1.jpg", "y/Ann/1.jpg")).faces)
@@ -74,7 +74,7 @@ def test_what_a_folder_must_not_hold(tmp_path: Path) -> None:
         catalogue.scan(str(tmp_path / "nothing"))
     latin = tree(tmp_path / "4", "Ann/1.jpg")
     Path(latin, "Ann", os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"1 pictures whose names are not UTF-8 \('Ann/\\udce9\.jpg'\): rename"):
+    with pytest.raises(DataError, match=r"1 pictures whose names are not UTF-8 \('Ann/\\udce9\.jpg'\); rename"):
         list(catalogue.scan(latin).faces)
     with pytest.raises(DataError, match=r"x\.zip is none of \.rec, \.tar"):
         catalogue.scan(tree(tmp_path / "3", "x.zip") + "/x.zip")
@@ -121,7 +121,7 @@ def test_only_an_empty_cell_is_nothing(tmp_path: Path) -> None:
         ("path,identity\np/1.jpg,A\nno.jpg,B\nno2.jpg,B\n", "lists 2 of 3 files that are not there: no.jpg, no2.jpg"),
         ("file,who\np/1.jpg,A\n", "has columns file, who; expected path, identity"),
         ("path,identity\np/1.jpg,\n", "1 rows have no identity"),
-        ("path,identity\np/1.jpg,A\np/1.jpg,B\n", "'p/1' stands twice"),
+        ("path,identity\np/1.jpg,A\np/1.jpg,B\n", "'p/1' occurs twice"),
         ("path,identity\np/1.jpg,A,B\n", "cannot be read as a list"),
     ],
 )

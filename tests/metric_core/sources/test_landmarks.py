@@ -104,7 +104,7 @@ def test_a_catalogue_without_any_can_be_written_and_read_and_not_be_aligned(tmp_
 def test_cells_that_are_no_landmarks(tmp_path: Path, cell: str) -> None:
     (tmp_path / "1.png").touch()
     (tmp_path / "faces.csv").write_text(f"path,identity,landmarks\n1.png,a,{cell}\n")
-    with pytest.raises(DataError, match=rf"faces\.csv, row 1: '{cell}' are no landmarks; 10 numbers"):
+    with pytest.raises(DataError, match=rf"faces\.csv, row 1: '{cell}' are not landmarks; expected 10 numbers"):
         table_of(tmp_path / "faces.csv")
 
 

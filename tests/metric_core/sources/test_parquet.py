@@ -57,8 +57,8 @@ def test_lists_and_images_are_told_apart(tmp_path: Path) -> None:
     [
         ({"image": [b"x", b"y"], "label": ["A", None]}, "row 1 has no label"),
         ({"image": [b"x"], "label": ["A"], "key": [""]}, "row 0 has no key"),
-        ({"image": [b"x"], "label": [0.5]}, "the column label is double; names or whole numbers"),
-        ({"image": [b"x", b"y"], "identity": [0, 2]}, "row 1 has the identity 2, of 2 that have a name"),
+        ({"image": [b"x"], "label": [0.5]}, "the column label is double; expected names or whole numbers"),
+        ({"image": [b"x", b"y"], "identity": [0, 2]}, "row 1 has the identity 2, but only 2 have names"),
     ],
 )
 def test_cells_that_do_not_fit(tmp_path: Path, columns: dict, message: str) -> None:

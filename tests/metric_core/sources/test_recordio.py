@@ -102,10 +102,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"byte {len(whole)}: a record starts but the file ends at {len(whole) + 4}"):
         scan(path)
     path.write_bytes(whole[:36] + b"XXXX" + whole[40:])
-    with pytest.raises(DataError, match=r"byte 36: 58585858\w+ is no part of a record, which starts with 0a23d7ce"):
+    with pytest.raises(DataError, match=r"byte 36: 58585858\w+ is not a part of a record, which starts with 0a23d7ce"):
         scan(path)
     path.write_bytes(MAGIC + struct.pack("<I", 2 << 29 | 4) + b"abcd" + whole)
-    with pytest.raises(DataError, match=r"byte 0: .* is no part of a record"):  # a middle without a beginning
+    with pytest.raises(DataError, match=r"byte 0: .* is not a part of a record"):  # a middle without a beginning
         scan(path)
     path.write_bytes(MAGIC + struct.pack("<I", 8) + b"abcdefgh")
     with pytest.raises(DataError, match="8 bytes have no room for a header"):
@@ -118,11 +118,11 @@ def test_damaged_files(tmp_path: Path) -> None:
 def test_numbers_and_labels_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "train.rec"
     path.write_bytes(b"".join(image_record(0, [1.0], b"x") for _ in range(3)))
-    with pytest.raises(DataError, match=r"1 record numbers stand more than once \(0, …\); put the \.idx"):
+    with pytest.raises(DataError, match=r"1 record numbers occur more than once \(0, …\); put the file's own \.idx"):
         scan(path)
     for label in (0.5, float("nan")):
         path.write_bytes(image_record(0, [label], b"x"))
-        with pytest.raises(DataError, match=f"record 0 has the label {label}; a whole number"):
+        with pytest.raises(DataError, match=f"record 0 has the label {label}; expected a whole number"):
             scan(path)
     write_recordio(path, [dataclasses.replace(p, identity="0") for p in PICTURES[:2]], header=True)
     (tmp_path / "train.idx").unlink()
@@ -131,7 +131,7 @@ def test_numbers_and_labels_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"record 2 has the label 9, but others in its person's range \(1.0, 3.0\)"):
         scan(path)
     (tmp_path / "train.idx").write_text("0\tzero\n")
-    with pytest.raises(DataError, match=r"train\.idx: .* number<TAB>offset was expected"):
+    with pytest.raises(DataError, match=r"train\.idx: .* expected lines number<TAB>offset"):
         scan(path)
 
 

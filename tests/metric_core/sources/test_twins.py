@@ -119,7 +119,7 @@ def test_keys_that_are_given_in_a_list_stay(tmp_path: Path) -> None:
     assert [f.key for f in scan(f"{root}/list.csv")] == ["1.webp", "mine", "1", "2.png", "2"]
     for text in ("path,identity,key\n1.jpg,A,\n1.png,A,1\n", "path,identity\n1.jpg,A\n./1.jpg,A\n"):
         (tmp_path / "list.csv").write_text(text)
-        with pytest.raises(DataError, match="the key '1' stands twice"):
+        with pytest.raises(DataError, match="the key '1' occurs twice"):
             scan(f"{root}/list.csv")
 
 
