@@ -64,7 +64,7 @@ def _side_by_side(source: Source, namespace: str) -> Iterator[pa.Table]:
                 bar.update(len(source.shards) - len(waiting) - len(running), f"{rows:,} pictures")
                 yield table
         except RayError as error:
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
         finally:
             for task in running:
                 ray.cancel(task)

@@ -128,10 +128,10 @@ class ActorPool:
         """Put a unit back in front (None: an actor that did not come up). Raises when it has failed too often, or
         refused the unit on purpose."""
         if isinstance(error, RayTaskError) and not isinstance(error.cause, (OSError, RayError)):
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
         self._failures[unit] += 1
         if self._failures[unit] >= ATTEMPTS:
-            cause: LikenessError = cluster.cause(error)
+            cause: LikenessError = cluster.as_likeness_error(error)
             raise JobFailed(f"{unit or 'the actors'}: given up after {ATTEMPTS} attempts; {cause}") from error
         if unit is not None:
             self._waiting.appendleft(unit)

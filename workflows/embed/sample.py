@@ -35,7 +35,7 @@ def take(launcher: Launcher, units: list[Unit]) -> Sample:
         sample: Sample = ray.get(worker.sample.remote(spread, SAMPLES))
         return sample
     except RayError as error:
-        raise cluster.cause(error) from error
+        raise cluster.as_likeness_error(error) from error
     finally:
         ray.kill(worker)
 

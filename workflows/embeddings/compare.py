@@ -26,7 +26,7 @@ def run(config: CompareConfig) -> dict[str, Any]:
     Raises:
         DataError: they have no faces in common.
     """
-    old, new = (erasures.left_out(Collection.open(address)) for address in (config.old, config.new))
+    old, new = (erasures.without_erased(Collection.open(address)) for address in (config.old, config.new))
     if old.namespace != new.namespace:
         raise ConfigError(f"--old has faces of {old.namespace}, --new of {new.namespace}; give the same faces twice")
     drawn_M = _drawn(old, new, config)

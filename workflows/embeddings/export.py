@@ -21,7 +21,7 @@ def run(config: ExportConfig) -> dict[str, Any]:
     Raises:
         DataError: there is not one vector.
     """
-    collection = erasures.left_out(Collection.open(config.embeddings))
+    collection = erasures.without_erased(Collection.open(config.embeddings))
     if not collection.rows:
         raise DataError(f"{collection.uri} holds no vectors to export")
     vectors = storage.absolute(config.out)

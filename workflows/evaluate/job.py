@@ -23,7 +23,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         pictures, threshold};
         --classification: {accuracy, neighbours, queries, queries_skipped}
     """
-    source = erasures.left_out(Collection.open(config.embeddings))
+    source = erasures.without_erased(Collection.open(config.embeddings))
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:

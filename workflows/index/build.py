@@ -64,7 +64,7 @@ class Build:
                 ready, running = ray.wait(running)
                 yield ray.get(ready[0])
         except RayError as error:
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
 
     def content(self, template: bytes, shards: list[Shard]) -> Content:
         """What the manifest is going to say, before tuning."""

@@ -30,7 +30,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
         IndexBuildError: a shard failed its checks; nothing was published.
     """
     store = IndexStore(storage.absolute(config.out))
-    source = erasures.left_out(Collection.open(config.embeddings).require_whole(), config.tombstones)
+    source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     chosen = spec.choose(
         source.rows,
         source.dim,

@@ -34,7 +34,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
     unreadable: list[dict[str, str]] = []
     source = None
     if config.embeddings:
-        source = erasures.left_out(Collection.open(config.embeddings))
+        source = erasures.without_erased(Collection.open(config.embeddings))
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
         table, asked = _search_embeddings(config, index, source), source.digest
     else:
