@@ -26,7 +26,7 @@ def data_root() -> Path:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 drawn people with 6 pictures of 48 pixels each, one folder a person."""
     root = tmp_path_factory.mktemp("people")
-    drawn.write_people(root, people=24, pictures=6, seed=7, size=48)
+    drawn.write_people(root, range(24), pictures=6, seed=7, size=48)
     return root
 
 

@@ -70,7 +70,7 @@ class Place:
         from workflows.catalogue import job as catalogue
         from workflows.catalogue.config import CatalogueConfig
 
-        drawn.write_people(Path(self.folder, "pictures"), people=40, pictures=10, seed=1, size=SIZE)
+        drawn.write_people(Path(self.folder, "pictures"), range(40), pictures=10, seed=1, size=SIZE)
         torch.manual_seed(0)
         spec = ModelSpec(
             backbone_spec("plain", norm="group", dim=DIM),

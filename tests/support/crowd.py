@@ -15,7 +15,7 @@ ODD_EVERY = 100
 
 def pictures(folder: Path) -> list[Path]:
     """Twelve drawn people with four small pictures each."""
-    drawn.write_people(folder, people=12, pictures=4, seed=3, size=32)
+    drawn.write_people(folder, range(12), pictures=4, seed=3, size=32)
     return sorted(folder.rglob("*.jpg"))
 
 

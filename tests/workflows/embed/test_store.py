@@ -71,7 +71,7 @@ def test_a_unit_in_its_four_files(tmp_path: Path) -> None:
     assert record.sha256 == storage.sha256(str(tmp_path / "part-000000.parquet"))
     assert record.quarantine_sha256 == storage.sha256(str(tmp_path / "quarantine/part-000000.parquet"))
     assert set(record.seconds) == {"read", "decode", "forward", "write"}
-    assert UnitStore(str(tmp_path)).settled(UNIT) == record
+    assert UnitStore(str(tmp_path)).finished(UNIT) == record
     assert UnitStore(str(tmp_path)).rejects(UNIT).tolist() == [3, 5]
 
 
@@ -91,7 +91,7 @@ def test_a_writer_that_died_after_the_part(tmp_path: Path, lost: list[str]) -> N
     for name in lost:
         (tmp_path / name).unlink()
     assert not any(DoneUnits(UnitStore(str(tmp_path)), [UNIT]).runs()), "without a record it is not done"
-    found = UnitStore(str(tmp_path)).settled(UNIT)
+    found = UnitStore(str(tmp_path)).finished(UNIT)
     assert found is not None
     assert (found.rows, found.sha256, found.reasons) == (whole.rows, whole.sha256, whole.reasons)
     now = files(tmp_path)
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     left = files(tmp_path / "out")
     assert len(left) == writes, "what is there is whole, and no temporary file stays"
     monkeypatch.undo()
-    done = UnitStore(str(tmp_path / "out")).settled(UNIT)
+    done = UnitStore(str(tmp_path / "out")).finished(UNIT)
     assert (done is None) == (writes <= 1), "with the part in place, the rest follows"
     commit(str(tmp_path / "out"), UNIT, [1, 2], [3])
     commit(str(tmp_path / "undisturbed"), UNIT, [1, 2], [3])
