@@ -1,6 +1,6 @@
 """``likeness evaluate``: how good embeddings are, by the field's protocols, from verification to clustering.
 
-What a protocol asks and what its figures mean is said in ``metric_core.evaluate``, one module a protocol.
+Protocols and their figures are described in ``metric_core.evaluate``, one module per protocol.
 """
 
 from typing import Any
