@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real data where it is at hand, one Ray for the session, tiny corpora."""
+"""Fixtures shared by all tests: real data if it is there, one Ray for the session, tiny corpora."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from support.places import DATA
 
 from workflows.demo import drawn
 
-# Read by Ray when it starts; the suite's own chatter is not what is tested.
+# Read when Ray and MLflow start.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
 
 
@@ -24,9 +24,9 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 drawn people with 6 pictures of 48 pixels each, one folder a person."""
+    """24 drawn people with 6 pictures of 48 pixels each, one folder per person."""
     root = tmp_path_factory.mktemp("people")
-    drawn.write_people(root, people=24, pictures=6, seed=7, size=48)
+    drawn.write_people(root, range(24), pictures=6, seed=7, size=48)
     return root
 
 
@@ -40,7 +40,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One Ray with 4 CPUs for the whole session, whatever the machine has; jobs inside use it and leave it running."""
+    """One Ray with 4 CPUs for the whole session, whatever the machine has; jobs use it and leave it running."""
     import warnings
 
     import ray

@@ -1,5 +1,6 @@
-"""From a job's config, a dataclass, to the options of its command line and their help, and from a command line back to
-a config. What is wrong with a command line is reported all at once; the job itself is left to the caller.
+"""Turns a job's config, a dataclass, into command-line options with their help, and a command line into a config.
+
+All problems of a command line are reported at once. Running the job is left to the caller.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from metric_core.errors import ConfigError
 from workflows.hints import hint
 
 GENERAL = "general"
-"""Title of the options that every job has, which stand last."""
+"""Title of the options that every job has; they come last."""
 UNTITLED = "options"
 """Title of the options that no group names."""
 
@@ -39,8 +40,8 @@ class Option:
 
     @property
     def placeholder(self) -> str:
-        """What stands for a value in help: N for a whole number, X for another one, else the option's own name."""
-        return {int: "N", float: "X"}.get(_plain(self.type), self.path.rpartition(".")[2].upper())
+        """Placeholder of the value in help: N for an integer, X for another number, else the option's own name."""
+        return {int: "N", float: "X"}.get(_without_none(self.type), self.path.rpartition(".")[2].upper())
 
 
 def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> Iterator[Option]:
@@ -67,7 +68,7 @@ def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> It
 def groups_of(config_class: type) -> dict[str, tuple[str, list[Option]]]:
     """{title: (a line about the group, its options)}: first the groups that the class names, then the nested configs.
 
-    A class names groups in ``GROUPS``; those of the same title in the classes that it derives from are put behind.
+    A class names groups in ``GROUPS``; a group of the same title in one of its base classes is appended to them.
     """
     titles: dict[str, list[str]] = {}
     for base in config_class.__mro__:
@@ -90,10 +91,10 @@ def help_text(command: str, text: str, config_class: type) -> str:
 def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]:
     """The config that a command line and its ``--config`` files ask for, and the command's own flags.
 
-    Files come first and the command line on top, wherever ``--config`` stands.
+    The command line takes precedence over files, wherever ``--config`` stands.
 
     Raises:
-        ConfigError: with every problem there is, the nearest valid name beside an unknown one.
+        ConfigError: it lists every problem and, for an unknown option, the nearest valid name.
     """
     parser, options = _parser(config_class), list(options_of(config_class))
     problems: list[str] = []
@@ -105,11 +106,11 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
         vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
     missing = [option for option in options if option.default is MISSING and option.path not in values]
     problems += [f"{option.flag} is missing: {_first_clause(option.help)}" for option in missing]
-    # Empty text stands in for what is missing, so that all the rest is checked, too; it is no problem of its own.
+    # An empty text replaces each missing value, so that all others are still checked; problems with it do not count.
     found_problems: list[str] = []
     config = _build(config_class, values | {option.path: "" for option in missing}, found_problems)
-    own = tuple(f"{option.path} is " for option in missing)
-    problems += [line for line in found_problems if not (own and line.startswith(own))]
+    of_missing = tuple(f"{option.path} is " for option in missing)
+    problems += [line for line in found_problems if not (of_missing and line.startswith(of_missing))]
     if problems:
         raise ConfigError.of(list(dict.fromkeys(problems)))
     return config, flags
@@ -145,7 +146,7 @@ def _parser(config_class: type, command: str = "likeness", text: str = "") -> ar
 
 
 def _add(group: Any, option: Option) -> None:
-    kind = _plain(option.type)
+    kind = _without_none(option.type)
     how: dict[str, Any] = {"help": (option.help + _default_text(option)).replace("%", "%%")}
     if kind is bool and option.default is not True:
         group.add_argument(option.flag, dest=option.path, action="store_true", **how)
@@ -166,7 +167,7 @@ def _add(group: Any, option: Option) -> None:
 
 
 def _default_text(option: Option) -> str:
-    """What is appended to an option's help; nothing where its default is None, off or empty."""
+    """Text to append to an option's help; empty if its default is None, off or empty."""
     default = option.default
     if default is MISSING:
         return " (required)"
@@ -181,7 +182,7 @@ def _first_clause(text: str) -> str:
 
 
 def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[str]) -> dict[str, Any]:
-    """What the tokens say; of an option given twice the last, of positional values all, wherever they stand."""
+    """The values in the tokens: of an option its last value, of positional values all, wherever they stand."""
     known = {name for action in parser._actions for name in action.option_strings}
     positional = {action.dest for action in parser._actions if not action.option_strings}
     values: dict[str, Any] = {}
@@ -203,7 +204,7 @@ def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[s
 
 
 def _grouped(tokens: list[str]) -> Iterator[list[str]]:
-    """Each option with its values, and leading values by themselves, so that one bad option hides no other."""
+    """Each option with its values, so that one bad option hides no other; leading values are a group of their own."""
     group: list[str] = []
     for token in tokens:
         if token.startswith("--") and group:
@@ -215,7 +216,7 @@ def _grouped(tokens: list[str]) -> Iterator[list[str]]:
 
 
 def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) -> list[str]:
-    """What the --config files say, as command-line tokens."""
+    """The options in the --config files, as command-line tokens."""
     paths = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
     paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
     positional = {option.path for option in options if option.positional}
@@ -256,7 +257,7 @@ def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _build(
     config_class: type, values: dict[str, Any], problems: list[str], prefix: str = "", defaults: Any = None
 ) -> Any:
-    """The config, nested ones first; what their own checks find goes to ``problems``."""
+    """The config, nested ones first. What their checks find is appended to ``problems``."""
     hints = typing.get_type_hints(config_class)
     given: dict[str, Any] = {}
     for field in fields(config_class):
@@ -274,7 +275,7 @@ def _build(
         return None
 
 
-def _plain(kind: Any) -> Any:
+def _without_none(kind: Any) -> Any:
     """A type without its ``| None``."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(k for k in typing.get_args(kind) if k is not type(None))

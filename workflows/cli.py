@@ -1,7 +1,7 @@
 """The ``likeness`` command: one subcommand of one or two words per job, its options read from the job's typed config.
 
 Only the job that was asked for is imported, since torch, Ray and MLflow take seconds. All problems with the options
-are reported at once; results go to stdout, everything else to stderr. How options are read is left to ``arguments``.
+are reported at once; results go to stdout, everything else to stderr. Reading options is in ``arguments``.
 """
 
 import difflib
@@ -21,12 +21,12 @@ from workflows.arguments import help_text, parse
 
 @dataclass(frozen=True)
 class Job:
-    """A subcommand: where its options and its work are, neither imported before it is asked for."""
+    """A subcommand: the modules of its options and of its work, which are imported only when needed."""
 
     options: str
     """``module:class`` of its config, which imports nothing heavy."""
     work: str
-    """Module with ``run(config)`` and, where the result is shown otherwise than as lines, ``show(result)``."""
+    """Module with ``run(config)`` and, if the result is not shown as ``name: value`` lines, ``show(result)``."""
     text: str
 
     @property
@@ -56,7 +56,7 @@ JOBS = {
     "demo": _job("demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
 }
 
-TOP = """\
+USAGE = """\
 usage: likeness JOB [options]
 
 Metric learning for faces at cluster scale.
@@ -66,32 +66,32 @@ jobs:
 
 `likeness JOB --help` shows a job's options, `likeness --version` the version."""
 
-MESSAGE = 200
-"""Characters of an unforeseen error's message that are shown; the file beside it has the whole."""
+MESSAGE_CHARACTERS = 200
+"""Characters shown of an unexpected error's message; the file with its traceback has all of them."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; the answer is its exit code: 0, 1 (failed) or 2 (bad input)."""
+    """Run the command and return its exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
     args = sys.argv[1:] if argv is None else argv
     words = next((n for n in (1, 2) if " ".join(args[:n]) in JOBS), 0)
     if not words:
-        return _top(args)
+        return _without_job(args)
     name = " ".join(args[:words])
     try:
         return _run(name, args[words:])
     except LikenessError as error:
         for line in str(error).splitlines():
-            _complain(name, line)
+            _print_error(name, line)
         return error.exit_code
     except OSError as error:
-        _complain(name, " ".join(str(error).split()) or type(error).__name__)
+        _print_error(name, " ".join(str(error).split()) or type(error).__name__)
         return 1
     except KeyboardInterrupt:
-        _complain(name, "interrupted; the same command continues")
+        _print_error(name, "interrupted; run the same command again to continue")
         return 130
-    except Exception as error:  # noqa: BLE001  # whatever nobody foresaw is a line, too; its traceback goes to a file
+    except Exception as error:  # noqa: BLE001  # an unexpected error is one line, too; its traceback goes to a file
         first = next(iter(str(error).strip().splitlines()), "no message")
-        _complain(name, f"{type(error).__name__}: {first[:MESSAGE]}; {_saved_traceback(name)}")
+        _print_error(name, f"{type(error).__name__}: {first[:MESSAGE_CHARACTERS]}; {_saved_traceback(name)}")
         return 1
 
 
@@ -118,13 +118,13 @@ def _run(name: str, args: list[str]) -> int:
     return 0
 
 
-def _top(args: list[str]) -> int:
+def _without_job(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(version("likeness-faces"))
         return 0
     if not args or args[0] in ("-h", "--help"):
         print(
-            TOP.format(jobs="\n".join(f"  {name:<18} {job.text}" for name, job in JOBS.items())),
+            USAGE.format(jobs="\n".join(f"  {name:<18} {job.text}" for name, job in JOBS.items())),
             file=sys.stdout if args else sys.stderr,
         )
         return 0 if args else 2
@@ -135,12 +135,12 @@ def _top(args: list[str]) -> int:
     return 2
 
 
-def _complain(name: str, line: str) -> None:
+def _print_error(name: str, line: str) -> None:
     print(f"likeness {name}: {line}", file=sys.stderr)
 
 
 def _saved_traceback(name: str) -> str:
-    """Where the traceback of the error in flight is: a file that only this user can read."""
+    """Save the traceback of the current error to a file that only this user can read; returns where it is, as text."""
     import tempfile
     import traceback
 

@@ -1,9 +1,9 @@
-"""What was meant by an option that does not exist: first words from other tools, then names that are spelt alike."""
+"""Suggestions for an option that does not exist: first for words from other tools, then names of similar spelling."""
 
 import difflib
 
-ALIKE = 0.75
-"""How alike two names must be spelt, from 0 to 1 as ``difflib`` counts, for one to be taken for the other."""
+MIN_SIMILARITY = 0.75
+"""Lowest similarity of a name's spelling, from 0 to 1 as ``difflib`` measures it, for the name to be suggested."""
 
 INPUT = ("source", "image or embeddings", "old and new", "faces", "embeddings")
 
@@ -69,17 +69,17 @@ MEANT: dict[str, tuple[str, ...]] = {
     "threshold": ("far",),
     "quiet": ("no-verbose",),
 }
-"""For each word the options that it may stand for, of which the first is named that the job has."""
+"""For each word the options that it may mean; the first one that the job has is suggested."""
 
 NOTES = {"identities and images": " (a batch is P people with K pictures each)"}
-"""What a suggestion says as well where the names alone would not do."""
+"""Explanations of suggestions whose names alone are not clear."""
 
 CONTINUE = {"resume", "continue", "restart", "resume-from-checkpoint"}
-"""Words for what needs no option where a job has an output that it continues."""
+"""Words for continuing a run, which needs no option if the job has an output to continue."""
 
 
 def hint(unknown: str, known: set[str]) -> str:
-    """What to say behind "there is no option --unknown": which of the ``known`` ones may be meant, or nothing.
+    """Text to append to "there is no option --unknown": which of the ``known`` ones may be meant. It may be empty.
 
     Args:
         unknown: as it was typed, with its dashes.
@@ -97,9 +97,9 @@ def hint(unknown: str, known: set[str]) -> str:
 
 
 def _near(word: str, names: set[str]) -> str:
-    """The option that is meant, or several with ``and`` or ``or`` between them; empty when there is no telling."""
+    """The option that may be meant, or several with ``and`` or ``or`` between them; empty if no option is similar."""
     leaf = word.rpartition(".")[2]
-    if word in names:  # but for capitals and underscores
+    if word in names:  # it differed only in capitals and underscores
         return word
     for candidate in (*MEANT.get(word, ()), *MEANT.get(leaf, ())):
         if set(candidate.split(" ")) - {"and", "or"} <= names:
@@ -111,9 +111,9 @@ def _near(word: str, names: set[str]) -> str:
     for found in (same_leaf, longer):
         if 0 < len(found) < 4:
             return " or ".join(found)
-    alike = difflib.get_close_matches(word, plain, n=1, cutoff=ALIKE)
+    alike = difflib.get_close_matches(word, plain, n=1, cutoff=MIN_SIMILARITY)
     if alike:
         return alike[0]
     leaves = {name.rpartition(".")[2]: name for name in plain}
-    alike = difflib.get_close_matches(leaf, leaves, n=1, cutoff=ALIKE)
+    alike = difflib.get_close_matches(leaf, leaves, n=1, cutoff=MIN_SIMILARITY)
     return leaves[alike[0]] if alike else ""

@@ -2,9 +2,9 @@
 
     python tests/bench/decode.py [--quick] [--json]
 
-Ours is ``metric_core.image``: Pillow, with its checks, upright and in 8 bits. Pictures are drawn faces, JPEG of quality
-92. Rates are medians of runs that take turns, in CPU time of one thread. ``difference`` is the largest between the
-pixels of two decoders, of 255.
+Ours is ``metric_core.image``: Pillow with checks, turned upright and converted to 8 bits. Pictures are drawn faces,
+JPEG of quality 92. Rates are medians of alternating runs, in CPU time of one thread. ``difference`` is the largest
+difference between the pixels of two decoders, of 255.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def pictures(size: int, count: int) -> list[bytes]:
 
 
 def ours(colour: str) -> Decode:
-    """What every job does with an image's bytes, before it brings them to size."""
+    """What every job does with an image's bytes before resizing."""
     mode = "RGB" if colour == "rgb" else "L"
     return lambda data: np.asarray(decode(data).convert(mode))
 
 
 def peers(colour: str) -> dict[str, Decode]:
-    """The same by others. Pillow's draft mode and the libraries' grey take the JPEG's own luma."""
+    """The same by other decoders. Pillow's draft mode and the libraries' grey use the JPEG's own luma."""
 
     def plain(data: bytes) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB" if colour == "rgb" else "L"))
@@ -69,7 +69,7 @@ def peers(colour: str) -> dict[str, Decode]:
 
 
 def rates(runs: list[Decode], files: list[bytes], repeats: int) -> list[float]:
-    """Median images a second of each, taking turns so that a busy machine is busy for all."""
+    """Median images per second of each; runs alternate, so that a busy machine affects all of them."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, taken in zip(runs, seconds):
@@ -94,7 +94,7 @@ def decoding(size: int, colour: str, repeats: int) -> list[Case]:
 
 
 def whole(size: int, colour: str, repeats: int) -> Case:
-    """Everything from bytes to what the network is fed, with the share of decoding in it."""
+    """Everything from bytes to the network's input, beside decoding alone."""
     files, how = pictures(size, 40), Preprocessing(112, colour)  # type: ignore[arg-type]
     everything, decoding = rates([lambda data: preprocess(data, how), ours(colour)], files, repeats)
     return Case(f"{size}x{size} {colour}/preprocess to 112, decoding alone", everything, decoding, None, "1/s")

@@ -2,9 +2,9 @@
 
     python tests/bench/embedding.py [--quick] [--json]
 
-Everybody embeds the same drawn faces of 112 pixels with the same small network on two threads; start-up, until the
-first network is in place, is reported apart. Each run has a fresh process; rounds alternate and medians are shown.
-The peers are programs as one would write them; that our processes keep their memory (``cluster.KEEP_MEMORY``) is ours.
+All embed the same drawn faces of 112 pixels with the same small network on two threads; start-up, until the first
+network is loaded, is reported separately. Each run has a fresh process; rounds alternate and medians are shown. The
+peers are programs as one would write them; only our processes keep their memory (``cluster.KEEP_MEMORY``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NOOPS = 10_000
 
 @dataclass(frozen=True)
 class Place:
-    """What all runs share."""
+    """The folder of everything that all runs share."""
 
     folder: str
 
@@ -66,11 +66,11 @@ class Place:
         return [pictures[n % len(pictures)] for n in range(count)]
 
     def prepare(self, counts: set[int]) -> None:
-        """Draw pictures, list them as often as needed, and put a network beside them."""
+        """Draw pictures, catalogue them as often as needed, and save a network."""
         from workflows.catalogue import job as catalogue
         from workflows.catalogue.config import CatalogueConfig
 
-        drawn.write_people(Path(self.folder, "pictures"), people=40, pictures=10, seed=1, size=SIZE)
+        drawn.write_people(Path(self.folder, "pictures"), range(40), pictures=10, seed=1, size=SIZE)
         torch.manual_seed(0)
         spec = ModelSpec(
             backbone_spec("plain", norm="group", dim=DIM),
@@ -157,7 +157,7 @@ def ray_data(place: Place, count: int) -> dict[str, float]:
 
 
 def plan(folder: str) -> dict[str, float]:
-    """From the catalogue's address to all units, and which of them are done; the peak memory of the process."""
+    """Seconds from a catalogue's address to its units and which of them are done; the peak memory of the process."""
     from workflows.embed import units
     from workflows.embed.done import DoneUnits
     from workflows.embed.store import UnitStore
@@ -171,7 +171,7 @@ def plan(folder: str) -> dict[str, float]:
 
 
 def noops(count: int) -> dict[str, float]:
-    """Units that need nothing done, driven through two actors."""
+    """Seconds for units without work, on two actors."""
     import ray
 
     from metric_core.artefacts.rows import Part
@@ -196,7 +196,7 @@ def noops(count: int) -> dict[str, float]:
 
 
 def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
-    """What a function returns that runs in a process of its own."""
+    """The result of a function that runs in a separate process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     handle, log = tempfile.mkstemp(prefix="likeness-bench-")
@@ -206,8 +206,8 @@ def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
     sender.close()
     try:
         answer: dict[str, float] = receiver.recv()
-        told = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
-        print(f"{run.__name__}: {told}", file=sys.stderr, flush=True)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+        print(f"{run.__name__}: {figures}", file=sys.stderr, flush=True)
         return answer
     except EOFError:
         raise RuntimeError(f"{run.__name__} failed: {Path(log).read_text()[-4000:]}") from None
@@ -217,7 +217,7 @@ def fresh(run: Callable[..., dict[str, float]], *args: Any) -> dict[str, float]:
 
 
 def _send(sender: Any, log: str, run: Callable[..., dict[str, float]], args: Any) -> None:
-    os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # bars and chatter are shown only when it fails
+    os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # its messages are shown only if it fails
     sender.send(run(*args))
 
 
@@ -253,7 +253,7 @@ def _peak_mb() -> float:
 
 
 def throughput(place: Place, count: int, rounds: int) -> list[Case]:
-    """Images a second of all three, and our start-up."""
+    """Images per second of all three, and our start-up."""
     taken: dict[str, list[dict[str, float]]] = {"ours": [], "bare_loop": [], "ray_data": []}
     for _ in range(rounds):
         for run in (ours, bare_loop, ray_data):
@@ -267,7 +267,7 @@ def throughput(place: Place, count: int, rounds: int) -> list[Case]:
 
 
 def memory(place: Place, few: int, many: int) -> list[Case]:
-    """Peak memory over many images (ours) and over few (peer)."""
+    """Peak memory with many images (in the column ours) and with few (in the column peer)."""
     small, large = fresh(ours, place, few), fresh(ours, place, many)
     return [
         less(f"memory/{many:,}_over_{few:,}/{who}", large[who], small[who], "MB") for who in ("driver_mb", "actors_mb")
@@ -275,7 +275,7 @@ def memory(place: Place, few: int, many: int) -> list[Case]:
 
 
 def scheduling(folder: str, rows: int) -> list[Case]:
-    """Planning a catalogue of this size, which is minted unless it is there, and units that need nothing done."""
+    """Planning a catalogue of this size, which is minted unless it exists, and units without work."""
     import mint
 
     if not Path(folder, manifest.NAME).exists():

@@ -2,11 +2,11 @@
 
     python tests/bench/mining.py [--device cuda] [--quick] [--json]
 
-Batches have 512 columns and 4 faces an identity; PyTorch uses 2 threads. Times are medians of runs that
+Batches have 512 columns and 4 faces per identity; PyTorch uses 2 threads. Times are medians of runs that
 alternate with the peer's; extra memory is the growth of a fresh process's peak above its inputs (Linux).
 The gloo cases share one global batch of 2,048 between processes, beside one process that holds it all. Their
 step is the loss alone, without a network, so the share of it spent in collectives, waiting included, is the
-largest that training can have. On a GPU there are batches of up to 32,768, beside the bare product in the
+upper limit for training. On a GPU there are batches of up to 32,768, beside the bare product in the
 batch's type; the loss itself is computed in float32 whatever that is.
 """
 
@@ -63,7 +63,7 @@ def inputs(n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32)
 
 
 def ours(name: str, n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
-    """One forward and backward of ours."""
+    """A function that runs one forward and backward pass of ours."""
     emb_BD, label_B, face_id_B = inputs(n_rows, device, dtype)
     emb_BD.requires_grad_()
     memory = new_memory(OBJECTIVES[name], DIM, ONE, torch.float32, device)
@@ -100,7 +100,7 @@ def theirs(name: str, n_rows: int) -> Run:
 
 
 def product(n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
-    """The product that every miner starts from, alone."""
+    """The matrix product alone that every miner starts from."""
     emb_BD = inputs(n_rows, device, dtype)[0]
 
     def run() -> None:
@@ -110,7 +110,7 @@ def product(n_rows: int, device: str = "cpu", dtype: torch.dtype = torch.float32
 
 
 def medians(runs: list[Run], repeats: int) -> list[float]:
-    """Median seconds of each, taking turns so that a busy machine is busy for all."""
+    """Median seconds of each; runs alternate, so that a busy machine affects all of them."""
     times: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
@@ -123,7 +123,7 @@ def medians(runs: list[Run], repeats: int) -> list[float]:
 
 
 def extra_mb(side: str, name: str, n_rows: int) -> float:
-    """Growth of a fresh process's peak memory above its inputs over one run, in MB; 0.1 at least."""
+    """Growth of a fresh process's peak memory above its inputs during one run, in MB; at least 0.1."""
     context = multiprocessing.get_context(START)
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(sender, side, name, n_rows))
@@ -242,7 +242,7 @@ def _rank(rank: int, n_ranks: int, repeats: int, folder: str) -> None:
 
 
 def _clock_collectives() -> list[float]:
-    """One figure, to which this process's collectives add the seconds they take from now on."""
+    """A list of one figure, to which this process's collectives add their seconds from now on."""
     spent = [0.0]
 
     def clocked(collective: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,7 +277,7 @@ def cases(quick: bool) -> list[Case]:
 
 
 def gpu_cases(quick: bool) -> list[Case]:
-    """Every case of a GPU."""
+    """Every case on a GPU."""
     sizes = (2048,) if quick else (2048, 8192, 32768)
     return [case for n in sizes for dtype in (torch.float32, torch.bfloat16) for case in on_gpu(n, dtype, 5)]
 

@@ -1,8 +1,8 @@
-"""Writes a catalogue of as many rows as asked for, of pictures that are not there: for measuring what size costs.
+"""Writes a catalogue of any number of rows, of pictures that do not exist, to measure what its size costs.
 
     python tests/bench/mint.py FOLDER [--rows 100000000]
 
-Rows, ids, parts and manifest are as `likeness catalogue` makes them; ten faces a person, one person in ten in valid.
+Rows, ids, parts and manifest are as `likeness catalogue` makes them; ten faces per person, one person in ten in valid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metric_core.artefacts import faces, manifest, schema
 from metric_core.sources import catalogue
 
 CHUNK = 1 << 18
-FACES_A_PERSON = 10
+FACES_PER_PERSON = 10
 
 
 def mint(folder: str, rows: int) -> None:
@@ -32,7 +32,7 @@ def mint(folder: str, rows: int) -> None:
 def _tables(rows: int) -> Iterator[pa.Table]:
     for first in range(0, rows, CHUNK):
         row_N = np.arange(first, min(first + CHUNK, rows))
-        person_N = row_N // FACES_A_PERSON
+        person_N = row_N // FACES_PER_PERSON
         identity = pc.binary_join_element_wise("m.", _padded(person_N, 8), "")
         key = pc.binary_join_element_wise(_padded(person_N // 1000, 5), identity, _padded(row_N, 9), "/")
         values = {
@@ -40,7 +40,7 @@ def _tables(rows: int) -> Iterator[pa.Table]:
             "key": key,
             "kind": pa.repeat(pa.scalar("file"), len(row_N)),
             "uri": pc.binary_join_element_wise(key, ".jpg", ""),
-            # A size and a time, as of real files.
+            # A size and a time, as for real files.
             "content_tag": pc.binary_join_element_wise(
                 _padded(4000 + row_N * 7919 % 3001, 4), _padded(17 * 10**17 + row_N * 1013904223 % 10**15, 18), "-"
             ),

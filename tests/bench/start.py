@@ -1,10 +1,10 @@
-"""What it costs to start: CPU seconds, user and system, of a whole process that answers at once.
+"""Cost of starting: CPU seconds, user and system, of a whole process that has little to do.
 
     python tests/bench/start.py [--quick] [--json]
 
 Every job's help, an unknown option and ``--print-config``; and a search for one vector in a small index of
-``tests/frozen``, which shows what a job imports. Figures are the least of several runs, since only more can be counted
-by mistake. There is no peer.
+``tests/frozen``, which shows what a job imports. Figures are the lowest of several runs, since other processes can only
+add to them. There is no peer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from metric_core.artefacts import manifest  # noqa: E402
 
 
 def cpu_s(argv: list[str], code: int, runs: int) -> float:
-    """CPU seconds of ``likeness`` with these arguments, the least of some runs; ``code`` is its expected exit code."""
+    """CPU seconds of ``likeness`` with these arguments, the lowest of ``runs``; ``code`` is the expected exit code."""
     found = []
     for _ in range(runs):
         child = subprocess.Popen(
@@ -58,7 +58,7 @@ def one_probe(folder: Path) -> list[str]:
 
 
 def cases(runs: int) -> Iterator[Case]:
-    """All lines of the table."""
+    """All rows of the table."""
     for job, accepted in ACCEPTED.items():
         command, unknown = job.split(), [*accepted, "--leraning-rate", "1"]
         yield less(f"{job}: help", cpu_s([*command, "--help"], 0, runs), None, "CPU s")

@@ -4,7 +4,7 @@
                                 [--json]
 
 Every line trains the same network on the same pictures in the same batches for the same number of steps; only what is
-minimised differs. Judged on the pair list of people that no line has seen. Each training has one thread.
+minimised differs. All are evaluated on the pair list of people that none has seen. Each training has one thread.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import cluster
 from workflows.train import loop
 from workflows.train.config import TrainConfig
+from workflows.train.training import with_precision
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
 RECIPE = TrainConfig(faces="", out="")
-"""What ``likeness train`` does unless told otherwise."""
+"""The default options of ``likeness train``."""
 DEFAULT = "softall"
-"""What it minimises."""
+"""The objective of ``RECIPE``."""
 PEER = "pml multi-similarity"
 OBJECTIVES = {
     DEFAULT: RECIPE.objective,
@@ -62,7 +63,7 @@ OBJECTIVES = {
 }
 LOCAL = {"semi-hard, local": "semi-hard", "softall, local": DEFAULT}
 WORKERS = 4
-"""Of local mining: each would see a quarter of the batch."""
+"""Workers of local mining: each sees a quarter of the batch."""
 NAMES = (*OBJECTIVES, *LOCAL, PEER, "pml semi-hard")
 
 
@@ -80,7 +81,7 @@ def loss_of(name: str, config: TrainConfig) -> Loss:
         return global_loss(objective, world, emb_BD, label_B, id_B, seed=config.seed, step=step, memory=memory).loss
 
     def local(emb_BD: Tensor, label_B: Tensor, id_B: Tensor, step: int) -> Tensor:
-        # Whole people a worker, as the sampler deals them; the mean is what gradient averaging makes of it.
+        # Every worker has whole people, as with the sampler; averaging gradients amounts to the mean of the losses.
         of_B = torch.unique_consecutive(label_B, return_inverse=True)[1] * WORKERS // config.identities
         return torch.stack(
             [whole(emb_BD[of_B == w], label_B[of_B == w], id_B[of_B == w], step) for w in range(WORKERS)]
@@ -158,13 +159,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     options = parser.parse_args()
     steps, seeds = (25, [0]) if options.quick else (options.steps, options.seeds)
-    os.environ.update(cluster.KEEP_MEMORY["env_vars"])  # as the jobs do; read when a process starts
+    os.environ.update(cluster.KEEP_MEMORY["env_vars"])  # as in the jobs; read when a process starts
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         faces = str(Path(scratch) / "faces")
         catalogue.run(
             CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
         )
-        configs = [TrainConfig(faces=faces, out="", steps=steps, seed=seed).settled() for seed in seeds]
+        configs = [with_precision(TrainConfig(faces=faces, out="", steps=steps, seed=seed)) for seed in seeds]
         opened = Faces.open(faces)
         spec = configs[0].model_spec(mean_face(opened.select("train"), opened.root, seed=0))
         pair_list = str(options.data / "pairs_valid.txt")
@@ -173,13 +174,13 @@ def main() -> None:
         for result in pool.imap(_trained, tasks):
             done.append(result)
             name, seed, accuracy, auc, seconds = result
-            said = f"{len(done)}/{len(tasks)} {name}, seed {seed}: {accuracy:.4f}, AUC {auc:.4f}, {seconds:.0f} s"
-            print(said, file=sys.stderr, flush=True)
+            line = f"{len(done)}/{len(tasks)} {name}, seed {seed}: {accuracy:.4f}, AUC {auc:.4f}, {seconds:.0f} s"
+            print(line, file=sys.stderr, flush=True)
     if options.json:
         table.show(_cases(done, options.only), as_json=True)
         return
     print(f"{steps} steps, seeds {seeds}, {options.data.name}")
-    print(f"{'objective':<24}{'accuracy':>10}{'±':>8}{'AUC':>8}{'±':>8}{'s a step':>10}")
+    print(f"{'objective':<24}{'accuracy':>10}{'±':>8}{'AUC':>8}{'±':>8}{'s/step':>10}")
     for name in options.only:
         accuracy, auc, seconds = (np.array(x) for x in zip(*(r[2:] for r in done if r[0] == name)))
         spread = [statistics.stdev(x) if len(seeds) > 1 else float("nan") for x in (accuracy.tolist(), auc.tolist())]

@@ -20,17 +20,17 @@ class Case:
 
 
 def less(name: str, ours: float, peer: float | None, unit: str) -> Case:
-    """A figure of which less is better, as of seconds and megabytes."""
+    """A figure of which less is better, such as seconds or megabytes."""
     return Case(name, ours, peer, None if peer is None else peer / ours, unit)
 
 
 def more(name: str, ours: float, peer: float | None, unit: str) -> Case:
-    """A figure of which more is better, as of images a second."""
+    """A figure of which more is better, such as images per second."""
     return Case(name, ours, peer, None if peer is None else ours / peer, unit)
 
 
 def parser(doc: str | None, quick: str) -> argparse.ArgumentParser:
-    """The options every program has; ``quick`` says what is left out."""
+    """The options of every program; ``quick``: help text about what --quick leaves out."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
     found.add_argument("--quick", action="store_true", help=f"finish within 2 minutes: {quick}")
     found.add_argument("--json", action="store_true", help="print a list of {case, ours, peer, ratio, unit}")

@@ -1,4 +1,4 @@
-"""A command line for every job that its options accept: what must be given, and no more."""
+"""A valid command line for every job, with the required options only."""
 
 ACCEPTED: dict[str, list[str]] = {
     "catalogue": ["--source", "pictures", "--out", "faces"],

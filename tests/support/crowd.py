@@ -1,4 +1,4 @@
-"""A large corpus for little: a list whose many rows point at few pictures, one row in a hundred at an odd one."""
+"""A large corpus at little cost: a list whose many rows name few pictures, one row in a hundred an odd one."""
 
 import io
 from pathlib import Path
@@ -15,12 +15,12 @@ ODD_EVERY = 100
 
 def pictures(folder: Path) -> list[Path]:
     """Twelve drawn people with four small pictures each."""
-    drawn.write_people(folder, people=12, pictures=4, seed=3, size=32)
+    drawn.write_people(folder, range(12), pictures=4, seed=3, size=32)
     return sorted(folder.rglob("*.jpg"))
 
 
 def odd_pictures(folder: Path) -> list[Path]:
-    """Made ones, and those of the data where it is at hand; some decode, most do not."""
+    """Generated pictures, and those of the data if it is there; some decode, most do not."""
     folder.mkdir()
     whole = io.BytesIO()
     Image.linear_gradient("L").save(whole, "jpeg")
@@ -36,7 +36,7 @@ def odd_pictures(folder: Path) -> list[Path]:
 
 
 def listed(folder: Path, rows: int) -> str:
-    """The catalogue of a list of so many rows."""
+    """Catalogue a list of ``rows`` rows; returns the address of the Faces."""
     good, odd = pictures(folder / "people"), odd_pictures(folder / "odd")
     lines = ["path,identity,key"]
     for n in range(rows):

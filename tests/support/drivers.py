@@ -40,21 +40,21 @@ class Run:
         self.open_gate()
 
     def start(self) -> None:
-        """Another driver."""
-        with open(self.folder / "driver.txt", "wb") as told:
-            self.driver = subprocess.Popen(self._argv, stdout=told, stderr=told, cwd=ROOT, env=self._environment)
+        """Start another driver."""
+        with open(self.folder / "driver.txt", "wb") as output:
+            self.driver = subprocess.Popen(self._argv, stdout=output, stderr=output, cwd=ROOT, env=self._environment)
 
     def open_gate(self, units: int = sys.maxsize) -> None:
-        """Embed no further than to so many finished units."""
+        """Let the actors embed until ``units`` units are finished."""
         witness.open_gate(self.folder, units)
 
     def alive(self) -> bool:
-        """Raises AssertionError when the driver has ended."""
-        assert self.driver.poll() is None, f"it ended with {self.done} units:\n{self.told()}"
+        """True; raises AssertionError if the driver has ended."""
+        assert self.driver.poll() is None, f"it ended with {self.done} units:\n{self.output()}"
         return True
 
-    def told(self) -> str:
-        """The driver's last lines."""
+    def output(self) -> str:
+        """The end of what the driver has printed."""
         return (self.folder / "driver.txt").read_text()[-3000:]
 
     @property
@@ -63,16 +63,16 @@ class Run:
         return witness.finished(f"{self.out}/done")
 
     def reach(self, units: int) -> None:
-        """Wait until so many units are finished."""
+        """Wait until ``units`` units are finished."""
         until(lambda: self.done >= units or not self.alive(), f"{units} units done")
 
     def end(self, code: int = 0) -> str:
-        """Wait for the driver's own end; what it told."""
-        assert self.driver.wait(timeout=PATIENCE * 4) == code, self.told()
-        return self.told()
+        """Wait until the driver ends with this exit code; returns the end of what it has printed."""
+        assert self.driver.wait(timeout=PATIENCE * 4) == code, self.output()
+        return self.output()
 
     def committed(self) -> dict[str, tuple[int, int, int]]:
-        """What must not change any more, records and the parts that have one: their inodes, times and sizes."""
+        """Inodes, times and sizes of what must not change any more: records, and the parts that have one."""
         records = [path.name for path in Path(self.out, "done").glob("[!.]*.json")]
         parts = [embeddings.part_name(int(name.removesuffix(".json"))) for name in records]
         stats = {file: Path(self.out, file).stat() for file in [*(f"done/{name}" for name in records), *parts]}
@@ -80,8 +80,8 @@ class Run:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Ask again and again; AssertionError when it is not so in time."""
+    """Wait until the condition holds; raises AssertionError after ``PATIENCE`` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"in {PATIENCE} s it did not come to this: {what}"
+        assert time.monotonic() < deadline, f"not reached in {PATIENCE} s: {what}"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback that sometimes answers 500, sometimes late, and at last not at all."""
+"""An S3-compatible server on loopback that can answer 500, or late, or not at all."""
 
 import random
 import threading
@@ -16,34 +16,35 @@ LATE_S = 0.5
 
 
 class Flaky:
-    """Between the clients and a store; what becomes of a request is drawn from a seed, in the order they come in."""
+    """Stands between clients and a store. What happens to a request is drawn from a seed, in the order of arrival."""
 
     def __init__(self, store: Callable[..., Iterable[bytes]], seed: int) -> None:
         self._store, self._draw, self._lock = store, random.Random(seed), threading.Lock()
         self.address = ""
         self.trouble = 0.0
-        """Share of requests that each kind of trouble befalls."""
+        """Share of requests for each kind of trouble."""
         self.down_after: int | None = None
-        """Finished units after which it answers nothing but 500."""
+        """Number of finished units after which it answers only 500."""
         self.units = 0
         self.lose_next: str | None = None
-        """Method of the next request to be done without an answer."""
+        """HTTP method of the next request to be carried out without an answer."""
         self.forbid: str | None = None
-        """Code of the error with which every request is forbidden."""
-        self.befell: Counter[str] = Counter()
+        """Error code with which every request is refused; None: none is."""
+        self.counts: Counter[str] = Counter()
+        """Requests by what happened to them."""
         self.close: Callable[[], None] = lambda: None
-        """Be gone, ahead of time."""
+        """Stop the server early."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if self.forbid:
             return _refused(environ, start_response, "403 Forbidden", self.forbid)
         with self._lock:
             what = self._what(environ)
-            self.befell[what] += 1
+            self.counts[what] += 1
         if what == "refused":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             return _refused(environ, start_response, "500 Internal Server Error", "InternalError")
-        if what == "answer lost":  # the store has done what was asked, and nobody is told
+        if what == "answer lost":  # the store carries the request out, and the client does not learn of it
             list(self._store(environ, lambda *_: None))
             return _refused(environ, start_response, "500 Internal Server Error", "InternalError")
         if what == "late":
@@ -51,12 +52,12 @@ class Flaky:
         return self._store(environ, start_response)
 
     def client(self) -> Any:
-        """To look at what is there."""
+        """A client to look at the store with."""
         return boto3.client("s3", endpoint_url=self.address)
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that is to use it. Two attempts where no sporadic trouble is: so that it soon gives up."""
+        """For a process that uses the server. Two attempts where there is no random trouble, to give up soon."""
         return ENVIRONMENT | {"AWS_ENDPOINT_URL": self.address, "AWS_MAX_ATTEMPTS": "5" if self.trouble else "2"}
 
     def _what(self, environ: dict[str, Any]) -> str:
@@ -82,7 +83,7 @@ class _Silent(MotoRequestHandler):
 
 @contextmanager
 def server(seed: int) -> Iterator[Flaky]:
-    """One that is in order, for now."""
+    """A server, at first without trouble."""
     flaky = Flaky(DomainDispatcherApplication(create_backend_app), seed)
     listening = make_server("127.0.0.1", 0, flaky, threaded=True, request_handler=_Silent)
     thread = threading.Thread(target=listening.serve_forever, daemon=True)

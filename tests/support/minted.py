@@ -34,9 +34,9 @@ def embeddings(
     tags: pa.Table | None = None,
     **content: object,
 ) -> str:
-    """Write an artefact of these faces; who is on them is ``p<id // 3>`` unless given. Returns its address.
+    """Write an artefact of these faces; their identities are ``p<id // 3>`` unless given. Returns its address.
 
-    ``tags``: of the faces, where it matters what they were embedded from.
+    ``tags``: the faces' ``schema.TAGS``, if they matter to the test.
     """
     names = list(identities or [f"p{number // 3}" for number in ids])
     store = UnitStore(str(out))
@@ -44,14 +44,14 @@ def embeddings(
     for one in todo:
         at = slice(one.first, one.last)
         rejects = [Reject(number, f"{number}.jpg", "missing", "gone") for number in rejected if one is todo[-1]]
-        took_in = sorted([*ids[at], *(reject.face_id for reject in rejects)])
-        columns = [pa.array(took_in, pa.int64()), pa.array(["tag"] * len(took_in)), pa.array(took_in, pa.int64())]
-        took = pa.Table.from_arrays(columns, schema=schema.TAGS)
+        inputs = sorted([*ids[at], *(reject.face_id for reject in rejects)])
+        columns = [pa.array(inputs, pa.int64()), pa.array(["tag"] * len(inputs)), pa.array(inputs, pa.int64())]
+        unit_tags = pa.Table.from_arrays(columns, schema=schema.TAGS)
         if tags is not None:
-            took = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
+            unit_tags = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
         here = np.array(ids[at], np.int64)
         table = to_table(here, names[at], [None] * len(here), vector_ND[at], np.ones(len(here)))
-        store.commit(one, UnitResult(took, table, rejects, {}))
+        store.commit(one, UnitResult(unit_tags, table, rejects, {}))
     written = {
         "plan_id": out.name,
         "fingerprint": "f" * 64,

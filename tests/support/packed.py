@@ -1,4 +1,4 @@
-"""What the tests of packed corpus formats read back, and what was packed."""
+"""What the tests of packed corpus formats write, and what they read back."""
 
 from dataclasses import asdict
 from typing import Any
@@ -24,10 +24,10 @@ def contents(source: Source) -> list[tuple[str, str, bytes]]:
 
 
 def as_is(root: object, found: Found) -> dict[str, Any]:
-    """The row as if its file had been catalogued in the state in which it is now."""
+    """The row as if its file had been catalogued in its current state."""
     return asdict(found) | {"content_tag": storage.content_tag(f"{root}/{found.uri}")}
 
 
 def written(pictures: list[Picture]) -> list[tuple[str, str, bytes]]:
-    """The same of what was written."""
+    """The same for the written pictures."""
     return [(p.identity, p.key, p.data) for p in pictures]

@@ -14,7 +14,7 @@ from workflows.train.config import TrainConfig
 
 @dataclass(frozen=True)
 class Chain:
-    """Addresses, and what each job answered."""
+    """Addresses of the artefacts, and the result of each job."""
 
     root: Path
     faces: str
@@ -26,14 +26,14 @@ class Chain:
 
 
 def small(faces: str, out: str, tracking_uri: str, **more: object) -> TrainConfig:
-    """A training that takes seconds, with the same threads on every Ray, whose CPUs may be more than there are."""
+    """A training that takes seconds, with the same number of threads on every Ray cluster."""
     how = {"steps": 12, "identities": 6, "images": 3, "image_size": 32, "embedding_size": 32, "warmup": 4}
     how |= {"evaluate_every": 6, "checkpoint_every": 6, "report_every": 3, "cpus_per_worker": 1}
     return TrainConfig(faces=faces, out=out, tracking_uri=tracking_uri, **(how | more))  # type: ignore[arg-type]
 
 
 def untrained(uri: str, size: int = 16) -> str:
-    """A model that has learnt nothing and answers quickly, written to ``uri``."""
+    """Write an untrained, fast model to ``uri``; returns ``uri``."""
     torch.manual_seed(0)
     spec = ModelSpec(
         backbone=backbone_spec("plain", norm="group", dim=16),

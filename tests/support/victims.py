@@ -11,13 +11,13 @@ import psutil
 from ray.cluster_utils import Cluster
 
 CPUS = 2
-"""Of each node; the head has none, so that it is never where the work is."""
+"""CPUs per node; the head has none, so that no work runs there."""
 QUICK = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
 """A lost node is noticed after two seconds instead of fifteen."""
 
 
 class Nodes:
-    """Two nodes beside the head, which a job may be on while they are killed."""
+    """Two nodes beside the head, which can be killed while a job runs on them."""
 
     def __init__(self) -> None:
         self._cluster = Cluster(
@@ -33,13 +33,13 @@ class Nodes:
         return str(self._cluster.address)
 
     def lose(self, draw: random.Random) -> None:
-        """Kill a node with all its processes, and have another one join."""
+        """Kill a node with all its processes, and let another one join."""
         nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
         self._cluster.remove_node(draw.choice(nodes), allow_graceful=False)
         self._add()
 
     def lose_worker(self, draw: random.Random, title: str) -> bool:
-        """Kill a worker process whose title begins so; False when there is none at the moment."""
+        """Kill a worker process whose title begins with ``title``; False if there is none at the moment."""
         found = [process for process in self._workers() if _title(process).startswith(title)]
         if not found:
             return False
@@ -102,7 +102,7 @@ def _title(process: psutil.Process) -> str:
 
 @contextmanager
 def _gone() -> Iterator[None]:
-    """For a process that may have ended by itself."""
+    """Ignores that a process has ended by itself."""
     try:
         yield
     except psutil.NoSuchProcess:

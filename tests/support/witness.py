@@ -1,9 +1,9 @@
-"""The ``likeness`` command under observation: its embed actors note what they embed, and go no further than they may.
+"""The ``likeness`` command under observation: its embed actors log what they embed, and wait at a gate.
 
     python -m tests.support.witness FOLDER embed --faces … --out …
 
-FOLDER/log gets a line ``UNIT NANOSECONDS`` for every unit that is embedded, with the moment it was handed over;
-FOLDER/gate holds the number of finished units above which no other one is embedded.
+FOLDER/log gets a line ``UNIT NANOSECONDS`` for every unit that is embedded, with the time when it was handed out;
+FOLDER/gate holds the number of finished units at which the actors wait.
 """
 
 import os
@@ -21,7 +21,7 @@ from workflows.embed.units import Unit, UnitRecord
 from workflows.embed.worker import EmbedWorker
 
 LINGER_S = 0.2
-"""As a larger network would: what is killed at any moment is then likely to be at work on something."""
+"""Seconds added to each unit, as by a larger network, so that a process is usually busy when it is killed."""
 
 
 class Witness(EmbedWorker):
@@ -41,24 +41,24 @@ class Witness(EmbedWorker):
         return super().work(unit, decoded)
 
     def _compute(self, decoded: object) -> object:
-        with open(Path(self.folder, "log"), "a") as log:  # one write of a short line, which no other tears apart
+        with open(Path(self.folder, "log"), "a") as log:  # a short line is one write, which no other write splits
             log.write(f"{self._now.unit.number} {self._now.given}\n")
         time.sleep(LINGER_S)
         return super()._compute(decoded)
 
 
 def finished(done: str) -> int:
-    """Records in a folder of them."""
+    """Number of records in a folder."""
     return sum(name.endswith(".json") and name[0] != "." for name in storage.names(done))
 
 
 def open_gate(folder: Path, units: int) -> None:
-    """Let the actors go on until so many units are finished, and those that are under way then."""
+    """Let the actors go on until ``units`` units are finished; units in progress at that moment are finished, too."""
     durable.write(folder / "gate", str(units).encode())
 
 
 def embedded(folder: Path) -> list[tuple[int, int]]:
-    """(unit, nanoseconds) as noted."""
+    """(unit, nanoseconds) of every line of the log."""
     return [(int(unit), int(given)) for unit, given in (line.split() for line in open(folder / "log"))]
 
 

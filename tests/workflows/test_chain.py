@@ -63,7 +63,7 @@ def test_train_writes_a_model_with_operating_points(chain: Chain) -> None:
         "model.json",
         "plan.json",
         "weights.safetensors",
-    ], "checkpoints are gone when the model is whole"
+    ], "checkpoints are removed when the model is complete"
 
 
 def test_mlflow_has_the_run(chain: Chain) -> None:
@@ -175,7 +175,7 @@ def test_search_by_embeddings_does_not_find_itself(chain: Chain) -> None:
     assert "\n  2. " in search.show(answer)
 
 
-def test_a_finished_search_answers_for_the_pictures_it_was_asked(chain: Chain, people: Path, tmp_path: Path) -> None:
+def test_a_finished_search_belongs_to_its_pictures(chain: Chain, people: Path, tmp_path: Path) -> None:
     probe, out = tmp_path / "probe.jpg", str(tmp_path / "matches")
     config = SearchConfig(index=chain.index, model=chain.model, image=[str(probe)], out=out)
     probe.write_bytes((people / "person-0003" / "02.jpg").read_bytes())
@@ -189,7 +189,7 @@ def test_a_finished_search_answers_for_the_pictures_it_was_asked(chain: Chain, p
 def test_a_gallery_shows_who_was_asked_about(
     chain: Chain, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Probes that were catalogued apart from the index have ids that its Faces do not know."""
+    """Probes from another catalogue than the index's have ids that its Faces do not have."""
     at = {name: str(tmp_path / name) for name in ("faces", "embeddings")}
     catalogue.run(CatalogueConfig(source=str(people), out=at["faces"], namespace="probes"))
     embed.run(EmbedConfig(faces=at["faces"], model=chain.model, out=at["embeddings"]))
@@ -256,7 +256,7 @@ def test_evaluate(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[st
         cli.main(["evaluate", "--embeddings", chain.embeddings, "--clustering", "--threshold", "0.99", "--json"]) == 0
     )
     assert json.loads(capsys.readouterr().out) == clustered
-    # The drawn corpus is not named as LFW is, so that no pair can be found: said, not skipped.
+    # Names in the drawn corpus differ from LFW's, so that no pair is found: that is an error.
     with pytest.raises(Exception, match="none of the 40 pairs"):
         evaluate.run(EvaluateConfig(embeddings=chain.embeddings, pairs=str(tmp_path / "pairs.txt")))
 
@@ -273,7 +273,7 @@ def test_evaluate(chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[st
         ),
     ],
 )
-def test_evaluate_is_told_one_protocol(options: dict, problems: list[str]) -> None:
+def test_evaluate_needs_exactly_one_protocol(options: dict, problems: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         EvaluateConfig(embeddings="e", **options)
     lines = str(error.value).splitlines()
@@ -322,7 +322,7 @@ def test_what_training_refuses(chain: Chain, tmp_path: Path, people: Path) -> No
         train.run(small(str(tmp_path / "unfinished"), str(tmp_path / "m5"), chain.tracking_uri))
     with pytest.raises(ConfigError, match="margin is 5"):
         small(chain.faces, "x", "y", objective=dataclasses.replace(small("a", "b", "c").objective, margin=5.0))
-    assert not list(tmp_path.glob("m*/manifest.json")), "nothing half-written reads as whole"
+    assert not list(tmp_path.glob("m*/manifest.json")), "no manifest is written"
 
 
 def test_a_second_run_waits_for_the_lease(chain: Chain, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_second_run_waits_for_the_lease(chain: Chain, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [None, "learning"])
 def test_validation_people_are_never_learnt_from(people: Path, tmp_path: Path, others: str | None) -> None:
-    """Also when a list of splits names only them, or calls the others by another name."""
+    """Also if the file of splits lists only them, or has another split for the others."""
     names = sorted(path.name for path in people.iterdir())
     split_of = dict.fromkeys(names[:4], "valid") | (dict.fromkeys(names[4:], others) if others else {})
     lines = [f"{name},{split}" for name, split in split_of.items()]

@@ -89,7 +89,7 @@ def test_positional_values_are_taken_wherever_they_stand(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("option", "default"), [("seed", "0"), ("batch-size", "32"), ("inner.margin", "0.4"), ("name", None), ("gpu", None)]
 )
-def test_help_tells_a_default_that_is_one(option: str, default: str | None) -> None:
+def test_help_shows_defaults_with_a_value(option: str, default: str | None) -> None:
     text = " ".join(arguments.help_text("likeness train", "Learn.", Config).split())
     of_option = text.split(f"--{option} ", 2)[-1].split(" --", 1)[0]
     assert ("(default:" in of_option) == (default is not None)
@@ -189,7 +189,7 @@ def test_what_is_missing_is_no_second_problem(capsys: pytest.CaptureFixture[str]
     assert line.startswith("likeness embeddings export: --out is missing: File to write: NAME.npy")
 
 
-def test_exit_codes_and_where_words_go(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_exit_codes_and_output_streams(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
     assert "did you mean train?" in capsys.readouterr().err
@@ -217,7 +217,7 @@ def test_json_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str], tmp_pa
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
-    """Has ``likeness verify`` raise."""
+    """Makes ``likeness verify`` raise an error."""
 
     def fail(error: Exception) -> None:
         def run(config: object) -> None:
@@ -231,7 +231,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
 VERIFY = ["verify", "a.jpg", "b.jpg", "--model", "m"]
 
 
-def test_an_unforeseen_error_is_one_line_and_a_file(
+def test_an_unexpected_error_is_one_line_and_a_file(
     failing: Callable[[Exception], None],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -264,7 +264,7 @@ def test_an_unforeseen_error_is_one_line_and_a_file(
         (JobFailed("a worker died"), ["a worker died"], 1),
     ],
 )
-def test_errors_that_are_foreseen_leave_no_file(
+def test_expected_errors_leave_no_file(
     failing: Callable[[Exception], None],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Artefacts of every format that there has been: each opens, is used, and is continued by today's code."""
+"""Artefacts of every format so far: each is opened, used and continued by the current code."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from workflows.train.config import TrainConfig
 FROZEN = Path(__file__).parents[1] / "frozen"
 FORMATS = sorted(path.name for path in FROZEN.iterdir() if path.is_dir())
 PICTURES = Path("/tmp/likeness-frozen/pictures")
-"""What the Faces point at; see tests/frozen/README.md."""
+"""The folder that the Faces refer to; see tests/frozen/README.md."""
 FINISHED = {
     "faces": "faces",
     "faces-2": "faces",
@@ -50,7 +50,7 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pictures(frozen: Path) -> Path:
-    """The pictures, where the Faces have them; several runs of the tests may share them."""
+    """The pictures, at the address in the Faces; several runs of the tests may share them."""
     PICTURES.parent.mkdir(exist_ok=True)
     if not PICTURES.exists():
         laid = Path(tempfile.mkdtemp(dir=PICTURES.parent)) / "pictures"
@@ -166,7 +166,7 @@ def test_a_half_finished_training_continues(frozen: Path, pictures: Path, ray_se
 
 
 def test_what_a_newer_likeness_wrote_says_which_one(frozen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of a plan, which otherwise would be told apart as another job's."""
+    """Also for a plan, which otherwise would count as that of another job."""
     now = migrate.format_of("embeddings")
     path = frozen / "half-embeddings" / "plan.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": now + 1, "needs": "7.1.0"}))
@@ -179,7 +179,7 @@ def test_what_a_newer_likeness_wrote_says_which_one(frozen: Path, monkeypatch: p
 
 
 def test_a_new_field_changes_no_hash(frozen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the next version had an option more in plans and contents and a field more in model.json."""
+    """As if the next version added an option to plans and contents, and a field to model.json."""
     new = Step(since="0.2.0", added={"plan": {"effort": 3, "preprocessing.gamma": 1.0}, "content": {"masks": []}})
     spec = Step(since="0.2.0", added={"spec": {"preprocessing.gamma": 1.0}})
     steps = {kind: (*of, spec if kind == "model" else new) for kind, of in migrate.STEPS.items()}
@@ -192,7 +192,7 @@ def test_a_new_field_changes_no_hash(frozen: Path, monkeypatch: pytest.MonkeyPat
         return body | {"preprocessing": body["preprocessing"] | with_gamma}
 
     def read(body: dict) -> ModelSpec:
-        assert body["preprocessing"].pop("gamma") == 1.0, "filled in with what was meant"
+        assert body["preprocessing"].pop("gamma") == 1.0, "filled in with its earlier meaning"
         return honest(body)
 
     honest = ModelSpec.from_json

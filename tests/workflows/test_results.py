@@ -1,4 +1,4 @@
-"""The names in what jobs answer, which scripts read with ``--json``: they change on purpose, as options do."""
+"""The names in the results of jobs, which scripts read with ``--json``: like options, they change only on purpose."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ VERIFICATION = "accuracy accuracy_se auc eer tar_at_far.1e-1 tar_at_far.1e-2 tar
 
 
 def names(answer: dict[str, Any], depth: int = 2) -> Iterator[str]:
-    """The names in an answer, of those inside others as ``outer.inner``; of a list those in its first entry."""
+    """The names in a result, nested ones as ``outer.inner``; of a list those in its first entry."""
     for name, value in answer.items():
         inner = value[0] if isinstance(value, list) and value else value
         if isinstance(inner, dict) and inner and depth > 1:

@@ -1,4 +1,4 @@
-"""What a command imports: help and mistakes answer at once, and a search for vectors needs no network."""
+"""What a command imports: help and bad options need nothing heavy, and a search for vectors needs no network."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_every_job_accepts_its_line_and_has_one() -> None:
+def test_every_job_has_a_valid_command_line() -> None:
     assert ACCEPTED.keys() == cli.JOBS.keys()
 
 

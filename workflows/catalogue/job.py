@@ -29,10 +29,10 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         {faces, rows, identities, splits: {name: {rows, identities}}}, and {erased} where faces were left out
 
     Raises:
-        JobRunning: another run writes there, or has taken this one's place.
+        JobRunning: another run writes to ``out``, or has taken over from this one.
         Occupied: ``out`` holds something else, or was finished with other faces.
-        DataError: the source holds no pictures, or what cannot be catalogued.
-        Missing: the source, or the tombstones that are named, is not there.
+        DataError: the source holds no pictures, or something that cannot be catalogued.
+        Missing: the source, or a folder given in ``tombstones``, does not exist.
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
     source = catalogue.scan(source_address)
@@ -40,11 +40,11 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
         erased = _Erased(config, out, namespace)
-        found = (table for table in map(erased.left_out, scanned) if table.num_rows)
+        found = (table for table in map(erased.filter, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
             but = f" but the {erased.count} that were erased" if erased.count else ""
-            raise DataError(f"{source_address} holds no pictures{but}; expected a folder a person with pictures in it")
+            raise DataError(f"{source_address} holds no pictures{but}; expected one folder of pictures per person")
         tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
         plan = {"root": source.root, "namespace": namespace}
         done = manifest.begin(out, "faces", plan)
@@ -57,49 +57,49 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
                     held.confirm()
                     manifest.write(out, "faces", content, provenance.record())
         if done:
-            _refuse_other_rows(done, tables)
+            _require_same_rows(done, tables)
             content = done.content
             say(f"{out} is finished already; nothing to do")
     if erased.count:
-        say(f"left out {erased.count} faces that are erased")
+        say(f"left out {erased.count} erased faces")
     if twins := source.ignored.pop(TWINS, 0):
         say(
-            f"{twins} pictures have a twin that differs in the ending only, and have their ending in the key; the "
-            f"first of {', '.join(keys.IMAGE_ENDINGS[:3])}, … keeps the plain key"
+            f"{twins} pictures have a twin whose name differs only in the ending, so their keys contain the ending; "
+            f"the first of {', '.join(keys.IMAGE_ENDINGS[:3])}, … keeps the plain key"
         )
     for ending, count in sorted(source.ignored.items()):
-        say(f"passed over {count} files ending in {ending}: not pictures")
+        say(f"skipped {count} files ending in {ending}: not pictures")
     answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
     return answer | ({"erased": erased.count} if erased.count else {})
 
 
 def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
-    """The same tables; a run that was taken over stops here, before it puts a part in the place of the other's."""
+    """The same tables. A run that was taken over stops here, before it replaces a part of the run that took over."""
     for table in tables:
         held.confirm()
         yield table
     held.confirm()
 
 
-def _refuse_other_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
+def _require_same_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
     digest = Digest()
     rows = sum(table.num_rows for table in digest.over(tables))
     if digest.hexdigest() != done.content["rows_digest"]:
         raise Occupied(
-            f"{done.uri} is finished and lists other faces than the source now has, or other splits, or erased ones ("
-            f"{done.content['rows']} rows there, {rows} here); give --out another folder"
+            f"{done.uri} is finished and lists other faces than the source now has, or other splits, or faces that "
+            f"were erased since ({done.content['rows']} rows there, {rows} here); give --out another folder"
         )
 
 
 class _Erased:
-    """Faces that must not come in again, counted."""
+    """Leaves out erased faces, and counts them."""
 
     def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
         self._tombstones = tombstones.of(out, config.tombstones)
         self._namespace = namespace
         self.count = 0
 
-    def left_out(self, table: pa.Table) -> pa.Table:
+    def filter(self, table: pa.Table) -> pa.Table:
         """The rows that are not erased."""
         if not self._tombstones:
             return table
@@ -109,7 +109,7 @@ class _Erased:
 
 
 class _Splits:
-    """Which people belong to which split, by a file or by a seeded draw."""
+    """Which people belong to which split, from a file or by a seeded draw."""
 
     def __init__(self, config: CatalogueConfig) -> None:
         self._config = config
@@ -118,7 +118,7 @@ class _Splits:
         self._listed = False
 
     def of(self, table: pa.Table) -> dict[str, str]:
-        """The splits of these faces' people."""
+        """{identity: split}, for the people of these faces and maybe others."""
         people = set(pc.unique(table["identity"]).to_pylist())
         if self._config.splits:
             self._unlisted |= people - self._given.keys()
@@ -130,7 +130,7 @@ class _Splits:
         return {}
 
     def report(self) -> None:
-        """Say whom the file does not list. Raises DataError when it lists nobody of the source."""
+        """Report people whom the file does not list. Raises DataError if it lists nobody of the source."""
         if not self._unlisted:
             return
         first = min(self._unlisted)

@@ -1,6 +1,6 @@
-"""Scanning a source: here, or many shards side by side on Ray. What is found comes in the source's order.
+"""Scans a source in this process, or many shards in parallel on Ray. Faces come in the source's order.
 
-What a shard is and how it is read is in ``metric_core.data.readers``.
+What a shard is, and how it is read, is in ``metric_core.sources``.
 """
 
 from collections import Counter, deque
@@ -21,35 +21,35 @@ from workflows.shared.console import say
 from workflows.shared.options import RunOptions
 
 MANY = 8
-"""Shards from which on Ray is worth its start."""
+"""Number of shards from which starting Ray is worthwhile."""
 AHEAD = 2
-"""Shards a CPU that are scanned before they are asked for, or wait to be."""
+"""Shards per CPU that are scanned ahead of the reader."""
 
 
 def tables(source: Source, namespace: str, options: RunOptions) -> Generator[pa.Table, None, None]:
-    """The source's faces as rows of the catalogue; its ``ignored`` is full once they are consumed.
+    """The source's faces as rows of the catalogue; its ``ignored`` is complete once they are consumed.
 
     Raises:
         DataError, Missing: as the format's reader.
-        JobFailed: a task failed for another reason.
+        JobFailed: a Ray task failed for another reason.
     """
     if len(source.shards) < MANY:
-        yield from _here(source, namespace)
+        yield from _in_process(source, namespace)
         return
     with cluster.connected(options):
-        yield from _side_by_side(source, namespace)
+        yield from _in_parallel(source, namespace)
 
 
-def _here(source: Source, namespace: str) -> Iterator[pa.Table]:
+def _in_process(source: Source, namespace: str) -> Iterator[pa.Table]:
     rows = 0
     for table in _rows(source.faces, namespace):
         yield table
-        if (rows + table.num_rows) // 100_000 > rows // 100_000:  # how many there are is not known beforehand
+        if (rows + table.num_rows) // 100_000 > rows // 100_000:  # the total is not known beforehand
             say(f"{rows + table.num_rows:,} pictures found")
         rows += table.num_rows
 
 
-def _side_by_side(source: Source, namespace: str) -> Iterator[pa.Table]:
+def _in_parallel(source: Source, namespace: str) -> Iterator[pa.Table]:
     waiting = deque(source.shards)
     running: deque[Any] = deque()
     rows = 0
@@ -64,7 +64,7 @@ def _side_by_side(source: Source, namespace: str) -> Iterator[pa.Table]:
                 bar.update(len(source.shards) - len(waiting) - len(running), f"{rows:,} pictures")
                 yield table
         except RayError as error:
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
         finally:
             for task in running:
                 ray.cancel(task)
@@ -72,7 +72,7 @@ def _side_by_side(source: Source, namespace: str) -> Iterator[pa.Table]:
 
 @ray.remote
 def _scan(shard: Scan, namespace: str) -> tuple[pa.Table, Counter[str]]:
-    """One shard's rows, and what was passed over."""
+    """One shard's rows, and how many files of each ending it ignored."""
     ignored: Counter[str] = Counter()
     found = list(_rows(shard(ignored), namespace))
     return pa.concat_tables([schema.FACES.empty_table(), *found]), ignored

@@ -81,13 +81,12 @@ def draw(person: Person, *, seed: int, picture: int, size: int = 96) -> Array:
     return drawn
 
 
-def write_people(root: Path, *, people: int, pictures: int, seed: int, size: int = 96, first: int = 0) -> int:
-    """Writes people ``first`` to ``first + people - 1`` as ``root/person-0000/00.jpg`` etc.; returns the number of
-    files."""
-    for index in range(first, first + people):
+def write_people(root: Path, people: range, *, pictures: int, seed: int, size: int = 96) -> int:
+    """Writes the people with these numbers as ``root/person-0000/00.jpg`` etc.; returns the number of files."""
+    for index in people:
         who, folder = person(seed, index), Path(root) / f"person-{index:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         for picture in range(pictures):
             pixels = draw(who, seed=seed, picture=picture, size=size)
             Image.fromarray(pixels).save(folder / f"{picture:02d}.jpg", quality=92)
-    return people * pictures
+    return len(people) * pictures

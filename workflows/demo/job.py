@@ -30,7 +30,7 @@ from workflows.shared.tracking import how_to_open
 from workflows.train import job as train
 from workflows.train import loop
 
-PEOPLE_A_TASK = 25
+PEOPLE_PER_TASK = 25
 TITLES = {
     "verification": "verification accuracy",
     "rank1": "identification rank-1",
@@ -38,7 +38,7 @@ TITLES = {
     "bcubed_f": "clustering B-cubed F",
     "classification": "classification by the 5 nearest",
 }
-"""What is measured before and after training, by its name in the result."""
+"""Titles of the figures that are measured before and after training, by their names in the result."""
 
 
 def run(config: DemoConfig) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def run(config: DemoConfig) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with cluster.connected(config):
         workers = config.workers or min(2, cluster.cpus())
-        if workers > cluster.cpus():  # said before faces are drawn; training itself would only say it afterwards
+        if workers > cluster.cpus():  # checked here, since training would check it only after faces are drawn
             raise ConfigError(f"workers is {workers} but the cluster has {cluster.cpus()} CPUs; lower workers")
         source = config.source
         if source is None:
@@ -88,7 +88,6 @@ def run(config: DemoConfig) -> dict[str, Any]:
 
 def _judge(embeddings: str) -> dict[str, float]:
     """The figures of ``TITLES``."""
-
     protocol = partial(EvaluateConfig, embeddings=embeddings)
     return {
         "verification": evaluate.run(protocol(verification=True))["accuracy"],
@@ -100,7 +99,7 @@ def _judge(embeddings: str) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> str:
-    """The closing table."""
+    """The table that the command prints at the end."""
     places = result["artefacts"]
     lines = [
         "on people the model has never seen        untrained   trained",
@@ -123,20 +122,20 @@ def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _draw(config: DemoConfig, root: Path) -> str:
-    """Draw the demo's faces unless they are there; the same arguments give the same bytes."""
+    """Draw the demo's faces unless they exist; the same options give the same bytes."""
     if len(storage.names(str(root))) < config.people:
-        firsts = range(0, config.people, PEOPLE_A_TASK)
+        firsts = range(0, config.people, PEOPLE_PER_TASK)
         ray.get([_draw_people.remote(config, root, first) for first in firsts])
     return str(root)
 
 
 @ray.remote
 def _draw_people(config: DemoConfig, root: Path, first: int) -> int:
-    people = min(PEOPLE_A_TASK, config.people - first)
-    return drawn.write_people(root, people=people, pictures=config.pictures, seed=config.seed, first=first)
+    people = range(first, min(first + PEOPLE_PER_TASK, config.people))
+    return drawn.write_people(root, people, pictures=config.pictures, seed=config.seed)
 
 
 def _save_untrained(trained: str, out: str, seed: int) -> None:
-    """The network as training started from it: what the trained one is compared with."""
+    """Save the network that training started from, to compare the trained one with it."""
     spec = bundle.load(trained).embedder.spec
     bundle.save(loop.initial(spec, seed), out, operating_points=[], provenance=provenance.record())

@@ -14,10 +14,10 @@ LOG_EVERY_S = 10.0
 
 @contextmanager
 def logged(config: EmbedConfig, name: str, tally: Tally) -> Iterator[Callable[[float], None]]:
-    """An MLflow run for the length of the block, of which ``name`` is the name.
+    """An MLflow run called ``name`` for the length of the block.
 
-    Yields a function to be called with the seconds since the first actor was ready, as often as one likes: it logs the
-    tally's figures every ``LOG_EVERY_S``, and once more at the end. Without a store it does nothing.
+    Yields a function to be called with the seconds since the first actor was ready, as often as you like: it logs the
+    tally's figures every ``LOG_EVERY_S`` seconds, and once more at the end. Without a store it does nothing.
 
     Raises:
         ConfigError: the tracking server does not answer or refuses.
@@ -28,18 +28,13 @@ def logged(config: EmbedConfig, name: str, tally: Tally) -> Iterator[Callable[[f
         return
     from workflows.shared import tracking  # MLflow takes seconds to import
 
-    tracker = tracking.start(uri, "likeness-embed", name, asdict(config), resume=None, verbose=config.verbose)
-    last = 0.0
+    with tracking.start(uri, "likeness-embed", name, asdict(config), verbose=config.verbose) as tracker:
+        last = 0.0
 
-    def log(elapsed: float) -> None:
-        nonlocal last
-        if elapsed - last >= LOG_EVERY_S or tally.done == tally.total:
-            last = elapsed
-            tracker.log(tally.figures(elapsed), step=tally.done)
+        def log(elapsed: float) -> None:
+            nonlocal last
+            if elapsed - last >= LOG_EVERY_S or tally.done == tally.total:
+                last = elapsed
+                tracker.log(tally.figures(elapsed), step=tally.done)
 
-    try:
         yield log
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    tracker.finish("FINISHED")

@@ -1,7 +1,6 @@
-"""Units as batches of pixels: a unit's rows are read from the catalogue, their images fetched and decoded.
+"""From units to batches of pixels: reads a unit's rows from the catalogue, fetches their images and decodes them.
 
-Runs in an actor beside the network, or in tasks of its own where a job has decoders. What the network does with the
-pixels is left to ``worker``.
+Runs in the actors, or in separate tasks if a job has decoders. The network is in ``worker``.
 """
 
 import time
@@ -38,13 +37,13 @@ class Setup:
     split: str | None
     selection: Selection
     dtype: str
-    """Of the stored components: float32 or float16."""
+    """Number format of the stored vectors: float32 or float16."""
     precision: Precision
-    """Of the network's arithmetic."""
+    """Number format that the network computes in."""
     batch: int
     """Faces decoded together."""
     device: str
-    """Of the network: cpu or cuda."""
+    """Where the network runs: cpu or cuda."""
 
 
 @dataclass
@@ -52,15 +51,15 @@ class DecodedBatch:
     """Some faces of a unit, decoded."""
 
     tags: pa.Table
-    """``schema.TAGS`` of all of them."""
+    """``schema.TAGS`` of all faces."""
     table: pa.Table
-    """face_id, identity, view and uri of those that are readable."""
+    """face_id, identity, view and uri of the readable faces."""
     pixels_BCSS: np.ndarray
     """uint8, one entry per row of ``table``."""
     rejects: list[Reject]
-    """The others."""
+    """The other faces."""
     seconds: dict[str, float]
-    """Spent on read and decode."""
+    """Seconds spent on read and decode."""
 
 
 def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
@@ -74,7 +73,7 @@ def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
         with clock(spent, "read"):
             locators = some.select(LOCATOR).to_pylist()
             data = loader.fetched(root, range(len(locators)), locators)
-        # Decoded into their final place: small arrays that outlive others leave holes in a process's memory.
+        # Decoded into one array: many small arrays would fragment the memory of the process.
         pixels_BCSS = np.empty((len(data), how.channels, how.size, how.size), np.uint8)
         good: list[int] = []
         bad: list[Bad] = []
@@ -92,21 +91,21 @@ def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
 
 
 def rejects_of(table: pa.Table, bad: list[Bad]) -> list[Reject]:
-    """The rejects among a table's rows, which ``bad`` points at by row number."""
+    """Rejects for the rows of a table whose numbers are in ``bad``."""
     face_ids, uris = table["face_id"], table["uri"]
     return [Reject(face_ids[b.row].as_py(), uris[b.row].as_py(), b.reason, b.detail) for b in bad]
 
 
 @contextmanager
 def clock(spent: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes to those of a stage."""
+    """Add the seconds that the block takes to ``spent[stage]``."""
     start = time.monotonic()
     yield
     spent[stage] += time.monotonic() - start
 
 
 def _rows(setup: Setup, unit: Unit) -> pa.Table:
-    """The unit's rows that are to be embedded, in source order, with the columns that are needed for it."""
+    """The unit's rows to embed, in source order, with ``COLUMNS``."""
     selection = setup.selection
     table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, COLUMNS)
     if selection.wanted is not None:

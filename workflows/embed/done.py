@@ -1,7 +1,6 @@
-"""Which units of an embed job are done, by the records beside the parts, and which files the artefact consists of.
+"""Which units of an embed job are done, according to their records, and which files the artefact consists of.
 
-A unit has one record of its first run and one of each retry of its rejects. How records are written is left to
-``store``.
+A unit has one record of its first run and one of each retry of its rejects. Records are written in ``store``.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from workflows.embed.store import UnitStore
 from workflows.embed.units import Unit, UnitRecord
 
 READERS = 16
-"""Records that are read at once: on an object store each takes a round trip."""
+"""Number of records that are read at the same time: on an object store each takes a round trip."""
 
 
 class DoneUnits:
@@ -29,11 +28,11 @@ class DoneUnits:
                 self.add(unit, record)
 
     def add(self, unit: Unit, record: UnitRecord) -> None:
-        """Note a run of a unit, its first one or a retry."""
+        """Add the record of a unit's run, the first one or a retry."""
         self._history[replace(unit, retry=0)].append(record)
 
     def todo(self, retry: bool) -> list[Unit]:
-        """Units that are still to be run; with ``retry`` also a retry of every done unit that has rejects."""
+        """Units that are still to run; with ``retry`` also a retry of every finished unit with rejects."""
         return [
             replace(unit, retry=len(records))
             for unit, records in self._history.items()
@@ -41,7 +40,7 @@ class DoneUnits:
         ]
 
     def runs(self) -> Iterator[tuple[Unit, UnitRecord, bool]]:
-        """Every run in order, with its record, and whether it is its unit's last."""
+        """Every run, in order, with its record and whether it is the last of its unit."""
         for unit, records in self._history.items():
             for n, record in enumerate(records):
                 yield replace(unit, retry=n), record, n == len(records) - 1

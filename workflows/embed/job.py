@@ -1,15 +1,16 @@
 """``likeness embed``: Faces and a Model to Embeddings, on Ray, one unit of rows at a time.
 
-Inputs = embedded + quarantined + erased, always: inputs are the rows of the catalogue, or with ``since`` those that
-are new or changed; those of them that are erased are never embedded. A job that was killed anywhere and is started
-again continues with the units that are not done.
+Inputs = embedded + quarantined + erased, always: inputs are the rows of the catalogue, or with ``since`` the new or
+changed ones; erased faces among them are never embedded. A job that was killed at any moment and is started again
+continues with the units that are not done.
 
-Which rows and units there are is left to ``plan``, handing units out to ``pool``, embedding one to ``worker``, and
-committing it to ``store``.
+Rows and units are determined in ``plan``; units are handed out in ``pool``, embedded in ``worker``, and committed in
+``store``.
 """
 
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from metric_core.artefacts import manifest
@@ -34,10 +35,10 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     Returns:
         {embeddings, embedded, quarantined, reused, seconds, startup_seconds, images_per_second}; ``reused`` counts
         faces that an earlier run had finished, ``seconds`` start when the first actor is ready. With ``since`` also
-        {unchanged, gone}, where something is erased also {erased}. With ``dry_run`` the estimate of ``sample.dry_run``.
+        {unchanged, gone}, if faces are erased also {erased}. With ``dry_run`` the estimate of ``sample.dry_run``.
 
     Raises:
-        TooManyBadImages: more than ``max_bad_fraction`` unreadable; what was done stays.
+        TooManyBadImages: more than ``max_bad_fraction`` cannot be embedded; finished units are kept.
         FingerprintMismatch: ``since`` holds vectors of another model.
         Occupied: ``out`` holds something else, or was finished before faces were erased.
         ConfigError: there is no such split, ``since`` does not fit, too few CPUs or GPUs, not every node sees the
@@ -55,21 +56,16 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     with cluster.connected(config), lease.held(out) as held:
         cluster.require_shared([plan.setup.faces.uri, out], plan.setup.faces.first_picture())
         if not before:
-            _take_back_erased(plan)
-        done = DoneUnits(plan.store, plan.units)
-        todo = done.todo(config.retry_quarantined)
-        tally = _tally_of(plan, done, todo)
-        if len(todo) < len(plan.units):
-            say(f"continuing: {len(plan.units) - len(todo)} of {len(plan.units)} units are done already")
-        tally.require_few_rejects(config.max_bad_fraction, plan.store.quarantine)
-        seconds = _embed_units(plan, todo, done, tally, held) if todo else 0.0
-        startup = time.monotonic() - begun - seconds if todo else 0.0
-        content = _finish(plan, before, done, tally, held, seconds)
-    return outcome.result(out, content, fresh=tally.fresh, seconds=seconds, startup=startup)
+            _undo_units_with_erased(plan)
+        work = _Run.of(plan, held)
+        seconds = work.embed() if work.todo else 0.0
+        startup = time.monotonic() - begun - seconds if work.todo else 0.0
+        content = work.finish(before, seconds)
+    return outcome.result(out, content, fresh=work.tally.fresh, seconds=seconds, startup=startup)
 
 
 def _begin(plan: EmbedPlan) -> Manifest | None:
-    """Claim the output folder for the plan; returns the manifest when it is finished already."""
+    """Claim the output folder for the plan; returns its manifest if it is finished already."""
     before = manifest.begin(plan.store.out, "embeddings", plan.document)
     if before and before.content["erased_digest"] != plan.setup.selection.erased_digest:
         raise Occupied(
@@ -79,16 +75,16 @@ def _begin(plan: EmbedPlan) -> Manifest | None:
     return before
 
 
-def _take_back_erased(plan: EmbedPlan) -> None:
+def _undo_units_with_erased(plan: EmbedPlan) -> None:
     """Undo units that were done before one of their faces was erased; they are done again without it."""
     erased_M = plan.setup.selection.erased_M
-    taken_back = sum(plan.store.discard(unit, erased_M) for unit in plan.units_with_erased())
-    if taken_back:
-        say(f"{taken_back} units were done before some of their faces were erased, and are done again without them")
+    undone = sum(plan.store.discard(unit, erased_M) for unit in plan.units_with_erased())
+    if undone:
+        say(f"{undone} units were done before some of their faces were erased, and are done again without them")
 
 
 def _tally_of(plan: EmbedPlan, done: DoneUnits, todo: list[Unit]) -> Tally:
-    """What earlier runs have done; rejects that this run will retry do not count."""
+    """The tally of earlier runs; rejects that this run will retry do not count."""
     sizes = pool_sizes(plan.config, len(todo))
     tally = Tally(plan.total, sizes, plan.setup.selection.unchanged)
     again = {unit.number for unit in todo if unit.retry}
@@ -97,48 +93,70 @@ def _tally_of(plan: EmbedPlan, done: DoneUnits, todo: list[Unit]) -> Tally:
     return tally
 
 
-def _embed_units(plan: EmbedPlan, todo: list[Unit], done: DoneUnits, tally: Tally, held: Lease) -> float:
-    """Have ``todo`` embedded and committed; returns the seconds that it took from when the first actor was ready."""
-    config, store, sizes = plan.config, plan.store, tally.sizes
-    launcher = Launcher(config, plan.setup)
-    sample.check_precision(config.precision, launcher, todo)
-    pool = ActorPool(launcher.worker, sizes.actors, launcher.decoded if sizes.decoders else None, sizes.decoders)
-    name = store.out.rsplit("/", 1)[-1]
-    with (
-        curves.logged(config, name, tally) as log,
-        console.bar("embed", tally.total, done=tally.done) as bar,
-        closing(pool.run(todo)) as results,
-    ):
-        for unit, record in results:
-            done.add(unit, record)
-            tally.add(record, fresh=True)
-            bar.update(tally.done, tally.note(pool.elapsed))
-            log(pool.elapsed)
-            tally.require_few_rejects(config.max_bad_fraction, store.quarantine)
-            held.check()
-    seconds = pool.elapsed
-    say(sizes.advice(tally.seconds))
-    return seconds
+@dataclass(frozen=True)
+class _Run:
+    """One run of the job while it holds the lease of the output folder."""
 
+    plan: EmbedPlan
+    held: Lease
+    done: DoneUnits
+    todo: list[Unit]
+    tally: Tally
 
-def _finish(
-    plan: EmbedPlan, before: Manifest | None, done: DoneUnits, tally: Tally, held: Lease, seconds: float
-) -> dict[str, Any]:
-    """Write the manifest, or replace the one from before; returns its content."""
-    store = plan.store
-    if plan.is_outdated():
-        raise JobFailed(
-            f"{store.out}: faces were erased meanwhile; start again with the same arguments to leave them out"
-        )
-    if tally.rejected:
-        say(f"{tally.rejected} faces could not be embedded ({tally.reasons_text()}); see {store.quarantine}")
-    content = outcome.manifest_content(plan, done, tally, store.put_gone(plan.setup.selection.gone_M))
-    held.confirm()
-    since = [source.manifest.uri for source in plan.since]
-    made = provenance.record(seconds=round(seconds, 1), faces=plan.setup.faces.uri, since=since)
-    if before:
-        manifest.replace(before, content, made)
-    else:
-        manifest.write(store.out, "embeddings", content, made)
-    store.sweep(done.superseded())
-    return content
+    @classmethod
+    def of(cls, plan: EmbedPlan, held: Lease) -> "_Run":
+        """Find what earlier runs have done. Raises TooManyBadImages if their rejects are too many."""
+        done = DoneUnits(plan.store, plan.units)
+        todo = done.todo(plan.config.retry_quarantined)
+        run = cls(plan, held, done, todo, _tally_of(plan, done, todo))
+        if len(todo) < len(plan.units):
+            say(f"continuing: {len(plan.units) - len(todo)} of {len(plan.units)} units are done already")
+        run.require_few_rejects()
+        return run
+
+    def require_few_rejects(self) -> None:
+        """Raises TooManyBadImages if more than ``max_bad_fraction`` of the faces are in the quarantine."""
+        self.tally.require_few_rejects(self.plan.config.max_bad_fraction, self.plan.store.quarantine)
+
+    def embed(self) -> float:
+        """Have ``todo`` embedded and committed; returns the seconds since the first actor was ready."""
+        config, sizes, tally = self.plan.config, self.tally.sizes, self.tally
+        launcher = Launcher(config, self.plan.setup)
+        sample.check_precision(config.precision, launcher, self.todo)
+        pool = ActorPool(launcher.worker, sizes.actors, launcher.decoded if sizes.decoders else None, sizes.decoders)
+        name = self.plan.store.out.rsplit("/", 1)[-1]
+        with (
+            curves.logged(config, name, tally) as log,
+            console.bar("embed", tally.total, done=tally.done) as bar,
+            closing(pool.run(self.todo)) as results,
+        ):
+            for unit, record in results:
+                self.done.add(unit, record)
+                tally.add(record, fresh=True)
+                bar.update(tally.done, tally.note(pool.elapsed))
+                log(pool.elapsed)
+                self.require_few_rejects()
+                self.held.check()
+        seconds = pool.elapsed
+        say(sizes.advice(tally.seconds))
+        return seconds
+
+    def finish(self, before: Manifest | None, seconds: float) -> dict[str, Any]:
+        """Write the manifest, or replace the one from ``before``; returns its content."""
+        plan, store, tally = self.plan, self.plan.store, self.tally
+        if plan.is_outdated():
+            raise JobFailed(
+                f"{store.out}: faces were erased meanwhile; start again with the same arguments to leave them out"
+            )
+        if tally.rejected:
+            say(f"{tally.rejected} faces could not be embedded ({tally.reasons_text()}); see {store.quarantine}")
+        content = outcome.manifest_content(plan, self.done, tally, store.put_gone(plan.setup.selection.gone_M))
+        self.held.confirm()
+        since = [source.manifest.uri for source in plan.since]
+        made = provenance.record(seconds=round(seconds, 1), faces=plan.setup.faces.uri, since=since)
+        if before:
+            manifest.replace(before, content, made)
+        else:
+            manifest.write(store.out, "embeddings", content, made)
+        store.sweep(self.done.superseded())
+        return content

@@ -16,7 +16,7 @@ from workflows.shared import cluster
 
 
 def pool_sizes(config: EmbedConfig, units: int) -> PoolSizes:
-    """How many processes of each kind share so many units.
+    """How many processes of each kind share ``units`` units.
 
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for what the options ask for.
@@ -41,8 +41,7 @@ class Launcher:
     def worker(self) -> Any:
         """The handle of a new ``EmbedWorker``, which may not be up yet.
 
-        It is not restarted by Ray: a unit that was lost goes to whichever worker is free, not to the one that comes
-        back.
+        Ray does not restart it: a unit that it loses goes to whichever worker is free.
         """
         actor = ray.remote(EmbedWorker).options(
             num_cpus=1,
@@ -53,7 +52,7 @@ class Launcher:
         return actor.remote(self._setup)
 
     def decoded(self, unit: Unit) -> Any:
-        """A reference to the list of a unit's ``DecodedBatch``, which a task of its own will make."""
+        """A reference to the list of a unit's ``DecodedBatch``, which a separate task makes."""
         return _decode.remote(self._setup, unit)
 
 

@@ -17,12 +17,12 @@ LAYOUT: dict[str, Any] = {
     #   none, no dictionary            1.01    9 ms    6 ms         1.02   17 ms    5 ms
     #   zstd, no dictionary            0.93   14 ms   13 ms         0.93   18 ms    7 ms
     #   zstd, byte stream split        0.85   15 ms    8 ms         0.86   19 ms    6 ms
-    # Components are all different, so that a dictionary only costs; their signs and exponents are alike.
+    # Components all differ, so that a dictionary only adds bytes; their signs and exponents are similar.
     "compression": "zstd",
     "use_dictionary": ["identity", "view", "reason"],
 }
 BYTE_STREAMS = ["embedding.list.element", "norm"]
-"""Columns that are written as byte streams when they are float32; DuckDB 2.0 cannot read that of float16."""
+"""Columns that are written as byte streams when they are float32; DuckDB 2.0 cannot read float16 that way."""
 
 
 def to_parquet(table: pa.Table) -> bytes:

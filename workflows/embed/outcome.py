@@ -1,4 +1,4 @@
-"""What an embed job leaves: the content of the artefact's manifest, and the result of the command."""
+"""The content of the manifest that an embed job writes, and the result of the command."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def manifest_content(plan: EmbedPlan, done: DoneUnits, tally: Tally, gone: dict[
     """The manifest's content, once all units are done; ``gone`` describes the file of faces that are gone.
 
     Raises:
-        Corrupt: another number of faces came out than went in.
+        Corrupt: the number of faces that came out is not the number that went in.
     """
     if tally.done != plan.total:
         raise Corrupt(f"{plan.total} faces went in, {tally.embedded} vectors and {tally.rejected} rejects came out")
@@ -38,8 +38,8 @@ def manifest_content(plan: EmbedPlan, done: DoneUnits, tally: Tally, gone: dict[
 def result(
     out: str, content: dict[str, Any], *, fresh: int = 0, seconds: float = 0.0, startup: float = 0.0
 ) -> dict[str, Any]:
-    """What the command answers about an artefact with this content; ``fresh`` faces were done by this run, in so many
-    ``seconds`` after those of its ``startup``."""
+    """The command's result for an artefact with this content. This run has done ``fresh`` faces in ``seconds`` seconds,
+    after ``startup`` seconds."""
     gone = content["gone"]["rows"] if content["gone"] else 0
     return {
         "embeddings": out,

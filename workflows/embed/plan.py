@@ -1,6 +1,6 @@
-"""What an embed job is about: which rows go in, cut into which units, and the plan that its result is a function of.
+"""The plan of an embed job: which rows go in, how they are cut into units, and what the result is a function of.
 
-How the work is done is left to ``job``.
+The work itself is in ``job``.
 """
 
 from collections.abc import Iterator
@@ -38,25 +38,25 @@ class EmbedPlan:
     erasures: str | None
     """Digest of the tombstones when the plan was made."""
     inputs: int
-    """Faces that are to be embedded, with those of them that are erased."""
+    """Faces to embed, including erased ones."""
 
     @classmethod
     def of(cls, config: EmbedConfig) -> "EmbedPlan":
-        """The plan that these options ask for.
+        """Open and check the inputs that the options name.
 
         Raises:
             FingerprintMismatch: ``since`` holds vectors of another model.
             ConfigError: there is no such split, or ``since`` does not fit.
-            Missing: one of the artefacts, or the tombstones that are named, is not there.
+            Missing: one of the artefacts, or a folder given in ``tombstones``, does not exist.
         """
         faces, model = Faces.open(config.faces), models.load(config.model)
-        since = _since(config, faces, model) if config.since else None
+        since = _open_since(config, faces, model) if config.since else None
         erased = tombstones.of(config.faces, config.tombstones)
         selection = delta.select(faces, config.split, since, erased)
         if selection.twins:
             say(
-                f"{selection.twins} pictures have a new twin, which differs in its ending only; the one whose ending "
-                f"comes first has the plain key's face_id now, and both are embedded again"
+                f"{selection.twins} pictures have a new twin whose name differs only in the ending; the one whose "
+                f"ending comes first now has the face_id of the plain key, and both are embedded again"
             )
         setup = Setup(
             faces=faces,
@@ -86,12 +86,12 @@ class EmbedPlan:
 
     @property
     def total(self) -> int:
-        """Faces that go in: the inputs without those that are erased."""
+        """Faces to embed, without erased ones."""
         return self.inputs - len(self.setup.selection.erased_M)
 
     @property
     def document(self) -> dict[str, Any]:
-        """What the result is a pure function of, as it is written to ``plan.json``."""
+        """What the result is a pure function of; it is written to ``plan.json``."""
         return {
             "faces_digest": self.setup.faces.manifest.digest,
             "split": self.config.split,
@@ -112,7 +112,7 @@ class EmbedPlan:
         return manifest.digest(migrate.hashed("embeddings", "plan", self.document))
 
     def units_with_erased(self) -> Iterator[Unit]:
-        """Units with rows that would be embedded, were they not erased."""
+        """Units some of whose faces are erased."""
         for unit in self.units:
             erased_M = self.setup.selection.erased.get(unit.part.name, ids.NONE)
             start, stop = np.searchsorted(erased_M, [unit.first, unit.last])
@@ -124,17 +124,17 @@ class EmbedPlan:
         return tombstones.of(self.config.faces, self.config.tombstones).digest != self.erasures
 
 
-def _since(config: EmbedConfig, faces: Faces, model: Model) -> Collection:
+def _open_since(config: EmbedConfig, faces: Faces, model: Model) -> Collection:
     since = Collection.open(config.since or "").require_whole()
     if since.fingerprint != model.fingerprint:
         raise FingerprintMismatch(
             f"--since {since.uri} holds vectors of model {since.fingerprint}, --model {model.uri} is "
-            f"{model.fingerprint}; a delta needs the same model: give that one, or leave --since out to embed all anew"
+            f"{model.fingerprint}; a delta needs the same model: give that one, or leave --since out to embed all faces"
         )
     here = {"namespace": faces.namespace, "dtype": config.dtype, "precision": config.precision}
     problems = [
         f"{name} is {value}, in --since {source.manifest.uri} it is {source.manifest.content[name]}; a delta needs the "
-        f"same: give that one, or leave --since out to embed all anew"
+        f"same: give that one, or leave --since out to embed all faces"
         for source in since.sources
         for name, value in here.items()
         if source.manifest.content[name] != value

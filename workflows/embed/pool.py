@@ -1,7 +1,7 @@
-"""A pool of actors that units of work are handed out to: a bounded number at a time, and actors that die are replaced.
+"""A pool of actors that work on units: a bounded number of units at a time, and actors that die are replaced.
 
-With decoders, a unit is decoded by a task first and the result goes to the actor that is free next; without, the actor
-does it all. What a unit is and what is done with it is left to the caller.
+With decoders, a task decodes a unit first and the result goes to the next free actor; without, the actor does both.
+What a unit is, and what is done with it, is left to the caller.
 """
 
 import time
@@ -16,19 +16,19 @@ from metric_core.errors import JobFailed, LikenessError
 from workflows.shared import cluster
 
 IN_FLIGHT = 2
-"""Units per actor: the one that has the network, and the one that is read, decoded or written meanwhile."""
+"""Units per actor: one uses the network while the other one is read, decoded or written."""
 ATTEMPTS = 5
-"""Times that a unit is handed out, when what it runs on dies or a store does not answer, before the job fails."""
+"""How often a unit is handed out before the job fails, if its process dies or a store does not answer."""
 
 
 class ActorPool:
-    """Actors that have ``ready()`` and ``work(unit, decoded)``, for one run of units through them."""
+    """Actors with the methods ``ready()`` and ``work(unit, decoded)``, for one call of ``run``."""
 
     def __init__(
         self, start: Callable[[], Any], actors: int, decode: Callable[[Any], Any] | None = None, decoders: int = 0
     ) -> None:
-        """``start()`` returns a new actor, ``decode(unit)`` a reference to what ``work`` gets as ``decoded``; up to
-        ``decoders`` units are decoded at once."""
+        """``start()`` returns a new actor, ``decode(unit)`` a reference to what ``work`` gets as ``decoded``; at most
+        ``decoders`` units are decoded at the same time."""
         self._started: float | None = None
         self._start, self._decode, self._decoders = start, decode, decoders
         self._ahead = decoders + IN_FLIGHT * actors
@@ -46,10 +46,10 @@ class ActorPool:
         return 0.0 if self._started is None else time.monotonic() - self._started
 
     def run(self, todo: Iterable[Any]) -> Generator[tuple[Any, Any], None, None]:
-        """Work off ``todo``: each unit with what ``work`` returned, as they get done; the actors end with the last one.
+        """Have ``todo`` done; yields each finished unit with the result of ``work``. The actors are stopped at the end.
 
         Raises:
-            LikenessError: what an actor raised on purpose, or JobFailed with the cause.
+            LikenessError: the one that an actor raised, or JobFailed with the cause.
         """
         self._waiting.extend(todo)
         left = len(self._waiting)
@@ -59,10 +59,10 @@ class ActorPool:
                 (reference,), _ = ray.wait([*self._running, *self._decoding], fetch_local=False)
                 if reference in self._decoding:
                     self._decoded.append((self._decoding.pop(reference), reference))
-                elif (answer := self._take(reference)) is not None:
+                elif (answer := self._collect(reference)) is not None:
                     left -= 1
                     yield answer
-        except GeneratorExit:  # the job stops early: what is being embedded may still be committed
+        except GeneratorExit:  # the job stops early: units in progress may still be committed
             if busy := [reference for reference, (unit, _) in self._running.items() if unit is not None]:
                 ray.wait(busy, num_returns=len(busy), timeout=30)
             raise
@@ -87,12 +87,12 @@ class ActorPool:
             self._running[actor.work.remote(unit, decoded)] = (unit, actor)
 
     def _places(self, unit: Any) -> int:
-        """How many of an actor's places a unit takes: all once it has failed, so that what kills its process takes no
-        other unit down with it again and again, and none is blamed for another."""
+        """How many of an actor's places a unit takes: all of them once it has failed, so that a unit that kills its
+        process fails no other units, and no unit is blamed for another one."""
         return IN_FLIGHT if self._failures[unit] else 1
 
-    def _take(self, reference: Any) -> tuple[Any, Any] | None:
-        """A unit and what ``work`` returned; None when an actor has become ready, or has failed."""
+    def _collect(self, reference: Any) -> tuple[Any, Any] | None:
+        """A finished unit and the result of ``work``; None if an actor has become ready, or has failed."""
         unit, actor = self._running.pop(reference)
         freed = [actor] * self._places(unit)
         try:
@@ -101,7 +101,7 @@ class ActorPool:
             self._replace(actor, unit, error)
             return None
         except RayError as error:
-            self._failed(unit, error)
+            self._requeue(unit, error)
             self._free.extend(freed)
             return None
         if unit is None:
@@ -113,25 +113,25 @@ class ActorPool:
         return unit, answer
 
     def _replace(self, lost: Any, unit: Any, error: RayActorError) -> None:
-        """Another actor for one that died with its process or node; its units are handed out again."""
+        """Replace an actor whose process or node died; its units are handed out again."""
         held = [unit, *(u for u, a in self._running.values() if a is lost)]
         for unit in held:
-            self._failed(unit, error)
-        ray.kill(lost)  # it may only be out of reach
+            self._requeue(unit, error)
+        ray.kill(lost)  # it may be alive but unreachable
         fresh = self._start()
         self._actors = [fresh if actor is lost else actor for actor in self._actors]
         self._free = deque(actor for actor in self._free if actor is not lost)
         self._running = {r: (u, a) for r, (u, a) in self._running.items() if a is not lost}
         self._running[fresh.ready.remote()] = (None, fresh)
 
-    def _failed(self, unit: Any, error: RayError) -> None:
-        """Put a unit back in front (None: an actor that did not come up). Raises when it has failed too often, or
-        refused the unit on purpose."""
+    def _requeue(self, unit: Any, error: RayError) -> None:
+        """Put a failed unit back in front of the queue; None: an actor that did not start. Raises LikenessError if it
+        has failed ``ATTEMPTS`` times, or with an error that another attempt cannot help."""
         if isinstance(error, RayTaskError) and not isinstance(error.cause, (OSError, RayError)):
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
         self._failures[unit] += 1
         if self._failures[unit] >= ATTEMPTS:
-            cause: LikenessError = cluster.cause(error)
+            cause: LikenessError = cluster.as_likeness_error(error)
             raise JobFailed(f"{unit or 'the actors'}: given up after {ATTEMPTS} attempts; {cause}") from error
         if unit is not None:
             self._waiting.appendleft(unit)

@@ -1,4 +1,4 @@
-"""A sample of the catalogue, embedded before the job: is the precision exact enough, and what will the whole take?"""
+"""Embeds a sample of the catalogue, to check that the precision is exact enough and to estimate the whole job."""
 
 from dataclasses import asdict
 from typing import Any
@@ -16,16 +16,16 @@ from workflows.shared import cluster
 from workflows.shared.console import say
 
 MIN_COSINE = 0.9999
-"""To float32, that every sampled face's vector keeps in a faster precision."""
+"""Lowest cosine that is accepted between a sampled face's vectors in a faster precision and in float32."""
 SAMPLES = 4
-"""Batches that are sampled, of units spread over the catalogue."""
+"""Number of batches in a sample, from units spread over the catalogue."""
 
 
 def take(launcher: Launcher, units: list[Unit]) -> Sample:
-    """A few batches from all over these units, embedded by one worker.
+    """Embed ``SAMPLES`` batches, spread over these units, on one worker.
 
     Raises:
-        LikenessError: what the worker raised on purpose, or JobFailed with the cause.
+        LikenessError: the one that the worker raised, or JobFailed with the cause.
     """
     worker = launcher.worker()
     try:
@@ -35,7 +35,7 @@ def take(launcher: Launcher, units: list[Unit]) -> Sample:
         sample: Sample = ray.get(worker.sample.remote(spread, SAMPLES))
         return sample
     except RayError as error:
-        raise cluster.cause(error) from error
+        raise cluster.as_likeness_error(error) from error
     finally:
         ray.kill(worker)
 
@@ -58,7 +58,7 @@ def check_precision(precision: str, launcher: Launcher, units: list[Unit]) -> No
 
 
 def dry_run(plan: EmbedPlan) -> dict[str, Any]:
-    """What the whole job would take, from a sample of it.
+    """Estimate from a sample what the whole job would take.
 
     Returns:
         {units, images, actors, decoders, bytes, seconds, images_per_second, slowest[, cost]}

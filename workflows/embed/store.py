@@ -5,9 +5,9 @@
     quarantine/part-NNNNNN.parquet  its rejects
     done/NNNNNN.json                its record
 
-They are put in place in this order. The part is that of the first writer to get there; quarantine file and record are
-functions of that part, so that writers who come later, or back from the dead, can only repeat them. A retry of a
-unit's rejects adds files of the same kinds with the retry's number in the name, tags excepted.
+They are written in this order. The part of the first writer counts; quarantine file and record are functions of that
+part, so that later writers, even one that was taken for dead, can only repeat them. A retry of a unit's rejects adds
+files of the same kinds except tags, with the retry's number in the name.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from workflows.embed.layout import to_parquet
 from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
 
 REJECTS = b"likeness.rejects"
-"""Key in a part's metadata of the faces of the unit that could not be embedded."""
+"""Key in a part's metadata, whose value lists the faces of the unit that could not be embedded."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class UnitStore:
         """The folder that lists the faces that could not be embedded, for messages."""
         return storage.join(self.out, "quarantine")
 
-    def settled(self, unit: Unit) -> UnitRecord | None:
-        """The record of a unit that is done, else None. A part whose writer died before the record gets its record."""
+    def finished(self, unit: Unit) -> UnitRecord | None:
+        """The record of a unit that is done, else None. It is written now if the part's writer died before that."""
         if storage.exists(self._record(unit)):
             return self.record(unit)
         if not storage.exists(self._part(unit)):
@@ -55,11 +55,10 @@ class UnitStore:
         return self._put_record(unit, self._complete(unit, storage.read_bytes(self._part(unit))))
 
     def commit(self, unit: Unit, result: UnitResult) -> UnitRecord:
-        """Put the files of a unit in place. The record that is returned describes the files that are there, whoever
-        wrote them.
+        """Write the files of a unit. The returned record describes the files that are there, whoever wrote them.
 
         Raises:
-            StorageFull: nothing half-written is left.
+            StorageFull: the disk or a quota is full; no partial file is left.
         """
         start = time.monotonic()
         if result.vectors.num_rows or result.rejects:
@@ -74,10 +73,10 @@ class UnitStore:
         return self._put_record(unit, replace(record, seconds={**result.seconds, "write": time.monotonic() - start}))
 
     def discard(self, unit: Unit, erased_M: np.ndarray) -> bool:
-        """Remove all files of a unit that took in any of these faces, so that it is done again.
+        """Remove all files of a unit if any of these faces went into it, so that it is done again.
 
-        Tags and parts may be of two writers, one of them back from the dead: all of them are looked at, and a part
-        without tags is removed in any case. The tags go last: after a kill, the next call completes the removal.
+        Tags and parts may be of two writers, so all of them are checked, and a part without tags is removed in any
+        case. The tags are removed last: after a kill, the next call completes the removal.
 
         Returns:
             Whether anything was removed.
@@ -85,8 +84,8 @@ class UnitStore:
         parts = self._parts(unit)
         if storage.exists(self._tags(unit)):
             tags = pq.read_table(pa.BufferReader(storage.read_bytes(self._tags(unit))), columns=["face_id"])
-            took_in = (tags["face_id"].to_numpy(), *map(_took_in, parts))
-            if not any(ids.within(id_N, erased_M).any() for id_N in took_in):
+            went_in = (tags["face_id"].to_numpy(), *map(_faces_of, parts))
+            if not any(ids.within(id_N, erased_M).any() for id_N in went_in):
                 return False
         elif not parts:
             return False
@@ -103,21 +102,21 @@ class UnitStore:
 
     def rejects(self, unit: Unit) -> np.ndarray:
         """int64 (N,): the face_ids in a unit's quarantine file. Raises Missing."""
-        data = storage.read_bytes(self._quarantined(unit))
+        data = storage.read_bytes(self._quarantine_file(unit))
         id_N: np.ndarray = pq.read_table(pa.BufferReader(data), columns=["face_id"])["face_id"].to_numpy()
         return id_N
 
     def recorded_runs(self) -> Counter[int]:
-        """For each unit's number, how many of its runs have a record: the first one, and every retry."""
+        """Number of runs with a record, first runs and retries, by the unit's number."""
         names = storage.names(storage.join(self.out, "done"))
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != ".")
         return Counter(int(stem.partition("-")[0]) for stem in stems)
 
     def put_gone(self, gone_M: np.ndarray) -> dict[str, Any] | None:
-        """Write the file that lists the faces that are gone; int64 (M,), sorted.
+        """Write the file that lists the faces that are gone. ``gone_M``: int64 (M,), sorted.
 
         Returns:
-            {name, rows, sha256} of the file; None, and no file, when there are no such faces.
+            {name, rows, sha256} of the file; None if there are no such faces, and no file.
         """
         if not len(gone_M):
             return None
@@ -126,22 +125,22 @@ class UnitStore:
         return {"name": GONE, "rows": len(gone_M), "sha256": hashlib.sha256(data).hexdigest()}
 
     def sweep(self, superseded: Iterable[Unit]) -> None:
-        """Remove the quarantine files of runs that a retry superseded, and files that were never finished."""
+        """Remove the quarantine files of runs that a retry superseded, and unfinished files."""
         for unit in superseded:
-            storage.remove(self._quarantined(unit))
+            storage.remove(self._quarantine_file(unit))
         for folder in ("done", "tags", "quarantine"):
             storage.remove_unfinished(storage.join(self.out, folder))
         storage.remove_unfinished(self.out)
 
     def _complete(self, unit: Unit, part: bytes) -> UnitRecord:
-        """Put the quarantine file that follows from a part's bytes in place; returns the record that follows."""
+        """Write the quarantine file that follows from a part's bytes; returns the record that follows from them."""
         footer = pq.read_metadata(pa.BufferReader(part))
         rejects = [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
         quarantine = None
         if rejects:
             columns = [pa.array(column, f.type) for column, f in zip(zip(*rejects), schema.QUARANTINE)]
             quarantine = to_parquet(pa.Table.from_arrays(columns, schema=schema.QUARANTINE))
-            storage.create_if_absent(self._quarantined(unit), quarantine)
+            storage.create_if_absent(self._quarantine_file(unit), quarantine)
         return UnitRecord(
             rows=footer.num_rows,
             sha256=hashlib.sha256(part).hexdigest(),
@@ -169,7 +168,7 @@ class UnitStore:
     def _tags(self, unit: Unit) -> str:
         return storage.join(self.out, "tags", embeddings.part_name(unit.number))
 
-    def _quarantined(self, unit: Unit) -> str:
+    def _quarantine_file(self, unit: Unit) -> str:
         return storage.join(self.out, "quarantine", unit.name)
 
 
@@ -177,8 +176,8 @@ def _stem(unit: Unit) -> str:
     return unit.name.removeprefix("part-").removesuffix(".parquet")
 
 
-def _took_in(part: str) -> np.ndarray:
-    """int64 (N,): the faces of a part, embedded or rejected."""
+def _faces_of(part: str) -> np.ndarray:
+    """int64 (N,): face_ids in a part, embedded or rejected."""
     with storage.open_read(part, ahead=False) as f:
         file = pq.ParquetFile(f, pre_buffer=True)
         rejected = [reject[0] for reject in json.loads(file.metadata.metadata[REJECTS])]

@@ -1,7 +1,6 @@
 """The tally of an embed job: how many faces went in, were embedded and were rejected, and the seconds spent on them.
 
-Inputs = embedded + rejected once the job is over. What the seconds say about the slowest stage is left to
-``throughput``.
+Inputs = embedded + rejected once the job is over. The slowest stage is determined in ``throughput``.
 """
 
 from collections import Counter
@@ -17,10 +16,10 @@ class Tally:
     """Running totals."""
 
     total: int
-    """Faces that go in."""
+    """Faces to embed."""
     sizes: PoolSizes
     unchanged: int = 0
-    """Faces that the earlier embeddings of a delta have: the share of bad ones is one of the whole catalogue."""
+    """Faces in the earlier embeddings of a delta: the share of rejects is one of the whole catalogue."""
     embedded: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     """Number of rejects by reason."""
@@ -40,7 +39,7 @@ class Tally:
         return self.embedded + self.rejected
 
     def add(self, record: UnitRecord, *, last: bool = True, fresh: bool = False) -> None:
-        """Count a record's faces; its rejects count only when no retry follows it. ``fresh``: made by this run."""
+        """Count a record's faces; its rejects count only if no retry follows (``last``). ``fresh``: of this run."""
         self.embedded += record.rows
         if last:
             self.reasons.update(record.reasons)
@@ -70,7 +69,7 @@ class Tally:
         return {"done": self.done, "images_per_second": round(rate, 1), "rejected": self.rejected, **spent}
 
     def note(self, elapsed: float) -> str:
-        """The figures that the progress bar shows beside how much is done and how long the rest will take."""
+        """Figures for the progress bar, which itself shows how much is done and how long the rest will take."""
         if not self.fresh:
             return f"{self.rejected} rejects"
         rate, slowest = self.figures(elapsed)["images_per_second"], self.sizes.slowest(self.seconds)

@@ -11,8 +11,8 @@ from workflows.embed.units import STAGES
 from workflows.embed.worker import Sample
 
 REMEDIES = {
-    "read": "bring the images' storage nearer, or give more --decoders to wait for it",
-    "decode": "more CPUs to decode on (--decoders, or --actors without them)",
+    "read": "faster or nearer storage for the images, or more --decoders",
+    "decode": "more CPUs for decoding (--decoders, or --actors if there are none)",
     "forward": "more CPUs or GPUs for the network (--actors, --gpu), or a faster --precision",
     "write": "faster storage for --out",
 }
@@ -27,13 +27,13 @@ class PoolSizes:
     """0: the actors decode."""
 
     def load(self, seconds: Mapping[str, float]) -> dict[str, float]:
-        """Seconds that each process spends on each stage, when its pool shares ``seconds`` evenly."""
+        """Seconds that each process spends on each stage if its pool shares ``seconds`` evenly."""
         ahead = self.decoders or self.actors
         sizes = {"read": ahead, "decode": ahead, "forward": self.actors, "write": self.actors}
         return {stage: seconds.get(stage, 0.0) / sizes[stage] for stage in STAGES}
 
     def wall(self, seconds: Mapping[str, float]) -> float:
-        """Seconds the whole takes when both pools work at the same time and neither waits."""
+        """Seconds that the whole takes if both pools work at the same time and neither waits."""
         load = self.load(seconds)
         pools = (load["read"] + load["decode"], load["forward"] + load["write"])
         return max(pools) if self.decoders else sum(pools)
@@ -53,7 +53,7 @@ class PoolSizes:
 
 
 def estimate(sample: Sample, faces: int, sizes: PoolSizes, price_per_hour: float | None) -> dict[str, Any]:
-    """{bytes, seconds, images_per_second, slowest[, cost]} that ``faces`` would take, start-up not included.
+    """{bytes, seconds, images_per_second, slowest[, cost]} for ``faces`` faces, without start-up.
 
     Raises:
         DataError: the sample is empty.
@@ -72,5 +72,5 @@ def estimate(sample: Sample, faces: int, sizes: PoolSizes, price_per_hour: float
 
 
 def _three_digits(value: float) -> float:
-    """An estimate has no more."""
+    """Rounded to three digits: an estimate is no more exact."""
     return float(f"{value:.3g}")

@@ -1,7 +1,7 @@
-"""Units of embedding work: which rows of the catalogue each holds, what comes out of one, and what is recorded of it.
+"""Units of embedding work: the rows of the catalogue that each holds, its result, and its record.
 
-Units are a pure function of the catalogue's manifest and, for a delta, of the earlier embeddings. How a unit is
-committed is left to ``store``, how its vectors are computed to ``worker``.
+Units are a pure function of the catalogue's manifest and, for a delta, of the earlier embeddings. Vectors are computed
+in ``worker``, units are committed in ``store``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,19 +15,19 @@ from metric_core.artefacts import embeddings
 from metric_core.artefacts.rows import Part
 
 STAGES = ("read", "decode", "forward", "write")
-"""What the time of a unit is spent on."""
+"""Stages of the work on a unit, in order."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows ``first`` to ``last`` (exclusive) of one part of the catalogue, or those of them that a delta wants."""
+    """Rows ``first`` to ``last`` (exclusive) of one part of the catalogue, or the wanted ones among them in a delta."""
 
     number: int
     part: Part
     first: int
     last: int
     retry: int = 0
-    """0: all its rows; n: those that were rejected by retry n - 1."""
+    """0: all its rows; n: those that run n - 1 rejected."""
 
     @property
     def name(self) -> str:
@@ -49,26 +49,26 @@ class Reject(NamedTuple):
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What was computed for a unit and is to be committed."""
+    """What was computed for a unit, to be committed."""
 
     tags: pa.Table
     """``schema.TAGS`` of every face that went in, sorted by face_id."""
     vectors: pa.Table
-    """``schema.embeddings`` of those that were embedded, sorted by face_id."""
+    """``schema.embeddings`` of the embedded faces, sorted by face_id."""
     rejects: list[Reject]
-    """The others."""
+    """The other faces."""
     seconds: dict[str, float]
-    """Spent on each of ``STAGES`` before the commit."""
+    """Seconds spent on each of ``STAGES`` before the commit."""
 
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What is written once a unit is done; the fields are the keys of its JSON file."""
+    """The record of a finished unit; the fields are the keys of its JSON file."""
 
     rows: int
     """Faces embedded."""
     sha256: str | None
-    """Of the part; None when the unit has neither vectors nor rejects, and hence no part."""
+    """Of the part; None if the unit has neither vectors nor rejects, and so no part."""
     reasons: dict[str, int]
     """Number of rejects by reason."""
     quarantine_sha256: str | None
@@ -76,7 +76,7 @@ class UnitRecord:
     tags_sha256: str | None
     """Of the tags; None without a part, and for a retry, whose faces are in the tags of the first run."""
     seconds: dict[str, float]
-    """Spent on each of ``STAGES``."""
+    """Seconds spent on each of ``STAGES``."""
 
     @property
     def rejected(self) -> int:
@@ -87,7 +87,7 @@ class UnitRecord:
 def cut(parts: Iterable[Part], size: int, wanted: Mapping[str, np.ndarray] | None = None) -> list[Unit]:
     """Cut a catalogue into units of ``size`` rows, in order; every row is in exactly one, and no unit crosses a part.
 
-    ``wanted``, as in ``Selection``: units then hold ``size`` rows that are wanted and span whatever lies between.
+    With ``wanted``, as in ``Selection``, units hold ``size`` wanted rows and span the other rows between them.
     """
     spans = []
     for part in parts:

@@ -1,7 +1,7 @@
 """The actor of an embed job: one process with the model in memory, which embeds units and commits them.
 
-Decoding and the network overlap: a worker has two units at once, and while one of them has the network the other one
-is decoded, or written. Which units a worker gets is left to ``pool``.
+Decoding and the network overlap: a worker has two units at a time, and while one uses the network the other one is
+decoded or written. Units are handed out in ``pool``.
 """
 
 import threading
@@ -21,22 +21,22 @@ from workflows.embed.units import STAGES, Reject, Unit, UnitRecord, UnitResult
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_PASS = 4
-"""Pictures that go through the network at once on a CPU: more are hardly faster, and leave larger holes in memory."""
+"""Pictures that go through the network together on a CPU: more are hardly faster, and fragment the memory."""
 NO_VECTOR = ("no-vector", "the model's answer is not finite")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What it took to embed a few batches, and how exact their vectors are."""
+    """Costs of embedding a few batches, and how exact their vectors are."""
 
     embedded: int
     rejected: int
     bytes: int
     """Size of a part with these vectors."""
     cosine: float
-    """The lowest between a face's vectors in the chosen precision and in float32."""
+    """The lowest cosine between a face's vectors in the chosen precision and in float32."""
     seconds: dict[str, float]
-    """Spent on each of ``STAGES``."""
+    """Seconds spent on each of ``STAGES``."""
 
 
 class EmbedWorker:
@@ -48,18 +48,18 @@ class EmbedWorker:
         self._network = threading.Lock()
 
     def ready(self) -> None:
-        """Returns once the process is up, the model in place and the network warm."""
+        """Returns once the process is running, the model loaded and the network warm."""
         how = self._setup.embedder.spec.preprocessing
         self._forward(np.zeros((1, how.channels, how.size, how.size), np.uint8), self._setup.precision)
 
     def work(self, unit: Unit, decoded: list[DecodedBatch] | None) -> UnitRecord:
-        """Embed and commit a unit, unless that was done before; its batches come from elsewhere, or are made here.
+        """Embed and commit a unit, unless it is done already. ``decoded``: its batches; None: they are decoded here.
 
         Raises:
-            StorageFull: nothing half-written is left.
+            StorageFull: the disk or a quota is full; no partial file is left.
         """
         store = self._setup.store
-        record = store.settled(unit)
+        record = store.finished(unit)
         if record:
             return record
         return store.commit(unit, self._compute(batches(self._setup, unit) if decoded is None else decoded))
@@ -96,7 +96,7 @@ class EmbedWorker:
                 continue
             with self._network, clock(seconds, "forward"):
                 vector_BD, norm_B = self._forward(batch.pixels_BCSS, self._setup.precision)
-            # A network can answer NaN, and NaN never enters an artefact.
+            # A network can return NaN, and NaN never enters an artefact.
             finite_B = np.isfinite(vector_BD).all(axis=1) & vector_BD.any(axis=1)
             rejects += rejects_of(batch.table, [Bad(int(n), *NO_VECTOR) for n in np.flatnonzero(~finite_B)])
             kept.append(batch.table.filter(finite_B))
@@ -113,7 +113,7 @@ class EmbedWorker:
         return UnitResult(pa.concat_tables(tags).sort_by("face_id"), part, rejects, seconds)
 
     def _forward(self, pixels_BCSS: np.ndarray, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors, float32 (B, D), and the lengths that they had, float32 (B,)."""
+        """Unit vectors, float32 (B, D), and their lengths before normalisation, float32 (B,)."""
         kind, reduced = self._setup.device, precision != "float32"
         with torch.autocast(kind, AUTOCAST.get(precision), enabled=reduced):
             x_BCSS = torch.from_numpy(pixels_BCSS).to(kind)

@@ -17,18 +17,18 @@ def run(config: CheckConfig) -> dict[str, Any]:
         quarantined, erased, missing, surplus}
 
     Raises:
-        Corrupt: with everything that is wrong, a line each.
-        DataError: all is well, but the catalogue has other faces.
+        Corrupt: it lists everything that is wrong, one line per problem.
+        DataError: nothing is wrong, but the embeddings do not cover the catalogue.
     """
     collection = Collection.open(config.embeddings)
     problems = [f"{one.manifest.uri}: {text}" for one in collection.sources for text in audit.problems(one)]
     if problems:
         raise Corrupt("\n".join(problems))
     contents = [source.manifest.content for source in collection.sources]
-    books = {
+    totals = {
         name: sum(content[name] for content in contents) for name in ("inputs", "embedded", "quarantined", "erased")
     }
-    answer = {"rows": collection.rows, "parts": sum(len(content["parts"]) for content in contents), **books}
+    answer = {"rows": collection.rows, "parts": sum(len(content["parts"]) for content in contents), **totals}
     return answer | {"coverage": _coverage(config, config.faces, collection)} if config.faces else answer
 
 

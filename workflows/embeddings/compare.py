@@ -1,4 +1,4 @@
-"""``likeness embeddings compare``: how scores move when faces are embedded anew by another model, beside the old."""
+"""``likeness embeddings compare``: how scores change when the same faces are embedded by a new model."""
 
 import io
 from collections.abc import Mapping
@@ -24,12 +24,13 @@ def run(config: CompareConfig) -> dict[str, Any]:
         ``upgrade.compare``.
 
     Raises:
-        DataError: they have no faces in common.
+        DataError: the two have no faces in common.
+        ConfigError: their faces are of different namespaces.
     """
-    old, new = (erasures.left_out(Collection.open(address)) for address in (config.old, config.new))
+    old, new = (erasures.without_erased(Collection.open(address)) for address in (config.old, config.new))
     if old.namespace != new.namespace:
-        raise ConfigError(f"--old has faces of {old.namespace}, --new of {new.namespace}; give the same faces twice")
-    drawn_M = _drawn(old, new, config)
+        raise ConfigError(f"--old has faces of {old.namespace}, --new of {new.namespace}; both need the same faces")
+    drawn_M = _sample(old, new, config)
     before, after = old.take(drawn_M), new.take(drawn_M)
     found = upgrade.compare(before, after, config.threshold, config.seed)
     answer = {
@@ -40,12 +41,13 @@ def run(config: CompareConfig) -> dict[str, Any]:
     }
     if config.picture:
         answer["picture"] = storage.absolute(config.picture)
-        _draw({"old": found.old, "new": found.new}, answer["picture"])
+        _plot({"old": found.old, "new": found.new}, answer["picture"])
     return answer
 
 
-def _drawn(old: Collection, new: Collection, config: CompareConfig) -> np.ndarray:
-    """int64, sorted: the faces that both have of as many people, drawn by their names, as have ``config.faces``."""
+def _sample(old: Collection, new: Collection, config: CompareConfig) -> np.ndarray:
+    """int64 (M,), sorted: the faces in both of some people, who are drawn by their names until they have
+    ``config.faces`` faces."""
     there_M = np.sort(np.concatenate([ids.NONE, *(t["face_id"].to_numpy() for t in old.iter_columns(["face_id"]))]))
     found, draws = [ids.NONE], [np.empty(0)]
     for table in new.iter_columns(["face_id", "identity"]):
@@ -62,9 +64,9 @@ def _drawn(old: Collection, new: Collection, config: CompareConfig) -> np.ndarra
     return np.sort(id_N[draw_N <= last])
 
 
-def _draw(models: Mapping[str, PairScores], out: str) -> None:
-    """Write a PNG with a panel a model: how often genuine and impostor pairs have which cosine similarity."""
-    from matplotlib.figure import Figure  # takes a second to import, and few ask for it
+def _plot(models: Mapping[str, PairScores], out: str) -> None:
+    """Write a PNG with one panel per model: histograms of the similarity of genuine and impostor pairs."""
+    from matplotlib.figure import Figure  # takes a second to import, and is rarely needed
 
     figure = Figure(figsize=(7, 2.4 * len(models)), layout="constrained")
     panels = figure.subplots(len(models), 1, sharex=True, squeeze=False)[:, 0]

@@ -13,15 +13,15 @@ from workflows.shared import erasures
 
 
 def run(config: ExportConfig) -> dict[str, Any]:
-    """Export, a part at a time. The vectors come last, so that where they are the ids are, too.
+    """Export, one part at a time. The file of vectors is completed last: if it exists, that of the ids does, too.
 
     Returns:
         {vectors, ids, rows, dim, dtype}
 
     Raises:
-        DataError: there is not one vector.
+        DataError: there are no vectors.
     """
-    collection = erasures.left_out(Collection.open(config.embeddings))
+    collection = erasures.without_erased(Collection.open(config.embeddings))
     if not collection.rows:
         raise DataError(f"{collection.uri} holds no vectors to export")
     vectors = storage.absolute(config.out)
@@ -49,7 +49,7 @@ def _write_npy(path: Path, collection: Collection, dtype: np.dtype) -> np.ndarra
 
 
 def _write_fvecs(path: Path, collection: Collection, dtype: np.dtype) -> np.ndarray:
-    """Each vector behind its number of components, as in http://corpus-texmex.irisa.fr."""
+    """Each vector after its number of components, as in http://corpus-texmex.irisa.fr."""
     row = np.dtype([("dim", "<i4"), ("vector", "<f4", (collection.dim,))])
     ids = []
     with open(path, "wb") as f:

@@ -18,8 +18,8 @@ def run(config: StatsConfig) -> dict[str, Any]:
 
     Returns:
         {rows, people, dim, dtype, model, namespace, parts, bytes, bytes_per_face, norm: {quantile: value},
-        pictures_per_person: {quantile: count}, quarantined: {reason: count}}; bytes and reasons are those of all the
-        files, also where a later artefact supersedes a face.
+        pictures_per_person: {quantile: count}, quarantined: {reason: count}}; bytes and reasons are of all files, with
+        those of faces that a later artefact supersedes.
     """
     collection = Collection.open(config.embeddings)
     norms, people = [np.empty(0, np.float32)], [_counts(pa.table({"identity": pa.array([], pa.string())}))]

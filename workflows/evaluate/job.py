@@ -1,6 +1,6 @@
 """``likeness evaluate``: how good embeddings are, by the field's protocols, from verification to clustering.
 
-What a protocol asks and what its figures mean is said in ``metric_core.evaluate``, one module a protocol.
+Protocols and their figures are described in ``metric_core.evaluate``, one module per protocol.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         pictures, threshold};
         --classification: {accuracy, neighbours, queries, queries_skipped}
     """
-    source = erasures.left_out(Collection.open(config.embeddings))
+    source = erasures.without_erased(Collection.open(config.embeddings))
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:

@@ -1,4 +1,4 @@
-"""The steps of building a version of an index; each finds what an interrupted run left, and continues from there."""
+"""The steps of building an index version; each continues from what an interrupted run left."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ from workflows.index.config import IndexConfig
 from workflows.shared import cluster
 
 QUERIES = 256
-"""Vectors that recall is measured with; 256 x 10 neighbours put its standard error below 0.2 % at 0.99."""
+"""Number of queries to measure recall with; 256 x 10 neighbours put its standard error below 0.2 % at 0.99."""
 NEIGHBOURS = 10
+"""Neighbours per query whose recall is measured."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A version that is being built: what from, what kind of index, and where to."""
+    """An index version that is being built."""
 
     config: IndexConfig
     source: Collection
@@ -32,7 +33,7 @@ class Build:
     version: Version
 
     def template(self) -> bytes:
-        """Trained once; every shard starts as a copy of it, since FAISS merges shards of different training silently.
+        """The trained template. Every shard is a copy of it: FAISS does not notice if merged shards were trained apart.
 
         Raises:
             ConfigError: there are too few vectors to train the lists.
@@ -47,7 +48,7 @@ class Build:
         return self.version.put_template(build.train_template(sample_ND, self.spec, self.config.seed))
 
     def shards(self, template: bytes) -> Iterator[Shard]:
-        """Receipts of all shards as they get done: a Ray task builds and checks each that is not there yet.
+        """Receipts of all shards as they are done: a Ray task builds and checks each one that is missing.
 
         Raises:
             IndexBuildError: a shard failed its checks.
@@ -64,10 +65,10 @@ class Build:
                 ready, running = ray.wait(running)
                 yield ray.get(ready[0])
         except RayError as error:
-            raise cluster.cause(error) from error
+            raise cluster.as_likeness_error(error) from error
 
     def content(self, template: bytes, shards: list[Shard]) -> Content:
-        """What the manifest is going to say, before tuning."""
+        """The manifest's content, before tuning."""
         return Content(
             fingerprint=self.source.fingerprint,
             namespace=self.source.namespace,
@@ -90,7 +91,7 @@ class Build:
         return recall.tune_nprobe(draft, truth, self.config.target_recall)
 
     def _rows_of_shards(self) -> np.ndarray:
-        """int64 (shards,): how many of the vectors belong to each."""
+        """int64 (shards,): number of vectors per shard."""
         expected = np.zeros(self.spec.shards, np.int64)
         for block in self.source.iter_vectors():
             expected += np.bincount(build.shard_of(block.face_id_N, self.spec.shards), minlength=self.spec.shards)

@@ -25,12 +25,12 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
     Raises:
         FingerprintMismatch: the embeddings are of different models.
-        Missing: the embeddings, or the tombstones that are named, are not there.
+        Missing: the embeddings, or a folder given in ``tombstones``, do not exist.
         ConfigError: nothing to index, embeddings that cannot be read as one, or a memory budget that cannot hold it.
         IndexBuildError: a shard failed its checks; nothing was published.
     """
     store = IndexStore(storage.absolute(config.out))
-    source = erasures.left_out(Collection.open(config.embeddings).require_whole(), config.tombstones)
+    source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     chosen = spec.choose(
         source.rows,
         source.dim,
@@ -68,7 +68,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
 
 def _content(work: Build) -> Content:
-    """Take all steps of the build, showing how far it is; what the version's manifest is to say."""
+    """Take all steps of the build and show their progress; returns the content for the version's manifest."""
     with console.bar("index", work.spec.shards + 2) as bar:
         template = work.template()
         bar.update(1, f"{work.spec.factory} trained")

@@ -1,4 +1,4 @@
-"""A sheet to look at: probes, each beside the faces of the people it was found to look like."""
+"""A sheet of pictures to look at: each probe beside the faces of the people found."""
 
 import io
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from metric_core.image.decoding import decode
 
 TILE, TEXT, GAP = 96, 30, 6
 ROWS = 12
-"""More probes than this are left out of a sheet: it is for looking at."""
+"""Probes on a sheet at most."""
 
 Fetch = Callable[[str], bytes]
 
 
 def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], bytes], out: str) -> None:
-    """Write a PNG with one row a probe: its picture, then its matches by rank with identity and similarity.
+    """Write a PNG with one row per probe: its picture, then its matches by rank with identity and similarity.
 
     Args:
         matches: ``schema.MATCHES``.
-        fetch_probe: image bytes of a query by its name.
-        fetch_face: image bytes of an indexed face by its id.
-        out: where the PNG goes.
+        fetch_probe: returns the image bytes of a query, by its name.
+        fetch_face: returns the image bytes of an indexed face, by its id.
+        out: address of the PNG.
     """
     by_query: dict[str, list[dict[str, Any]]] = {}
     for row in matches.to_pylist():
@@ -54,7 +54,7 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
 def _tile(fetch: Callable[[], bytes]) -> Image.Image:
     try:
         picture = decode(fetch()).convert("RGB")
-    except (ImageUnreadable, Missing):  # a picture may be gone since it was indexed; the match stands
+    except (ImageUnreadable, Missing):  # the picture may have been removed since; the match is still valid
         return Image.new("RGB", (TILE, TILE), "lightgrey")
     picture.thumbnail((TILE, TILE))
     tile = Image.new("RGB", (TILE, TILE), "white")

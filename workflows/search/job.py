@@ -34,29 +34,29 @@ def run(config: SearchConfig) -> dict[str, Any]:
     unreadable: list[dict[str, str]] = []
     source = None
     if config.embeddings:
-        source = erasures.left_out(Collection.open(config.embeddings))
+        source = erasures.without_erased(Collection.open(config.embeddings))
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
-        table, asked = _search_embeddings(config, index, source), source.digest
+        table, queries = _search_embeddings(config, index, source), source.digest
     else:
-        # Only pictures need a network: torch takes seconds to import, and embeddings are searched without it.
+        # Only pictures need a network: torch takes seconds to import, and a search for embeddings does without it.
         from workflows.shared import models, probes
 
         model = models.load(config.model or "")
         check_fingerprint(index.fingerprint, model.fingerprint, model.uri)
         found = probes.embed(model, config.image)
         unreadable = found.unreadable
-        table, asked = index.identify(found.embedding_QD, found.name_Q, config.top), found.digest
+        table, queries = index.identify(found.embedding_QD, found.name_Q, config.top), found.digest
     for bad in unreadable:
         say(f"{bad['query']} cannot be searched for: {bad['reason']}")
     if config.out:
-        _write(config, index, table, asked, storage.absolute(config.out))
+        _write(config, index, table, queries, storage.absolute(config.out))
     if config.gallery:
         _draw(config, index, table, source, storage.absolute(config.gallery))
     return {"matches": table.to_pylist(), "unreadable": unreadable}
 
 
 def show(result: dict[str, Any]) -> str:
-    """The matches as lines, a block a probe."""
+    """The matches as lines, one block per probe."""
     lines = []
     for match in result["matches"]:
         if match["rank"] == 1:
@@ -78,12 +78,12 @@ def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -
     return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
 
 
-def _write(config: SearchConfig, index: Index, table: pa.Table, asked: str, out: str) -> None:
+def _write(config: SearchConfig, index: Index, table: pa.Table, queries: str, out: str) -> None:
     plan = {
         "fingerprint": index.fingerprint,
         "version": index.version.id,
         "top": config.top,
-        "queries": asked,
+        "queries": queries,
     }
     if manifest.begin(out, "matches", plan):
         say(f"{out} is finished already")
@@ -109,7 +109,7 @@ def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collectio
 
 
 class _Pictures:
-    """Image bytes by face_id."""
+    """The pictures of Faces, by face_id."""
 
     def __init__(self, faces: Faces) -> None:
         self._faces = faces
@@ -121,11 +121,11 @@ class _Pictures:
         return ids_N[order_N], order_N
 
     def named(self, query: str) -> bytes:
-        """Of a face that was asked about, which goes by its id."""
+        """Image bytes of a query whose name is its face_id."""
         return self.of(int(query))
 
     def of(self, face_id: int) -> bytes:
-        """Raises Missing when these Faces have not got it: they may have been catalogued anew since."""
+        """Image bytes of a face. Raises Missing if these Faces do not have it: they may have been catalogued again."""
         ids_N, order_N = self._order
         if not ids.within(np.array([face_id]), ids_N)[0]:
             raise Missing(f"{self._faces.uri} has no face {face_id}")

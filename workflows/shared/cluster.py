@@ -1,4 +1,7 @@
-"""Ray for the length of a job: an existing cluster when one is named, else a local one that is stopped again."""
+"""Ray for the length of a job: a running cluster if one is named, else a local one that is stopped afterwards.
+
+Also what the connected cluster has room for, whether its nodes see the same files, and our errors behind Ray's.
+"""
 
 import logging
 import os
@@ -28,23 +31,24 @@ QUIET = {
 }
 
 KEEP_MEMORY = {"env_vars": {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}}
-"""Runtime environment of processes that run a network on CPUs. glibc would give every large tensor back to the system
-and be given it again, zeroed page by page: half of the time that embedding takes (mallopt(3)). One arena, because the
-work is done in threads, and a thread's own arena holds nothing above 64 MB."""
+"""Runtime environment of processes that run a network on CPUs. By default glibc returns the memory of large tensors to
+the system, which zeroes it page by page for the next ones: half of the time that embedding takes (mallopt(3)). One
+arena, because the work is done in threads, and a thread's own arena holds no block above 64 MB."""
 
 
 @contextmanager
 def connected(options: RunOptions) -> Iterator[None]:
-    """Ray, connected. A local cluster is started and stopped by us; one that was there before is left running.
+    """Be connected to Ray while the block runs. A local cluster is stopped afterwards; one that was running before is
+    left running.
 
     Raises:
         ConfigError: no cluster answers at the address.
-        JobFailed: no local cluster could be started, or Ray failed in the block, as when an actor died.
+        JobFailed: no local cluster could be started, or Ray failed in the block, for example because an actor died.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
-        with _failures_in_a_line():
+        with _ray_errors_as_ours():
             yield
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
@@ -60,12 +64,12 @@ def connected(options: RunOptions) -> Iterator[None]:
             if address:
                 _join(address, how)
             else:
-                # A folder of our own, so that nothing of Ray's session stays behind. Ray adds some 75 characters to
-                # it, and the path of a socket ends at 107.
+                # A folder of our own, so that none of Ray's files stay behind. Ray appends some 75 characters to its
+                # path, and the path of a socket has at most 107.
                 roomy = len(tempfile.gettempdir()) <= 20
                 scratch = tempfile.mkdtemp(prefix="lk-ray-", dir=None if roomy else "/tmp")
                 _start(scratch, how)
-        with _failures_in_a_line():
+        with _ray_errors_as_ours():
             yield
     finally:
         ray.shutdown()
@@ -75,11 +79,11 @@ def connected(options: RunOptions) -> Iterator[None]:
 
 def _join(address: str, how: dict[str, Any]) -> None:
     try:
-        _knock(address)
+        _require_listener(address)
         ray.init(address=address, **how)
     except (OSError, RayError, ValueError) as error:
         raise ConfigError(
-            f"no Ray cluster answers at {address}: {_in_a_line(error)}; start one or drop --address"
+            f"no Ray cluster answers at {address}: {_one_line(error)}; start one or drop --address"
         ) from error
 
 
@@ -88,27 +92,27 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
         ray.init(include_dashboard=False, _temp_dir=scratch, **how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
         raise JobFailed(
-            f"Ray could not be started on this machine: {_in_a_line(error)}; try again when the machine is less busy, "
+            f"Ray could not be started on this machine: {_one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
 
 
 @contextmanager
-def _failures_in_a_line() -> Iterator[None]:
-    """What escapes of Ray's own errors, whose messages are pages long, becomes one of ours."""
+def _ray_errors_as_ours() -> Iterator[None]:
+    """Replace Ray's errors, whose messages are pages long, by one of ours."""
     try:
         yield
     except RayError as error:
-        raise cause(error) from error
+        raise as_likeness_error(error) from error
 
 
-def _in_a_line(error: BaseException, most: int = 200) -> str:
+def _one_line(error: BaseException, most: int = 200) -> str:
     """The start of an error's message, in one line."""
     return textwrap.shorten(str(error), most, placeholder=" …") or type(error).__name__
 
 
-def _knock(address: str) -> None:
-    """Raises OSError at once when nobody listens at HOST:PORT; Ray itself would go on asking for minutes."""
+def _require_listener(address: str) -> None:
+    """Raises OSError at once if nothing listens at HOST:PORT; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and "://" not in address:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -125,52 +129,57 @@ def gpus() -> int:
 
 
 Node = tuple[int, int]
-"""The CPUs and the GPUs of one machine of a cluster."""
+"""Numbers of CPUs and GPUs of one machine of a cluster."""
 
 
 def nodes() -> list[Node]:
-    """The living nodes of the connected cluster."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The live nodes of the connected cluster."""
+    found = [node["Resources"] for node in _live_nodes()]
     return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
 
 
-def room(nodes: list[Node], cpus: int, gpus: int = 0) -> int:
-    """How many workers with so many CPUs, at least 1, and GPUs each the nodes hold: a worker is never on two nodes."""
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def workers_that_fit(nodes: list[Node], cpus: int, gpus: int = 0) -> int:
+    """How many workers, each with ``cpus`` CPUs (1 or more) and ``gpus`` GPUs, fit; a worker never spans two nodes."""
     return sum(min(has_cpus // cpus, has_gpus // gpus if gpus else has_cpus) for has_cpus, has_gpus in nodes)
 
 
-def even_share(nodes: list[Node], workers: int) -> int:
-    """The most CPUs that each of so many workers can have; 1 where the nodes do not even have that."""
+def cpus_per_worker(nodes: list[Node], workers: int) -> int:
+    """The most CPUs that each of ``workers`` workers can have; 1 if there are not even that many."""
     most = max((cpus for cpus, _ in nodes), default=1)
-    return next((each for each in range(most, 1, -1) if room(nodes, each) >= workers), 1)
+    return next((each for each in range(most, 1, -1) if workers_that_fit(nodes, each) >= workers), 1)
 
 
 def require_shared(uris: list[str], files: Iterable[str] = ()) -> None:
-    """With more than one node, local folders must look the same on all of them, and ``files`` that are here be there.
+    """Check that all nodes of the connected cluster see the same local folders ``uris``, and those of ``files`` that
+    exist on this node. Object-store addresses need no check.
 
     Raises:
-        ConfigError: a local path is not there, or is another folder, on some node.
+        ConfigError: on some node a folder is another one, or a folder or file is missing.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = _live_nodes()
     if len(nodes) < 2:
         return
     local = [uri for uri in uris if storage.is_local(uri)]
     here = [file for file in files if storage.is_local(file) and storage.exists(file)]
     if not (local or here):
         return
-    # A finished artefact shows itself by its manifest; where there is none yet, a file of ours does.
+    # A folder is recognised by its manifest, or, if it has none yet, by a file that is written for this check.
     token = f".shared-{socket.gethostname()}-{os.getpid()}"
     markers = {uri: storage.join(uri, manifest.NAME) for uri in local}
-    ours = [uri for uri, marker in markers.items() if not storage.exists(marker)]
+    written = [uri for uri, marker in markers.items() if not storage.exists(marker)]
     markers |= {file: file for file in here}
-    for uri in ours:
+    for uri in written:
         markers[uri] = storage.join(uri, token)
         storage.write_bytes(markers[uri], b"")
     try:
         look = ray.remote(num_cpus=0)(lambda: [uri for uri, marker in markers.items() if not storage.exists(marker)])
         seen = ray.get([look.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote() for node in nodes])
     finally:
-        for uri in ours:
+        for uri in written:
             storage.remove(markers[uri])
     absent = sorted({uri for uris in seen for uri in uris})
     if absent:
@@ -180,16 +189,16 @@ def require_shared(uris: list[str], files: Iterable[str] = ()) -> None:
         )
 
 
-def cause(error: BaseException) -> LikenessError:
-    """Our own error inside one of Ray's, or a JobFailed that carries the worker's last line."""
+def as_likeness_error(error: BaseException) -> LikenessError:
+    """Our error inside one of Ray's, or else a JobFailed with the last line of Ray's message."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, RayTaskError) and isinstance(inner.cause, LikenessError):
-            return inner.cause  # Ray's error is one of ours too, but its message is a traceback
+            return inner.cause  # Ray's error is an instance of ours as well, but its message is a traceback
         if isinstance(inner, LikenessError):
             return inner
         inner = inner.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return JobFailed(
-        f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'} (--verbose shows the whole)"
+        f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'} (--verbose shows the full message)"
     )

@@ -10,29 +10,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 LINE_EVERY_S = 30.0
-"""Where stderr is no terminal and a bar cannot move."""
+"""Seconds between two lines of progress where stderr is no terminal, so that a bar cannot move."""
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One line for the person who watches."""
+    """Print one line to stderr."""
     _console.print(line, markup=False)
 
 
 class Bar:
-    """A running progress bar; its note holds the figures of the moment."""
+    """A running progress bar; its note shows the current figures."""
 
     def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
         self._progress, self._title, self._total = progress, title, total
         self._task = progress.add_task(title, total=total, completed=done, note="")
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        """Set how much is done, and the note."""
+        """Set the number of units done, and the note."""
         self._progress.update(self._task, completed=done, note=note)
-        if not _console.is_terminal and time.monotonic() - self._said > LINE_EVERY_S:
-            self._said = time.monotonic()
+        if not _console.is_terminal and time.monotonic() - self._last_line > LINE_EVERY_S:
+            self._last_line = time.monotonic()
             seconds = self._progress.tasks[self._task].time_remaining
             left = "" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
             say(", ".join(filter(None, [f"{self._title} {done:,}/{self._total:,}", left, note])))
@@ -40,7 +40,7 @@ class Bar:
 
 @contextmanager
 def bar(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """A progress bar over ``total`` units while the block runs; where stderr is no terminal, a line now and then."""
+    """A progress bar over ``total`` units while the block runs; where stderr is no terminal, lines instead."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),

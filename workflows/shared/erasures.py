@@ -1,19 +1,19 @@
-"""Embeddings without what was erased, and a word where nobody can know what that was."""
+"""Embeddings without erased faces, and a warning where it cannot be known which faces were erased."""
 
 from metric_core.artefacts.collection import Collection
 from workflows.shared.console import say
 
 
-def left_out(source: Collection, folder: str | None = None) -> Collection:
-    """The collection without what is erased, by the tombstones in ``folder``, else by those beside its Faces.
+def without_erased(source: Collection, folder: str | None = None) -> Collection:
+    """The collection without faces that are erased, by the tombstones in ``folder`` or else those next to its Faces.
 
     Raises:
-        Missing: ``folder`` is not there.
+        Missing: ``folder`` does not exist.
     """
     for one in [] if folder else source.unguarded():
         faces = one.manifest.provenance.get("faces") or "(not recorded)"
         say(
-            f"{one.manifest.uri}: its Faces {faces} are not there any more, nor are tombstones beside them: whatever "
-            f"was erased since is still in"
+            f"{one.manifest.uri}: its Faces {faces} do not exist any more, nor do tombstones next to them; faces that "
+            f"were erased since then are still included"
         )
     return source.without_erased(folder)

@@ -1,7 +1,7 @@
-"""One run at a time on an output folder: a small file that says who holds it, kept fresh by a heartbeat.
+"""One run at a time per output folder: a lease, which is a small file that names its holder, renewed by a heartbeat.
 
-A dead process of this machine is taken over from at once, one of another machine after three missed beats: clocks
-differ, so that what looks old is watched for that long. What the work is, and how it continues, is left to the jobs.
+The lease of a dead process on this machine is taken over at once. One of another machine is watched for three beats
+first, because clocks differ. What the work is, and how it continues, is left to the jobs.
 """
 
 import json
@@ -25,11 +25,11 @@ NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
 LONG_DEAD_S = 600.0
-"""Age of another machine's beat that no difference of clocks explains; nobody is watched then."""
+"""Age of another machine's beat that no difference of clocks explains; its lease is not watched first."""
 
 
 class Lease:
-    """A lease that is held. One that was taken over, because this process slept for too long, is never taken back."""
+    """The lease of a folder. Once another run took it over, since this process was suspended, it is not taken back."""
 
     def __init__(self, folder: str) -> None:
         self._folder, self._address = folder, storage.join(folder, NAME)
@@ -38,59 +38,59 @@ class Lease:
             "boot": _boot_id(),
             "pid": os.getpid(),
             "started": _started(os.getpid()),
-            "token": uuid.uuid4().hex,  # one process may ask twice
+            "token": uuid.uuid4().hex,  # one process may claim twice
         }
         self._lost = threading.Event()
 
     @property
     def lost(self) -> bool:
-        """Whether another run has taken it over, as far as the last beat knows."""
+        """Whether another run had taken it over by the last beat."""
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raises JobRunning when another run has taken the lease over."""
+        """Raises JobRunning if another run had taken the lease over by the last beat."""
         if self.lost:
             raise JobRunning(
                 f"{self._folder}: this run was silent for too long, and another one took over; wait for that one"
             )
 
     def claim(self) -> None:
-        """Take it when it is free or its holder is dead, which may take ``MISSED`` beats to see. Raises JobRunning."""
-        while not storage.create_if_absent(self._address, self._stamped()):
+        """Take the lease if it is free or its holder is dead, after up to ``MISSED`` beats. Raises JobRunning."""
+        while not storage.create_if_absent(self._address, self._content()):
             try:
                 data = storage.read_bytes(self._address)
                 holder = json.loads(data)
-                if self._is_mine(holder):  # the first answer got lost and the store was asked twice
+                if self._is_mine(holder):  # the answer to a first request was lost, and it was repeated
                     return
                 alive = self._alive(holder, data)
-            except Missing:  # given up in between
+            except Missing:  # released in between
                 continue
             if alive:
                 raise JobRunning(
                     f"{self._folder} is being written by process {holder['pid']} on {holder['host']}; wait for it, or "
                     f"stop it and start again"
                 )
-            if not storage.replace_if_match(self._address, self._stamped(), expected=data):
-                raise JobRunning(f"{self._address}: another run took the lease over a moment ago; wait for it")
+            if not storage.replace_if_match(self._address, self._content(), expected=data):
+                raise JobRunning(f"{self._address}: another run has just taken over this lease; wait for it")
             return
 
     def beat(self, done: threading.Event) -> None:
-        """Keep it fresh until ``done``, or until it is another's."""
+        """Renew the lease until ``done`` is set, or until another run has taken it over."""
         while not done.wait(BEAT_S) and not self._lost.is_set():
             try:
                 data = storage.read_bytes(self._address)
-                # A write that hangs must not land on the lease of a run that took over meanwhile.
-                if not self._is_mine(json.loads(data)) or not self._replace(data):
+                # A write that is delayed must not replace the lease of a run that took over meanwhile.
+                if not self._is_mine(json.loads(data)) or not self._renew(data):
                     self._lost.set()
             except Missing:
                 self._lost.set()
-            except (OSError, StorageFull):  # a beat is missed, and the next one may come through
+            except (OSError, StorageFull):  # this beat is missed, and the next one may succeed
                 continue
 
     def confirm(self) -> None:
-        """``check``, looking at the lease itself: before what only its holder may write.
+        """``check`` after reading the lease: to be called before writing what only its holder may write.
 
-        A process that slept and woke up again can be faster here than at its next beat.
+        A process that was suspended and continues may come here before its next beat.
         """
         try:
             if not self._is_mine(json.loads(storage.read_bytes(self._address))):
@@ -100,16 +100,16 @@ class Lease:
         self.check()
 
     def release(self) -> None:
-        """Give it up, if it is still ours. Where the store does not answer it stays, as if this process were dead."""
+        """Remove the lease if it is still ours. If the store does not answer it stays, like that of a dead process."""
         try:
             self.confirm()
             storage.remove(self._address)
-            storage.remove(f"{self._address}.lock")  # of a takeover
-        except (JobRunning, OSError):  # whatever ended the job is what is to be told
+            storage.remove(f"{self._address}.lock")  # left by a takeover
+        except (JobRunning, OSError):  # the error that ended the job matters more
             return
 
     def _alive(self, holder: dict[str, Any], data: bytes) -> bool:
-        """Whether the one whose lease holds ``data`` still runs. Raises Missing when it gives up meanwhile."""
+        """Whether the holder, whose lease contains ``data``, still runs. Raises Missing if it is released meanwhile."""
         if holder["host"] == socket.gethostname():
             return bool(holder["boot"] == _boot_id() and _started(holder["pid"]) == holder["started"])
         age = time.time() - holder["beat"]
@@ -118,22 +118,22 @@ class Lease:
         watch = MISSED * BEAT_S
         if abs(age) < watch:
             return True
-        say(f"{self._folder}: its run on {holder['host']} looks dead, or has another clock; watching for {watch:g} s")
+        say(f"{self._folder}: the run on {holder['host']} looks dead, or its clock differs; watching for {watch:g} s")
         time.sleep(watch)
         return storage.read_bytes(self._address) != data
 
-    def _replace(self, data: bytes) -> bool:
-        """Beat, unless the lease is no longer ``data``; whether it was."""
+    def _renew(self, data: bytes) -> bool:
+        """Write a new beat if the lease still contains ``data``; returns whether it did."""
         try:
-            return storage.replace_if_match(self._address, self._stamped(), expected=data)
+            return storage.replace_if_match(self._address, self._content(), expected=data)
         except ConfigError:  # a store without conditional writes, where nobody can take over either
-            storage.write_bytes(self._address, self._stamped())
+            storage.write_bytes(self._address, self._content())
             return True
 
     def _is_mine(self, holder: dict[str, Any]) -> bool:
         return {name: holder.get(name) for name in self._mine} == self._mine
 
-    def _stamped(self) -> bytes:
+    def _content(self) -> bytes:
         return json.dumps(self._mine | {"beat": time.time()}).encode()
 
 
@@ -158,7 +158,7 @@ def held(uri: str) -> Iterator[Lease]:
 
 
 def _started(pid: int) -> float | None:
-    """When the process started: a pid alone is used again after a while."""
+    """When the process started, None if there is none. A pid alone is not enough: it is used again after a while."""
     try:
         return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:

@@ -1,15 +1,14 @@
-"""A Model from wherever it is named: a folder, an object store, or MLflow, which is only imported when asked for."""
+"""Loads a Model from a folder, an object store, or MLflow, which is imported only when needed."""
 
 from metric_core.model import bundle
 from metric_core.model.bundle import Model
 
 
 def load(uri: str) -> Model:
-    """A Model by its address, or by an MLflow model URI (``models:/NAME@ALIAS``, ``models:/NAME/3``), which is
-    resolved once, to a fingerprint.
+    """Load a Model by its address or by an MLflow model URI (``models:/NAME@ALIAS``, ``models:/NAME/3``).
 
     Raises:
-        Missing: nothing is there, or MLflow knows no such model; else as ``bundle.load``.
+        Missing: nothing is there, or MLflow has no such model; else as ``bundle.load``.
     """
     if not uri.startswith(("models:/", "runs:/")):
         return bundle.load(uri)

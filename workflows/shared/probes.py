@@ -1,4 +1,4 @@
-"""Probes: pictures that somebody asks about, embedded in this process as the model's manifest says."""
+"""Probes: the pictures of a query, embedded in this process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,17 @@ class Probes:
     """Embedded pictures."""
 
     name_Q: list[str]
-    """What each is called in results: its address."""
+    """The name of each in results: its address."""
     embedding_QD: np.ndarray
-    """float32, unit length"""
+    """float32, unit length."""
     unreadable: list[dict[str, str]]
-    """{query, reason} of the pictures that could not be embedded"""
+    """{query, reason} of each picture that could not be embedded."""
     digest: str
-    """sha256 over the names and the bytes of those that could."""
+    """sha256 over the names and contents of the embedded pictures."""
 
 
 def addresses(images: list[str]) -> list[str]:
-    """The pictures meant: files as they are, folders as the pictures below them. Raises Missing."""
+    """The addresses of all pictures: those of files, and of the pictures below folders. Raises Missing."""
     out: list[str] = []
     for given in map(storage.absolute, images):
         if not storage.exists(given):
@@ -44,7 +44,7 @@ def embed(model: Model, images: list[str]) -> Probes:
     """Embed pictures and folders of pictures.
 
     Raises:
-        Missing: a file is not there.
+        Missing: a file does not exist.
         ImageUnreadable: none of them can be read.
     """
     names: list[str] = []

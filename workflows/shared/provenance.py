@@ -1,4 +1,4 @@
-"""Where an artefact came from: times, host, versions, commit. It is recorded beside content and never digested."""
+"""Where an artefact came from: times, host, versions, commit. Recorded beside the content, not part of its digest."""
 
 import platform
 import socket
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def record(**more: Any) -> dict[str, Any]:
-    """The facts of this process, and whatever else the job knows."""
+    """The facts of this process, with ``more`` of the job."""
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -25,7 +25,7 @@ def record(**more: Any) -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that this code runs from; None for an installed package, or without git."""
-    # The folder is named, not searched for upwards: an installed package may lie inside somebody else's repository.
+    # Given, so that git does not search upwards: an installed package may lie inside somebody else's repository.
     folder = Path(__file__).parents[2] / ".git"
     command = ["git", f"--git-dir={folder}", "rev-parse", "--verify", "HEAD"]
     try:

@@ -1,4 +1,4 @@
-"""MLflow: one run a training, its curves, and the registered model. The only module that imports it.
+"""MLflow: one run per job, its curves, and the registered model. The only module that imports it.
 
 The driver alone talks to MLflow; workers hand their figures to the driver.
 """
@@ -48,29 +48,38 @@ def how_to_open(uri: str) -> str:
 
 @dataclass
 class Tracker:
-    """One MLflow run, open for writing."""
+    """One MLflow run, open for writing. As a context manager it ends the run with the status of the block."""
 
     uri: str
     run_id: str
+    verbose: bool
     _client: MlflowClient = field(repr=False)
     _seen: dict[str, int] = field(default_factory=dict, repr=False)
+    """The last step of each figure that was logged."""
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.finish("FINISHED" if kind is None else "KILLED" if interrupted else "FAILED")
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Figures of a step. A step logged before the last restart is not logged twice."""
+        """Log the figures of a step. Steps that were logged before a restart are not logged again."""
         now = int(time.time() * 1000)
         fresh = [Metric(k, float(v), now, step) for k, v in figures.items() if step > self._seen.get(k, -1)]
         self._seen |= {m.key: step for m in fresh}
         self._client.log_batch(self.run_id, metrics=fresh, synchronous=False)
 
     def tag(self, name: str, value: str) -> None:
-        """A tag on the run."""
+        """Set a tag of the run."""
         self._client.set_tag(self.run_id, name, value)
 
     def attach_text(self, text: str, name: str) -> None:
-        """A text file beside the run."""
+        """Store a text file with the run."""
         self._client.log_text(self.run_id, text, name)
 
-    def register(self, folder: str, spec: ModelSpec, name: str, *, verbose: bool) -> str:
+    def register(self, folder: str, spec: ModelSpec, name: str) -> str:
         """Log a Model artefact in a local folder as an MLflow model that embeds pixels, and register it.
 
         Returns:
@@ -82,7 +91,7 @@ class Tracker:
             inputs=Schema([TensorSpec(np.dtype(np.uint8), shape)]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
         )
-        with _quiet(verbose), mlflow.start_run(run_id=self.run_id):
+        with _quiet(self.verbose), mlflow.start_run(run_id=self.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 loader_module=__name__,
@@ -90,7 +99,7 @@ class Tracker:
                 signature=signature,
                 pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
             )
-        # Through the client, since the fluent call tells stderr about it whatever the log level.
+        # Through the client, because the fluent call prints to stderr at every log level.
         if not self._client.search_registered_models(f"name = '{name}'"):
             self._client.create_registered_model(name)
         logged = self._client.get_logged_model(info.model_id)
@@ -98,43 +107,54 @@ class Tracker:
         return f"models:/{name}/{made.version}"
 
     def finish(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED; a KILLED run is taken up again by the same command."""
+        """End the run as FINISHED, FAILED or KILLED; ``resume`` can open it again."""
         with _quiet(verbose=False):
             mlflow.flush_async_logging()
             self._client.set_terminated(self.run_id, status)
 
 
-def start(
-    uri: str, experiment: str, run_name: str, params: Mapping[str, Any], *, resume: str | None, verbose: bool
-) -> Tracker:
-    """Open a run, or take up an earlier one.
+def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, verbose: bool) -> Tracker:
+    """Create a run called ``name``.
 
     Raises:
         ConfigError: the tracking server does not answer or refuses.
     """
+    with _client(uri, verbose) as client:
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+        run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        client.log_batch(run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
+        commit = provenance.git_commit()
+        if commit:
+            client.set_tag(run_id, "mlflow.source.git.commit", commit)
+        return Tracker(uri, run_id, verbose, client)
+
+
+def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
+    """Open an earlier run again.
+
+    Raises:
+        ConfigError: the tracking server does not answer or refuses.
+    """
+    with _client(uri, verbose) as client:
+        client.set_terminated(run_id, "RUNNING")
+        run = client.get_run(run_id)
+        seen = {key: max(m.step for m in client.get_metric_history(run_id, key)) for key in run.data.metrics}
+        return Tracker(uri, run_id, verbose, client, seen)
+
+
+@contextmanager
+def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
     with _quiet(verbose):
         try:
             mlflow.set_tracking_uri(_prepared(uri))  # else flushing would open MLflow's default, in the current folder
-            client = MlflowClient(tracking_uri=uri)
-            if resume:
-                client.set_terminated(resume, "RUNNING")
-                run = client.get_run(resume)
-                seen = {key: max(m.step for m in client.get_metric_history(resume, key)) for key in run.data.metrics}
-                return Tracker(uri, resume, client, seen)
-            found = client.get_experiment_by_name(experiment)
-            experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
-            run = client.create_run(experiment_id, run_name=run_name)
-            client.log_batch(run.info.run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
-            commit = provenance.git_commit()
-            if commit:
-                client.set_tag(run.info.run_id, "mlflow.source.git.commit", commit)
-            return Tracker(uri, run.info.run_id, client)
+            yield MlflowClient(tracking_uri=uri)
         except (MlflowException, OSError) as error:
-            raise ConfigError(f"MLflow at {uri} cannot be used: {error}; mend --tracking-uri") from error
+            raise ConfigError(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri") from error
 
 
 def load_model(uri: str) -> Model:
-    """The Likeness model inside a registered MLflow model. Raises Missing; else as ``bundle.load``."""
+    """The Likeness model inside a registered MLflow model. Raises Missing, and else as ``bundle.load``."""
     mlflow.set_tracking_uri(_prepared(default_uri()))
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
         try:
@@ -148,13 +168,14 @@ def load_model(uri: str) -> Model:
 
 
 def _prepared(uri: str) -> str:
+    """The same address, once the folder of an SQLite store exists."""
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
     return uri
 
 
 def _artifacts(uri: str) -> str | None:
-    """Artifacts of an SQLite store lie beside it; MLflow's default would be the current folder."""
+    """Where the artifacts of an SQLite store go: beside it. MLflow's default would be the current folder."""
     if not uri.startswith("sqlite:///"):
         return None
     return Path(storage.absolute(uri.removeprefix("sqlite:///"))).with_name("mlartifacts").as_uri()
@@ -165,7 +186,7 @@ def _quiet(verbose: bool) -> Iterator[None]:
     if verbose:
         yield
         return
-    # Alembic has loggers of its own; the switch covers MLflow's, and what it prints about the registry.
+    # Alembic has its own loggers; the switch covers MLflow's, and what it prints about the registry.
     alembic = logging.getLogger("alembic")
     before = alembic.level
     alembic.setLevel(logging.ERROR)
@@ -182,7 +203,7 @@ class _Predictor:
         self._embedder = bundle.load(path).embedder
 
     def predict(self, model_input: np.ndarray) -> np.ndarray:
-        """uint8 (B, C, S, S), preprocessed as the model's manifest says, to float32 (B, D)."""
+        """uint8 (B, C, S, S), preprocessed as the model's manifest says, to unit vectors, float32 (B, D)."""
         return self._embedder.embed(torch.from_numpy(np.ascontiguousarray(model_input)))[0]
 
 

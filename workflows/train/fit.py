@@ -44,7 +44,7 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
             try:
                 checkpoint = trainer.fit().checkpoint
             except ray.train.TrainingFailedError as error:
-                raise cluster.cause(error) from error
+                raise cluster.as_likeness_error(error) from error
     held.check()
     last = watcher.last
     if "diverged" in last:
@@ -60,8 +60,8 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
 
 def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
     config = training.config
-    even_share = 1 if config.gpu else cluster.even_share(cluster.nodes(), config.workers)
-    resources = {"CPU": config.cpus_per_worker or even_share} | ({"GPU": 1} if config.gpu else {})
+    cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), config.workers)
+    resources = {"CPU": config.cpus_per_worker or cpus} | ({"GPU": 1} if config.gpu else {})
     loop = partial(
         train_loop,
         config=config,

@@ -50,7 +50,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
             return dict(done.provenance["result"])
         with lease.held(training.out) as held:
             training.describe()
-            with training.tracked() as tracker:
+            with training.open_run() as tracker:
                 spec = training.model_spec()
                 last = fit(training, spec, tracker, held)
                 held.confirm()
@@ -80,7 +80,7 @@ def _finish(training: Training, spec: ModelSpec, last: dict[str, Any], tracker: 
     made_by = provenance.record(result=result, mlflow_uri=tracker.uri)
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         bundle.save(embedder, f"{folder}/model", operating_points=points, provenance=made_by)
-        address = tracker.register(f"{folder}/model", embedder.spec, config.register, verbose=config.verbose)
+        address = tracker.register(f"{folder}/model", embedder.spec, config.register)
     tracker.tag("fingerprint", result["fingerprint"])
     bundle.save(embedder, training.out, operating_points=points, provenance=made_by)
     say(f"registered with MLflow as {address}; to see the curves: {tracking.how_to_open(tracker.uri)}")

@@ -139,8 +139,8 @@ def train_loop(
 
 
 def _validation(worker: _Worker, valid: pa.Table, root: str) -> Validation:
-    how, cache_bytes = worker.embedder.spec.preprocessing, worker.config.cache_mib << 20
-    return Validation(valid, root, how, worker.world, worker.device, cache_bytes)
+    dataset = FaceDataset(valid, root, worker.embedder.spec.preprocessing, worker.config.cache_mib << 20)
+    return Validation(valid, dataset, worker.world, worker.device)
 
 
 def initial(spec: ModelSpec, seed: int) -> Embedder:

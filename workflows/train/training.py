@@ -5,8 +5,6 @@ Running it on workers is in ``fit``; what each worker does is in ``loop``.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -97,7 +95,7 @@ class Training:
         reach the folders and the MLflow store."""
         config, nodes = self.config, cluster.nodes()
         each = config.cpus_per_worker or 1
-        room = cluster.room(nodes, each, int(config.gpu))
+        room = cluster.workers_that_fit(nodes, each, int(config.gpu))
         if config.workers > room:
             found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
             raise ConfigError(
@@ -135,28 +133,14 @@ class Training:
         params = {k: v for k, v in options.items() if not isinstance(v, dict)}
         groups = {name: fields for name, fields in options.items() if isinstance(fields, dict)}
         params |= {f"{name}.{k}": v for name, fields in groups.items() for k, v in fields.items()}
-        tracker = tracking.start(
-            uri,
-            config.experiment,
-            config.run_name or self.out.rsplit("/", 1)[-1],
-            params,
-            resume=before["run_id"] if before.get("uri") == uri else None,
-            verbose=config.verbose,
-        )
+        if before.get("uri") == uri:
+            tracker = tracking.resume(uri, before["run_id"], verbose=config.verbose)
+        else:
+            name = config.run_name or self.out.rsplit("/", 1)[-1]
+            tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
         storage.write_bytes(state, json.dumps({"uri": uri, "run_id": tracker.run_id}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")
         return tracker
-
-    @contextmanager
-    def tracked(self) -> Iterator[Tracker]:
-        """The MLflow run while the block runs; its final status is how the block ended."""
-        tracker = self.open_run()
-        try:
-            yield tracker
-        except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        tracker.finish("FINISHED")
 
     def model_spec(self) -> ModelSpec:
         """Everything about the model except its weights. The mean face, if pictures are aligned by it, is learnt once

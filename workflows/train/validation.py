@@ -11,7 +11,6 @@ from metric_core.artefacts.embeddings import Vectors
 from metric_core.artefacts.faces import identity_codes
 from metric_core.errors import TooFewImages
 from metric_core.evaluate import all_pairs, verification
-from metric_core.image.spec import Preprocessing
 from metric_core.learn.collective import World, all_gather_ids
 from metric_core.model.embedder import Embedder
 from metric_core.sampling import loader
@@ -42,17 +41,9 @@ def check(valid: pa.Table) -> None:
 class Validation:
     """The validation split of one training."""
 
-    def __init__(
-        self,
-        valid: pa.Table,
-        root: str,
-        how: Preprocessing,
-        world: World,
-        device: torch.device,
-        cache_bytes: int,
-    ) -> None:
-        self._dataset = FaceDataset(valid, root, how, cache_bytes)
-        self._world, self._device = world, device
+    def __init__(self, valid: pa.Table, dataset: FaceDataset, world: World, device: torch.device) -> None:
+        """``dataset`` holds the pictures of ``valid``."""
+        self._dataset, self._world, self._device = dataset, world, device
         mine = share(valid.num_rows, world.rank, world.size)
         self._rows_n = np.arange(valid.num_rows)[mine]
         self._code_N = identity_codes(valid)

@@ -1,4 +1,4 @@
-"""``likeness verify A B``: do two pictures show one person, at a false accept rate the model was measured at?"""
+"""``likeness verify A B``: do two pictures show one person, at a false accept rate that was measured?"""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def run(config: VerifyConfig) -> dict[str, Any]:
     """Compare.
 
     Returns:
-        {similarity, threshold, same, far}; ``far`` is the measured rate, at most the one asked for.
+        {similarity, threshold, same, far}; ``far`` is the measured rate, at most the requested one.
 
     Raises:
         ConfigError: the model has no operating point for that rate.

@@ -128,7 +128,7 @@ def test_a_lost_response_is_not_a_lost_race(troubled: Flaky) -> None:
     troubled.lose_next = "PUT"
     assert storage.replace_if_match("s3://faces/CURRENT", b"v2", expected=b"v1")
     assert storage.read_bytes("s3://faces/CURRENT") == b"v2"
-    assert troubled.befell["answer lost"] == 2
+    assert troubled.counts["answer lost"] == 2
 
 
 def test_a_store_that_does_not_answer_is_reported(troubled: Flaky) -> None:

@@ -1,4 +1,4 @@
-"""Many shards side by side give what they give one after the other; and what was catalogued can be embedded."""
+"""Shards scanned in parallel give the same as one after the other; and what was catalogued can be embedded."""
 
 import pickle
 from collections import Counter

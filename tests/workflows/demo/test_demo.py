@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: in a folder of its own, results on stdout, nothing left behind."""
+"""The demo as a new user runs it: in a separate folder, with results on stdout and nothing left behind."""
 
 import json
 import os

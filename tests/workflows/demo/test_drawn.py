@@ -209,7 +209,7 @@ def test_every_occlusion_hides_something(thing: float, monkeypatch: pytest.Monke
 
 
 def test_write_people_writes_one_folder_per_person(tmp_path: Path) -> None:
-    assert write_people(tmp_path / "all", people=4, pictures=3, seed=5, size=48) == 12
+    assert write_people(tmp_path / "all", range(4), pictures=3, seed=5, size=48) == 12
     names = sorted(str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*.jpg"))
     assert names == [f"person-{index:04d}/{picture:02d}.jpg" for index in range(4) for picture in range(3)]
     with Image.open(tmp_path / "all/person-0002/01.jpg") as image:
@@ -219,7 +219,7 @@ def test_write_people_writes_one_folder_per_person(tmp_path: Path) -> None:
     assert np.abs(read - draw(person(5, 2), seed=5, picture=1, size=48)).mean() < 8
 
     # A part written separately, as by one of several processes, has the same bytes.
-    assert write_people(tmp_path / "part", people=1, pictures=3, seed=5, size=48, first=2) == 3
+    assert write_people(tmp_path / "part", range(2, 3), pictures=3, seed=5, size=48) == 3
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["person-0002"]
     for picture in range(3):
         name = f"person-0002/{picture:02d}.jpg"

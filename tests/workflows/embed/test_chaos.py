@@ -1,5 +1,5 @@
-"""kill -9 on whatever runs an embed job, as often as LIKENESS_KILLS says, while it goes through LIKENESS_IMAGES
-pictures: the artefact is an undisturbed run's, byte for byte, and no unit is embedded again once it is committed."""
+"""LIKENESS_KILLS times kill -9 on a process or node of an embed job over LIKENESS_IMAGES pictures: the artefact is that
+of an undisturbed run, byte for byte, and no unit is embedded again once it is committed."""
 
 import os
 import random
@@ -23,15 +23,15 @@ IMAGES = int(os.environ.get("LIKENESS_IMAGES", "4000"))
 SEED = int(os.environ.get("LIKENESS_SEED", "0"))
 VICTIMS = ("driver", "actor", "decoder", "node")
 TITLES = {"actor": "ray::Witness", "decoder": "ray::_decode"}
-"""Of their processes."""
+"""Titles of their processes."""
 SLACK = 6
-"""Units that may be finished beyond the moment of a kill: so many that the work is in full swing at that moment."""
+"""Units that may be finished after the moment of a kill, so that work is in progress at that moment."""
 CLOCK = 20_000_000
-"""Nanoseconds by which a file's time lags behind the clock at most: the kernel's tick, doubled."""
+"""Nanoseconds by which a file's time may lag behind the clock: two of the kernel's ticks."""
 
 
 def strike(run: Run, nodes: Nodes, victim: str, draw: random.Random) -> None:
-    """Kill one."""
+    """Kill one victim of this kind."""
     if victim == "driver":
         run.driver.kill()
         run.driver.wait()
@@ -70,9 +70,9 @@ def test_whatever_is_killed_the_books_balance(tmp_path: Path) -> None:
             time.sleep(draw.random() * 0.2)  # the moment within a unit
             struck = time.monotonic()
             strike(run, nodes, victim, draw)
-            assert not Path(run.out, manifest.NAME).exists(), "struck too late to show anything"
+            assert not Path(run.out, manifest.NAME).exists(), "the kill came too late to show anything"
             now = run.committed()
-            assert before.items() <= now.items(), "what was committed was touched"
+            assert before.items() <= now.items(), "a committed file has changed"
             before = now
             run.open_gate(moment + 2 * SLACK)
             run.reach(min(units, len(now) // 2 + 1))
@@ -81,7 +81,7 @@ def test_whatever_is_killed_the_books_balance(tmp_path: Path) -> None:
         run.open_gate()
         run.end()
         took = time.monotonic() - start
-    assert before.items() <= run.committed().items(), "what was committed was touched"
+    assert before.items() <= run.committed().items(), "a committed file has changed"
     same_books(calm, run)
     redone = not_embedded_again(run, units)
     say(f"{'killed':8} {'times':>5}  seconds until the next unit was done")
@@ -104,7 +104,7 @@ def same_books(calm: Run, run: Run) -> None:
 
 
 def not_embedded_again(run: Run, units: int) -> int:
-    """How often a unit was embedded in vain; never one that was handed out after its part was in place."""
+    """How often units were embedded again; none of them may be handed out after its part is in place."""
     noted = witness.embedded(run.folder)
     for unit, given in noted:
         part = Path(run.out, embeddings.part_name(unit)).stat()

@@ -1,4 +1,4 @@
-"""Several drivers on one output: one holds the lease, and one that lost it in its sleep neither harms nor finishes."""
+"""Several drivers on one output: one holds the lease; one that lost it while suspended does no harm and fails."""
 
 import json
 import signal
@@ -20,9 +20,9 @@ TOOK_OVER = "this run was silent for too long, and another one took over"
 
 
 def fall_silent(run: Run) -> None:
-    """Stop the driver, not its actors, and make its lease look as one of another host does that has missed its beats.
+    """Suspend the driver, not its actors, and make its lease look like one of another host that has missed its beats.
 
-    On one host a process that only sleeps is not taken for dead.
+    On the same host a suspended process does not count as dead.
     """
     run.driver.send_signal(signal.SIGSTOP)
     path = Path(run.out, lease.NAME)
@@ -54,7 +54,7 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         third.start()
         third.reach(11)
 
-        # Awake again while another is at work: it may embed, but it is not the one who finishes.
+        # It continues while another one works: it may embed, but it must not finish.
         first.open_gate()
         first.driver.send_signal(signal.SIGCONT)
         assert TOOK_OVER in first.end(1)
@@ -63,7 +63,7 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         third.end()
         finished, committed = Path(out, manifest.NAME).read_bytes(), third.committed()
 
-        # Awake again when all is over.
+        # It continues when everything is finished.
         second.open_gate()
         second.driver.send_signal(signal.SIGCONT)
         assert TOOK_OVER in second.end(1)

@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of an embed job: a small tmpfs of its own, which is made larger afterwards."""
+"""A disk that is full in the middle of an embed job: a small tmpfs, which is made larger afterwards."""
 
 import subprocess
 import sys
@@ -12,8 +12,8 @@ from support.tiny import untrained
 from metric_core.artefacts import manifest
 
 IMAGES = 1200
-# A mount that only this script and its children see, which needs no rights but to make namespaces. What happens is left
-# on the other disk: the mount is gone when the script ends.
+# Only this script and its children see the mount, which needs no rights except to make namespaces. Results are copied
+# to the other disk: the mount is gone when the script ends.
 SCRIPT = """
 set -e
 at=$1; shift
@@ -35,7 +35,7 @@ def test_a_full_disk_stops_the_job_and_room_continues_it(tmp_path: Path) -> None
     try:
         allowed = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True)
     except FileNotFoundError:
-        pytest.skip("there is no unshare here, to mount a small disk with")
+        pytest.skip("there is no unshare here to mount a small disk with")
     if allowed.returncode:
         pytest.skip(f"no small disk can be mounted here: {allowed.stderr.decode().strip()}")
     faces, model = listed(tmp_path, IMAGES), untrained(str(tmp_path / "model"))
@@ -45,10 +45,10 @@ def test_a_full_disk_stops_the_job_and_room_continues_it(tmp_path: Path) -> None
 
     subprocess.run([*UNSHARE, "bash", "-c", SCRIPT, "bash", str(tmp_path), *job], cwd=ROOT, check=True, timeout=900)
     assert (tmp_path / "full.code").read_text() == "1\n"
-    told = (tmp_path / "full.txt").read_text().splitlines()[-1]
-    assert told.startswith(f"likeness embed: {tmp_path}/small/out"), told
-    assert "No space left on device" in told
-    assert "finished files are kept and no partial file is left; free some space and start again" in told
+    line = (tmp_path / "full.txt").read_text().splitlines()[-1]
+    assert line.startswith(f"likeness embed: {tmp_path}/small/out"), line
+    assert "No space left on device" in line
+    assert "finished files are kept and no partial file is left; free some space and start again" in line
     left = (tmp_path / "left.txt").read_text()
     assert manifest.NAME not in left
     assert ".unfinished" not in left
@@ -60,6 +60,6 @@ def test_a_full_disk_stops_the_job_and_room_continues_it(tmp_path: Path) -> None
     assert done.items() <= {path.name: path.stat().st_mtime_ns for path in whole.glob("done/*.json")}.items()
     assert f"continuing: {len(done)} of {IMAGES // 100} units are done already" in (tmp_path / "room.txt").read_text()
     for part in partly.glob("part-*"):
-        assert part.read_bytes() == (whole / part.name).read_bytes(), "what is there is whole"
+        assert part.read_bytes() == (whole / part.name).read_bytes(), "every file is complete"
     ours, calm = (manifest.read(str(uri), "embeddings").digest for uri in (whole, tmp_path / "calm"))
     assert ours == calm

@@ -61,12 +61,12 @@ def test_a_precision_is_admitted_by_its_cosine(
 ) -> None:
     monkeypatch.setattr(sample, "MIN_COSINE", 0.9)
     embed.run(replace(config, precision="bf16"))
-    said = capfd.readouterr().err
-    assert "precision bf16: cosine to float32 is 0.99" in said
+    shown = capfd.readouterr().err
+    assert "precision bf16: cosine to float32 is 0.99" in shown
     half, full = (Embeddings.open(uri).load() for uri in (config.out, chain.embeddings))
     order, other = np.argsort(half.face_id_N), np.argsort(full.face_id_N)
     cosine = np.einsum("nd,nd->n", half.embedding_ND[order], full.embedding_ND[other])
-    assert 0.9 < cosine.min() < 1 - 1e-7, "another precision was at work"
+    assert 0.9 < cosine.min() < 1 - 1e-7, "the precision had no effect"
     monkeypatch.setattr(sample, "MIN_COSINE", 1.01)
     with pytest.raises(ConfigError, match=r"lowest cosine to float32 over 144 faces is 0\.99\d+, 1\.01 is needed"):
         embed.run(replace(config, out=config.out + "2", precision="bf16"))
@@ -76,7 +76,7 @@ def test_a_precision_is_admitted_by_its_cosine(
 def test_a_precision_is_checked_on_faces_of_the_split(
     config: EmbedConfig, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However far behind the others they come."""
+    """Even if many other faces come first."""
     pictures = sorted(people.rglob("*.jpg"))[:54]
     lines = [f"{path},{path.parent.name},{'train' if n < 48 else 'valid'}\n" for n, path in enumerate(pictures)]
     (tmp_path / "list.csv").write_text("path,identity,split\n" + "".join(lines))
@@ -95,7 +95,7 @@ def test_pools_that_do_not_fit_are_refused(config: EmbedConfig) -> None:
         replace(config, gpu_per_actor=2)
 
 
-def test_a_dry_run_says_what_it_would_take_and_writes_nothing(config: EmbedConfig) -> None:
+def test_a_dry_run_estimates_the_whole_and_writes_nothing(config: EmbedConfig) -> None:
     answer = embed.run(replace(config, actors=None, dry_run=True, price_per_hour=3600.0))
     assert (answer["units"], answer["images"], answer["actors"], answer["decoders"]) == (4, 144, 4, 0)
     assert answer["seconds"] > 0
@@ -119,13 +119,13 @@ def spoilt(chain: Chain, people: Path, tmp_path: Path) -> tuple[Path, EmbedConfi
     return corpus, EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=5, actors=1, max_bad_fraction=0.5)
 
 
-def mend(corpus: Path, people: Path, *paths: str) -> None:
+def repair(corpus: Path, people: Path, *paths: str) -> None:
     for path in paths:
         shutil.copy(people / path, corpus / path)
 
 
 def quarantined(out: str) -> dict[str, str]:
-    """What the quarantine's files say, in all."""
+    """{uri: reason} in all files of the quarantine."""
     rows = [row for path in Path(out, "quarantine").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return {row["uri"]: row["reason"] for row in rows}
 
@@ -135,8 +135,8 @@ def test_the_quarantine_of_a_finished_artefact_is_retried(spoilt: tuple[Path, Em
     assert embed.run(config)["quarantined"] == 2
     first = manifest.read(config.out, "embeddings")
     parts = {path.name: path.read_bytes() for path in Path(config.out).glob("part-*")}
-    mend(corpus, people, "person-0001/02.jpg")
-    assert embed.run(config)["quarantined"] == 2, "only when asked"
+    repair(corpus, people, "person-0001/02.jpg")
+    assert embed.run(config)["quarantined"] == 2, "not without --retry-quarantined"
     answer = embed.run(replace(config, retry_quarantined=True))
     assert (answer["embedded"], answer["quarantined"], answer["reused"]) == (23, 1, 22)
     second = manifest.read(config.out, "embeddings")
@@ -144,27 +144,27 @@ def test_the_quarantine_of_a_finished_artefact_is_retried(spoilt: tuple[Path, Em
     assert quarantined(config.out) == {"person-0003/00.jpg": "not-an-image"}
     assert sum(part["rows"] for part in second.content["parts"]) == 23
     now = {path.name: path.read_bytes() for path in Path(config.out).glob("part-*")}
-    assert parts.items() < now.items(), "what was there stays as it was"
+    assert parts.items() < now.items(), "earlier parts stay as they were"
     assert first.content["parts"] != second.content["parts"]
-    mend(corpus, people, "person-0003/00.jpg")
+    repair(corpus, people, "person-0003/00.jpg")
     assert embed.run(replace(config, retry_quarantined=True))["quarantined"] == 0
     assert quarantined(config.out) == {}
     ids = Embeddings.open(config.out).load().face_id_N
     assert len(ids) == len(set(ids.tolist())) == 24
     third = manifest.read(config.out, "embeddings")
     assert embed.run(replace(config, retry_quarantined=True))["reused"] == 24
-    assert manifest.read(config.out, "embeddings") == third, "with nothing in the quarantine it is left alone"
+    assert manifest.read(config.out, "embeddings") == third, "with an empty quarantine the artefact is left alone"
 
 
 def test_a_source_that_was_away_is_retried(spoilt: tuple[Path, EmbedConfig], people: Path) -> None:
-    """The job stopped early because everything was missing; nothing of that is final."""
+    """The job stops early because all pictures are missing; none of these rejects are final."""
     corpus, config = spoilt
     corpus.rename(corpus.with_name("away"))
     config = replace(config, max_bad_fraction=0.1)
     with pytest.raises(TooManyBadImages, match="--retry-quarantined"):
         embed.run(config)
     assert not Path(config.out, manifest.NAME).exists()
-    assert set(quarantined(config.out).values()) == {"missing"}, "what it did stays"
+    assert set(quarantined(config.out).values()) == {"missing"}, "finished units are kept"
     corpus.with_name("away").rename(corpus)
     with pytest.raises(TooManyBadImages):
         embed.run(config)
@@ -191,8 +191,8 @@ def test_figures_go_to_mlflow(config: EmbedConfig, tmp_path: Path) -> None:
     assert run.data.params["unit_size"] == "40"
 
 
-def test_it_says_where_the_time_went(config: EmbedConfig, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_time_per_stage_is_shown(config: EmbedConfig, capfd: pytest.CaptureFixture[str]) -> None:
     embed.run(config)
-    said = capfd.readouterr().err
-    assert "time went to read " in said
-    assert "; to go faster: " in said
+    shown = capfd.readouterr().err
+    assert "time went to read " in shown
+    assert "; to go faster: " in shown

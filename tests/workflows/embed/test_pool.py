@@ -1,4 +1,4 @@
-"""Units through actors that die, fail and refuse; none is lost, and none is given to more than can take it."""
+"""Units on actors that die, fail and refuse: none is lost, and no more are handed out than fit."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from workflows.embed.pool import ATTEMPTS, IN_FLIGHT, ActorPool
 
 
 class Worker:
-    """Does what the unit says, once or always; what was tried is in a folder."""
+    """Does what the unit says, once or always; every attempt leaves a file in a folder."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -70,11 +70,11 @@ def test_what_keeps_failing_ends_the_job(ray_session: None, tmp_path: Path, what
 
 
 def test_a_unit_is_not_blamed_for_its_neighbour(ray_session: None, tmp_path: Path) -> None:
-    """The one that works slowly would be beside the one that kills the process each time; they are parted at once."""
+    """A slow unit would share a process with the unit that kills it at every attempt; they are separated at once."""
     with pytest.raises(JobFailed, match=rf"^1 die: given up after {ATTEMPTS} attempts"):
         dict(pool_of(tmp_path, actors=1).run(["0 slow", "1 die"]))
     assert len(list(tmp_path.glob("1-*"))) == ATTEMPTS
-    assert len(list(tmp_path.glob("0-*"))) <= 2, "it was taken down no more than once"
+    assert len(list(tmp_path.glob("0-*"))) <= 2, "it was lost at most once"
 
 
 def test_actors_that_do_not_come_up_end_the_job(ray_session: None, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_decoders_run_ahead_but_not_far(ray_session: None, tmp_path: Path) -> No
         time.sleep(0.01)
         assert len(set(started)) - done <= 3 + IN_FLIGHT, "bounded in flight"
     assert done == 40
-    assert len(started) > 40, "what the dead actor held was decoded again"
+    assert len(started) > 40, "the dead actor's units were decoded again"
 
 
 def test_stopping_early_lets_what_runs_finish(ray_session: None, tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_stopping_early_lets_what_runs_finish(ray_session: None, tmp_path: Path)
     assert next(running)[0] == "0 fine"
     running.close()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"0-0", "1-0", "end-1"}, "what had begun came to its end, and nothing else began"
+    assert names == {"0-0", "1-0", "end-1"}, "running units were finished, and no others started"

@@ -1,4 +1,4 @@
-"""Faces and embeddings on an object store that is in trouble: nothing is lost, and a job that gives up continues."""
+"""Faces and embeddings on an unreliable object store: nothing is lost, and a job that gave up can continue."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from metric_core.artefacts import manifest
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 BUCKET = "faces"
 COPIES = 6
-"""Of each picture."""
+"""Copies of each picture."""
 OPTIONS = ("--actors", "2", "--unit-size", "20", "--max-bad-fraction", "0.05")
 
 
@@ -35,7 +35,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
 
 
 def uploaded(store: Flaky, folder: Path) -> int:
-    """Pictures in the bucket."""
+    """Upload the pictures; returns their number."""
     client = store.client()
     paths = [*pictures(folder / "people") * COPIES, *odd_pictures(folder / "odd")[:8]]
     for n, path in enumerate(paths):
@@ -50,7 +50,7 @@ def job(store: Flaky, folder: Path, name: str) -> Run:
 
 
 def content(store: Flaky, name: str) -> dict[str, Any]:
-    """Of the manifest, once all that it names is there."""
+    """The manifest's content, after checking that every file it names is there."""
     client = store.client()
     body = client.get_object(Bucket=BUCKET, Key=f"{name}/{manifest.NAME}")["Body"].read()
     found = manifest.parse(body, name)["content"]
@@ -78,27 +78,27 @@ def test_through_errors_and_slow_answers(store: Flaky, tmp_path: Path) -> None:
     assert expected["inputs"] == expected["embedded"] + expected["quarantined"] == rows
 
     store.trouble = 0.03
-    before = store.befell.copy()
+    before = store.counts.copy()
     troubled = job(store, tmp_path / "troubled", "troubled")
     troubled.start()
     troubled.end()
-    befell = store.befell - before
-    assert min(befell["refused"], befell["answer lost"], befell["late"]) > 0, befell
+    counts = store.counts - before
+    assert min(counts["refused"], counts["answer lost"], counts["late"]) > 0, counts
     store.trouble = 0.0
     assert content(store, "troubled") == expected
 
     store.units, store.down_after = 0, 5
     stopped = job(store, tmp_path / "stopped", "stopped")
     stopped.start()
-    told = stopped.end(1)
-    assert f"s3://{BUCKET}/" in told
-    assert "the object store does not answer" in told
-    assert "start again with the same arguments once it does" in told
-    assert "Traceback" not in told
+    output = stopped.end(1)
+    assert f"s3://{BUCKET}/" in output
+    assert "the object store does not answer" in output
+    assert "start again with the same arguments once it does" in output
+    assert "Traceback" not in output
     store.down_after = None
     kept = store.client().list_objects_v2(Bucket=BUCKET, Prefix="stopped/part-")["Contents"]
     stopped.start()
     assert "units are done already" in stopped.end()
     now = {o["Key"]: o["LastModified"] for o in store.client().list_objects_v2(Bucket=BUCKET)["Contents"]}
-    assert all(now[o["Key"]] == o["LastModified"] for o in kept), "a finished unit was touched"
+    assert all(now[o["Key"]] == o["LastModified"] for o in kept), "a finished unit has changed"
     assert content(store, "stopped") == expected

@@ -1,4 +1,4 @@
-"""Deltas: a corpus that grows, changes and shrinks is embedded bit by bit, and reads as if it were embedded whole."""
+"""Deltas: a corpus that grows, changes and shrinks is embedded in steps, and reads as if it were embedded at once."""
 
 import shutil
 from dataclasses import replace
@@ -20,8 +20,8 @@ from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
-from workflows.embed import plan
 from workflows.embed.config import EmbedConfig
+from workflows.embed.plan import EmbedPlan
 from workflows.evaluate import job as evaluate
 from workflows.evaluate.config import EvaluateConfig
 from workflows.index import job as index
@@ -31,7 +31,7 @@ from workflows.search.config import SearchConfig
 
 
 class Corpus:
-    """A folder of pictures with a catalogue, and embeddings, for each state it was in."""
+    """A folder of pictures, with a catalogue and embeddings of each of its states."""
 
     def __init__(self, root: Path, people: Path, model: str) -> None:
         self.root, self.people, self.model = root, people, model
@@ -54,7 +54,7 @@ class Corpus:
         return ",".join(str(self.root / name) for name in names)
 
     def vectors(self, *names: str) -> dict[int, tuple[str, bytes]]:
-        """Identity and vector of every face, to seven bits of a component: batches of other sizes sum otherwise."""
+        """Identity and rounded vector of every face: sums differ slightly with the size of the batch."""
         found = Collection.open(self.at(*names)).load()
         rounded = np.round(found.embedding_ND * 2**14).astype(np.int32)
         assert len(set(found.face_id_N.tolist())) == len(found), "no face twice"
@@ -84,7 +84,7 @@ def corpus(model: str, people: Path, ray_session: None, tmp_path: Path) -> Corpu
 
 
 def move_on(corpus: Corpus) -> None:
-    """A person comes, one goes; a picture is replaced, one breaks, one is mended."""
+    """One person is added, one removed; one picture is replaced, one broken, one repaired."""
     corpus.add(3)
     shutil.rmtree(corpus.pictures / "person-0002")
     shutil.copy(corpus.people / "person-0005" / "01.jpg", corpus.pictures / "person-0000" / "03.jpg")
@@ -124,14 +124,14 @@ def test_a_delta_of_a_delta(corpus: Corpus) -> None:
     corpus.embed(faces, "whole")
     assert same(corpus.vectors("a", "b", "c"), corpus.vectors("whole"))
     nothing = corpus.embed(faces, "d", since=corpus.at("a", "b", "c"))
-    assert (nothing["embedded"], nothing["quarantined"], nothing["gone"]) == (0, 1, 0), "what failed is tried again"
+    assert (nothing["embedded"], nothing["quarantined"], nothing["gone"]) == (0, 1, 0), "rejects are tried again"
     assert same(corpus.vectors("a", "b", "c", "d"), corpus.vectors("whole"))
     with pytest.raises(ConfigError, match="is a delta of"):
         Collection.open(corpus.at("b", "a", "c"))
 
 
 def test_a_person_with_another_name_is_embedded_again(corpus: Corpus) -> None:
-    """Same bytes and same key, but what is said of the face has changed."""
+    """The picture and its key are the same, but its identity has changed."""
     listed = corpus.root / "list.csv"
     rows = [f"pictures/person-0002/{n:02d}.jpg" for n in range(4)]
     listed.write_text("path,identity\n" + "".join(f"{row},Ann\n" for row in rows))
@@ -155,7 +155,7 @@ def test_a_delta_that_was_stopped_goes_on(corpus: Corpus) -> None:
     assert done
     corpus.embed(faces, "b", since=corpus.at("a"))
     now = {path.name: path.stat().st_mtime_ns for path in Path(corpus.at("b")).glob("part-*")}
-    assert done.items() <= now.items(), "a finished unit was touched"
+    assert done.items() <= now.items(), "a finished unit has changed"
     corpus.embed(faces, "undisturbed", since=corpus.at("a"))
     one, two = (manifest.read(corpus.at(name), "embeddings") for name in ("b", "undisturbed"))
     assert one.digest == two.digest
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused(corpus: Corpus, tmp_path: Path) -> None:
         corpus.embed(faces, "b", since=corpus.at("a"), model=other)
     with pytest.raises(ConfigError, match=r"dtype is float16, in --since .*/a it is float32.*leave --since out"):
         corpus.embed(faces, "b", since=corpus.at("a"), dtype="float16")
-    assert not Path(corpus.at("b")).exists(), "nothing was begun"
+    assert not Path(corpus.at("b")).exists(), "nothing was started"
     corpus.embed(faces, "half", dtype="float16")
     corpus.embed(faces, "other", model=other)
     with pytest.raises(
@@ -211,7 +211,7 @@ def test_erased_faces_enter_nowhere(corpus: Corpus) -> None:
     table = Faces.open(faces).table.to_pylist()
     one = next(row["face_id"] for row in table if row["key"] == "person-0002/03")
     ann = {row["face_id"] for row in table if row["identity"] == "person-0000"}
-    with pytest.raises(TooManyBadImages):  # stopped, with every unit done before anybody was erased
+    with pytest.raises(TooManyBadImages):  # stopped after every unit was done, before any face was erased
         corpus.embed(faces, "b", max_bad_fraction=0.0)
     tombstones.add(tombstones.beside(faces), namespace, face_ids=[one], identities=["person-0000"])
     answer = corpus.embed(faces, "b")
@@ -227,7 +227,7 @@ def test_erased_faces_enter_nowhere(corpus: Corpus) -> None:
     assert (delta["embedded"], delta["unchanged"], delta["gone"]) == (0, 10, 7)
     assert corpus.vectors("a", "c").keys() == corpus.vectors("b").keys()
     indexed = index.run(IndexConfig(embeddings=corpus.at("a"), out=corpus.at("index")))
-    assert indexed["rows"] == 10, "an index of what was embedded before leaves them out, too"
+    assert indexed["rows"] == 10, "an index of earlier embeddings leaves them out, too"
     live = Index.open(corpus.at("index"))
     found = {number for shard in live.shards for number in build.stored_ids(shard).tolist()}
     assert len(found) == 10
@@ -241,7 +241,7 @@ def test_catalogues_leave_erased_people_out(corpus: Corpus) -> None:
     shutil.copy(corpus.people / "person-0001" / "01.jpg", corpus.pictures / "person-0001" / "99.jpg")
     config = CatalogueConfig(source=str(corpus.pictures), out=corpus.at("faces-b"))
     answer = catalogue.run(config)
-    assert (answer["rows"], answer["identities"], answer["erased"]) == (18, 3, 7), "new pictures of them, too"
+    assert (answer["rows"], answer["identities"], answer["erased"]) == (18, 3, 7), "also their new pictures"
     assert "person-0001" not in Faces.open(corpus.at("faces-b")).table["identity"].to_pylist()
     assert catalogue.run(config) == answer, "the same again"
     elsewhere = replace(config, out=corpus.at("other/faces"), tombstones=corpus.at("elsewhere"))
@@ -258,10 +258,10 @@ def test_catalogues_leave_erased_people_out(corpus: Corpus) -> None:
         catalogue.run(config)
 
 
-def test_a_twin_that_takes_an_id_over_is_said(
+def test_a_twin_that_takes_over_an_id_is_reported(
     model: str, people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What is to be embedded is planned without Ray; here the earlier picture has no vector that anybody looks at."""
+    """Planning needs no Ray; the vectors of the earlier pictures do not matter here."""
     corpus = Corpus(tmp_path, people, model)
     corpus.add(0)
     (corpus.pictures / "person-0000" / "03.jpg").rename(corpus.pictures / "person-0000" / "03.webp")
@@ -277,10 +277,10 @@ def test_a_twin_that_takes_an_id_over_is_said(
     shutil.copy2(corpus.pictures / "person-0000" / "03.webp", corpus.pictures / "person-0000" / "03.jpg")
     config = EmbedConfig(faces=corpus.catalogue("faces-b"), model=model, out=corpus.at("b"), since=corpus.at("a"))
     capfd.readouterr()
-    assert plan.job_of(config).inputs == 2
-    said = (
-        "1 pictures have a new twin, which differs in its ending only; the one whose ending comes first has the plain "
+    assert EmbedPlan.of(config).inputs == 2
+    assert capfd.readouterr().err == (
+        "1 pictures have a new twin whose name differs only in the ending; the one whose ending comes first now has "
+        "the face_id of the plain key, and both are embedded again\n"
     )
-    assert capfd.readouterr().err == said + "key's face_id now, and both are embedded again\n"
-    assert plan.job_of(replace(config, faces=corpus.at("faces-a"))).inputs == 0
+    assert EmbedPlan.of(replace(config, faces=corpus.at("faces-a"))).inputs == 0
     assert not capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""How a unit is committed: one writer's part stands, and everything else about the unit follows from it."""
+"""How a unit is committed: the part of one writer counts, and all other files of the unit follow from it."""
 
 import errno
 import json
@@ -41,8 +41,8 @@ def tags(ids: list[int]) -> pa.Table:
 
 
 def commit(out: str, unit: Unit, embedded: list[int], rejected: list[int]) -> UnitRecord:
-    took_in = tags(sorted(embedded + rejected))
-    return UnitStore(out).commit(unit, UnitResult(took_in, vectors(embedded), bad(*rejected), SPENT))
+    inputs = tags(sorted(embedded + rejected))
+    return UnitStore(out).commit(unit, UnitResult(inputs, vectors(embedded), bad(*rejected), SPENT))
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -57,26 +57,26 @@ def test_a_unit_in_its_four_files(tmp_path: Path) -> None:
         "quarantine/part-000000.parquet",
         "done/000000.json",
     }
-    took_in = schema.check(pq.read_table(tmp_path / "tags/part-000000.parquet"), schema.TAGS, "tags")
-    assert took_in.to_pylist()[2] == {"face_id": 3, "content_tag": "tag-3", "row_hash": 3}, "the rejects', too"
-    assert took_in["face_id"].to_pylist() == [1, 2, 3, 4, 5]
+    inputs = schema.check(pq.read_table(tmp_path / "tags/part-000000.parquet"), schema.TAGS, "tags")
+    assert inputs.to_pylist()[2] == {"face_id": 3, "content_tag": "tag-3", "row_hash": 3}, "also of rejects"
+    assert inputs["face_id"].to_pylist() == [1, 2, 3, 4, 5]
     assert record.tags_sha256 == storage.sha256(str(tmp_path / "tags/part-000000.parquet"))
     assert from_table(pq.read_table(tmp_path / "part-000000.parquet")).face_id_N.tolist() == [1, 2, 4]
     rejects = schema.check(pq.read_table(tmp_path / "quarantine/part-000000.parquet"), schema.QUARANTINE, "q")
     assert [(r["face_id"], r["uri"], r["reason"]) for r in rejects.to_pylist()] == [
         (3, "3.jpg", "missing"),
         (5, "5.jpg", "missing"),
-    ], "in the order of ids"
+    ], "sorted by face_id"
     assert (record.rows, record.rejected, record.reasons) == (3, 2, {"missing": 2})
     assert record.sha256 == storage.sha256(str(tmp_path / "part-000000.parquet"))
     assert record.quarantine_sha256 == storage.sha256(str(tmp_path / "quarantine/part-000000.parquet"))
     assert set(record.seconds) == {"read", "decode", "forward", "write"}
-    assert UnitStore(str(tmp_path)).settled(UNIT) == record
+    assert UnitStore(str(tmp_path)).finished(UNIT) == record
     assert UnitStore(str(tmp_path)).rejects(UNIT).tolist() == [3, 5]
 
 
-def test_a_second_writer_changes_nothing_and_tells_what_is_there(tmp_path: Path) -> None:
-    """A zombie comes back with another view of the source: one picture less, another one more."""
+def test_a_second_writer_changes_nothing_and_returns_what_is_there(tmp_path: Path) -> None:
+    """A writer that was taken for dead has read the source in another state: one picture less, another one more."""
     first = commit(str(tmp_path), UNIT, [1, 2, 4], [3])
     before = files(tmp_path)
     second = commit(str(tmp_path), UNIT, [1, 3], [2, 4])
@@ -91,7 +91,7 @@ def test_a_writer_that_died_after_the_part(tmp_path: Path, lost: list[str]) -> N
     for name in lost:
         (tmp_path / name).unlink()
     assert not any(DoneUnits(UnitStore(str(tmp_path)), [UNIT]).runs()), "without a record it is not done"
-    found = UnitStore(str(tmp_path)).settled(UNIT)
+    found = UnitStore(str(tmp_path)).finished(UNIT)
     assert found is not None
     assert (found.rows, found.sha256, found.reasons) == (whole.rows, whole.sha256, whole.reasons)
     now = files(tmp_path)
@@ -102,7 +102,7 @@ def test_a_writer_that_died_after_the_part(tmp_path: Path, lost: list[str]) -> N
 def test_units_with_nothing_in_them(tmp_path: Path) -> None:
     record = commit(str(tmp_path), UNIT, [], [])
     assert (record.rows, record.sha256) == (0, None)
-    assert set(files(tmp_path)) == {"done/000000.json"}, "of another split, say: no part for nothing"
+    assert set(files(tmp_path)) == {"done/000000.json"}, "an empty unit, for example of another split, has no part"
     other = commit(str(tmp_path / "rejects"), UNIT, [], [1, 2])
     assert (other.rows, other.rejected) == (0, 2)
     assert pq.read_table(tmp_path / "rejects/part-000000.parquet").num_rows == 0
@@ -110,7 +110,7 @@ def test_units_with_nothing_in_them(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets so many writes through and then has the disk full in the middle of one."""
+    """Lets ``writes`` writes succeed; the disk is full in the middle of the next one."""
 
     def after(writes: int) -> None:
         honest, left = Path.write_bytes, [writes]
@@ -135,9 +135,9 @@ def test_a_full_disk_leaves_nothing_half_written(
     with pytest.raises(StorageFull, match=r"No space left on device while writing \S*000000\.\w+; .*free some space"):
         commit(str(tmp_path / "out"), UNIT, [1, 2], [3])
     left = files(tmp_path / "out")
-    assert len(left) == writes, "what is there is whole, and no temporary file stays"
+    assert len(left) == writes, "all files are complete, and no temporary file stays"
     monkeypatch.undo()
-    done = UnitStore(str(tmp_path / "out")).settled(UNIT)
+    done = UnitStore(str(tmp_path / "out")).finished(UNIT)
     assert (done is None) == (writes <= 1), "with the part in place, the rest follows"
     commit(str(tmp_path / "out"), UNIT, [1, 2], [3])
     commit(str(tmp_path / "undisturbed"), UNIT, [1, 2], [3])
@@ -178,7 +178,7 @@ def test_done_units_follow_retries(tmp_path: Path) -> None:
         ("part-000001.parquet", 2),
         ("part-000002.parquet", 2),
         ("part-000003.parquet", 1),
-    ], "a retry takes in nothing new"
+    ], "a retry has no tags"
     (tmp_path / "done" / f".000001.json.x{durable.UNFINISHED}").write_bytes(b"{")
     store.sweep(done.superseded())
     assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["part-000002-1.parquet"]
@@ -186,8 +186,8 @@ def test_done_units_follow_retries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [[], ["part-000000.parquet"], ["done/000000.json", "quarantine/part-000000.parquet"]])
-def test_a_unit_is_taken_back_for_an_erased_face(tmp_path: Path, left: list[str]) -> None:
-    """However far an earlier attempt at it came."""
+def test_a_unit_is_undone_for_an_erased_face(tmp_path: Path, left: list[str]) -> None:
+    """At whatever step an earlier removal was stopped."""
     out = str(tmp_path)
     commit(out, UNIT, [1, 2], [3])
     commit(out, replace(UNIT, retry=1), [], [3])
@@ -203,13 +203,13 @@ def test_a_unit_is_taken_back_for_an_erased_face(tmp_path: Path, left: list[str]
     assert not UnitStore(out).discard(UNIT, np.array([3])), "it is gone"
 
 
-@pytest.mark.parametrize(("took_in", "embedded", "rejected"), [([1, 2, 3], [1], [2]), ([1, 2], [1, 3], [2])])
+@pytest.mark.parametrize(("inputs", "embedded", "rejected"), [([1, 2, 3], [1], [2]), ([1, 2], [1, 3], [2])])
 def test_tags_and_part_of_two_writers(
-    tmp_path: Path, took_in: list[int], embedded: list[int], rejected: list[int]
+    tmp_path: Path, inputs: list[int], embedded: list[int], rejected: list[int]
 ) -> None:
-    """Of one from before and one from after face 3 was erased, whichever of them was first at which file."""
+    """One from before and one from after face 3 was erased, whichever of them wrote which file first."""
     out = str(tmp_path)
-    UnitStore(out).commit(UNIT, UnitResult(tags(took_in), vectors(embedded), bad(*rejected), SPENT))
+    UnitStore(out).commit(UNIT, UnitResult(tags(inputs), vectors(embedded), bad(*rejected), SPENT))
     assert UnitStore(out).discard(UNIT, np.array([3]))
     assert files(tmp_path) == {}
 
@@ -227,8 +227,8 @@ def test_an_erased_face_among_the_rejects_or_in_a_retry_of_another_writer(tmp_pa
             (tmp_path / name).write_bytes(data)
 
 
-def test_a_part_without_tags_is_taken_back(tmp_path: Path) -> None:
-    """Put in place by a writer that was not dead, behind one who took the unit back."""
+def test_a_part_without_tags_is_removed(tmp_path: Path) -> None:
+    """Written by a writer that was taken for dead, after another one had undone the unit."""
     commit(str(tmp_path), UNIT, [1, 2], [])
     (tmp_path / "tags/part-000000.parquet").unlink()
     (tmp_path / "done/000000.json").unlink()

@@ -1,4 +1,4 @@
-"""The slowest stage of an embed job, and what the whole would take."""
+"""The slowest stage of an embed job, and the estimate of the whole."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from workflows.embed.worker import Sample
     [
         (PoolSizes(2, 0), {"read": 1, "decode": 3, "forward": 4, "write": 2}, 5, "forward"),
         (PoolSizes(2, 0), {"read": 1, "decode": 6, "forward": 4, "write": 1}, 6, "decode"),
-        # One actor and four decoders: 4 s of network against 2 s of decoding ahead of it.
+        # One actor and four decoders: 4 s of network per process, and 2 s of decoding before it.
         (PoolSizes(1, 4), {"read": 2, "decode": 6, "forward": 4, "write": 0}, 4, "forward"),
         (PoolSizes(1, 4), {"read": 20, "decode": 12, "forward": 4, "write": 1}, 8, "read"),
         (PoolSizes(1, 4), {"read": 0, "decode": 4, "forward": 1, "write": 3}, 4, "write"),

@@ -16,7 +16,7 @@ def test_units_cover_every_row_once() -> None:
         assert all(0 < unit.last - unit.first <= 5 for unit in todo)
 
 
-def test_units_of_a_delta_hold_what_it_wants() -> None:
+def test_units_of_a_delta_hold_wanted_rows() -> None:
     parts = [Part("a", 6, ""), Part("b", 3, ""), Part("c", 4, "")]
     wanted = {"a": [0, 1, 0, 1, 1, 1], "b": [0, 0, 0], "c": [0, 0, 0, 1]}
     todo = units.cut(parts, 2, {name: np.array(flags, bool) for name, flags in wanted.items()})

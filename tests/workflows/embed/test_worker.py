@@ -1,4 +1,4 @@
-"""Bad pictures end in the quarantine, are counted and capped; a network's NaN never enters an artefact."""
+"""Bad pictures are put in the quarantine, counted and limited; a network's NaN never enters an artefact."""
 
 import shutil
 from dataclasses import replace
@@ -22,14 +22,14 @@ from workflows.embed.config import EmbedConfig
 
 
 def test_odd_images_are_quarantined_with_reasons(chain: Chain, data_root: Path, people: Path, tmp_path: Path) -> None:
-    for path in (data_root / "odd_images").iterdir():  # a folder an ending: some names differ in nothing else
+    for path in (data_root / "odd_images").iterdir():  # one folder per ending: some names differ only in that
         target = tmp_path / "corpus" / f"odd{path.suffix}"
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     shutil.copytree(people / "person-0000", tmp_path / "corpus" / "person-0000")
     faces, out = str(tmp_path / "faces"), str(tmp_path / "out")
     rows = catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=faces))["rows"]
-    assert rows == 44 + 6, "the table of expectations is no picture; all pictures are listed"
+    assert rows == 44 + 6, "all pictures are listed; the table of expectations is not a picture"
     config = EmbedConfig(faces=faces, model=chain.model, out=out, unit_size=20, actors=1, max_bad_fraction=0.1)
     with pytest.raises(TooManyBadImages, match=r"\d+ of 50 faces cannot be embedded .*not-an-image"):
         embed.run(config)

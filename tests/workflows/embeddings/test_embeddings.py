@@ -29,7 +29,7 @@ def one(tmp_path: Path) -> str:
 
 
 def forge(out: str, name: str, table: pa.Table, folder: str = "") -> None:
-    """Put another table in a part's place and have the manifest say so: what only a bug of ours could bring about."""
+    """Replace a part by another table, in the manifest as well: what only a bug of ours could cause."""
     path = Path(out, folder, name)
     kept = pq.read_schema(path).metadata
     pq.write_table(table.replace_schema_metadata(kept), path)
@@ -47,7 +47,7 @@ def test_a_whole_artefact_passes(one: str, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == books
 
 
-def test_everything_that_is_wrong_is_told(one: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_that_is_wrong_is_listed(one: str, capsys: pytest.CaptureFixture[str]) -> None:
     table = pq.read_table(Path(one, "part-000000.parquet"))
     forge(one, "part-000000.parquet", table.take([0, 2, 1, 3, 4]))
     other = pq.read_table(Path(one, "part-000001.parquet"))
@@ -67,14 +67,14 @@ def test_everything_that_is_wrong_is_told(one: str, capsys: pytest.CaptureFixtur
     assert len(lines) == 4
 
 
-def test_books_that_do_not_balance_are_told(one: str) -> None:
+def test_books_that_do_not_balance_are_reported(one: str) -> None:
     tags = pq.read_table(Path(one, "tags", "part-000001.parquet"))
     forge(one, "part-000001.parquet", tags.slice(1), folder="tags")
     with pytest.raises(Corrupt, match=r"inputs: the manifest says 13, the files 12\n.*the faces listed in tags"):
         check.run(CheckConfig(embeddings=one))
 
 
-def test_a_vector_or_norm_out_of_bounds_is_told(one: str) -> None:
+def test_a_vector_or_norm_out_of_bounds_is_reported(one: str) -> None:
     part = Path(one, "part-000000.parquet")
     table = pq.read_table(part)
     norms = pa.array([1, 1, float("nan"), 1, 1], pa.float32())
@@ -177,11 +177,11 @@ def test_an_export_that_fails_leaves_nothing(one: str, tmp_path: Path) -> None:
 
 def test_export_leaves_erased_faces_out(one: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export.run(ExportConfig(embeddings=one, out=str(tmp_path / "v.npy")))
-    assert f"{one}: its Faces {tmp_path}/faces are not there any more" in capfd.readouterr().err
+    assert f"{one}: its Faces {tmp_path}/faces do not exist any more" in capfd.readouterr().err
     tombstones.add(str(tmp_path / "tombstones"), "n", face_ids=[3])
     answer = export.run(ExportConfig(embeddings=one, out=str(tmp_path / "v.npy")))
     assert (answer["rows"], 3 in np.load(answer["ids"])) == (11, False)
-    assert "not there any more" not in capfd.readouterr().err
+    assert "not exist any more" not in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_scores_of_two_models_side_by_side(models: tuple[str, str], tmp_path: Pa
     found = compare.run(config)
     assert (found["faces"], found["people"], found["models"]) == (117, 30, {"old": "old" * 8, "new": "new" * 8})
     assert found["new"]["genuine"]["0.5"] > found["old"]["genuine"]["0.5"] + 0.1
-    assert [point["far"] for point in found["operating_points"]] == [1e-1, 1e-2], "what 6,600 pairs can tell"
+    assert [point["far"] for point in found["operating_points"]] == [1e-1, 1e-2], "the rates that 6,600 pairs support"
     assert all(point["new"]["tar"] > point["old"]["tar"] for point in found["operating_points"])
     assert Image.open(tmp_path / "scores.png").width > 400
     # By brute force: the same rates from every pair, and the nearest others.

@@ -1,4 +1,4 @@
-"""The steps of an index build, on the small chain's embeddings and with inverted lists, which so few rows never get."""
+"""The steps of an index build on few embeddings, with inverted lists, which would not be chosen for so few rows."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster that was there before: by address, by ``ray job submit``, and when a node is lost."""
+"""Jobs on a running Ray cluster, by address and by ``ray job submit``, and on nodes that share no files."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """A head node of its own: its GCS address, its dashboard's URL, and the environment to talk to it."""
+    """A new head node: its GCS address, its dashboard's URL, and the environment to reach it with."""
     scratch = Path(f"/tmp/lk-head-{os.getpid()}")
     port, dashboard = free_port(), free_port()
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -48,7 +48,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, d
     try:
         yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment
     finally:
-        # Not `ray stop`, which would stop every Ray of this machine; nor asked to end, which its agents take 20 s for.
+        # Not `ray stop`, which would stop every Ray of this machine; and killed, because its agents take 20 s to end.
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for member in family:
             member.kill()
@@ -57,7 +57,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, d
 
 
 def retried(argv: list[str], environment: dict[str, str], seconds: float = 90) -> subprocess.CompletedProcess[str]:
-    """The first success of a command that may be too early for a head that is still starting."""
+    """Run a command until it succeeds, for a head that may still be starting."""
     deadline = time.monotonic() + seconds
     while True:
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
@@ -86,7 +86,7 @@ def test_on_a_cluster_by_address_and_by_job_submission(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["embedded"] == 144
     still = subprocess.run([str(BIN / "ray"), "status", f"--address={address}"], env=environment, capture_output=True)
-    assert still.returncode == 0, "a cluster that was there before keeps running"
+    assert still.returncode == 0, "a cluster that was running before keeps running"
 
     train = f"{likeness} train --faces {chain.faces} --out {tmp_path / 'model'} --steps 4 --workers 2 --identities 6"
     train += f" --images 3 --image-size 32 --tracking-uri sqlite:///{tmp_path / 'mlflow.db'}"
@@ -112,8 +112,8 @@ def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None:
-    """Two nodes with different views of a folder cannot be had on one machine; that both look at it can. A file that
-    only the driver sees is one that it holds open.
+    """On one machine, nodes cannot see different folders; only that both look is tested. A file that only the driver
+    sees is one that it holds open.
     """
     code = (
         "import os, sys, ray\n"

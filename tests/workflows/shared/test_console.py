@@ -1,4 +1,4 @@
-"""What is shown where stderr is no terminal."""
+"""What is shown if stderr is no terminal."""
 
 import re
 import time
@@ -14,7 +14,7 @@ def test_lines_of_a_log_say_how_much_is_done_and_how_long_it_will_take(
     monkeypatch.setattr(console, "LINE_EVERY_S", 0.0)
     with console.bar("embed", 10_000) as bar:
         for done in (1_000, 2_000):
-            time.sleep(0.01)  # a rate takes two moments
+            time.sleep(0.01)  # a rate needs two points in time
             bar.update(done, "9/s")
         bar.update(3_000)
     out, err = capsys.readouterr()

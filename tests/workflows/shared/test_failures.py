@@ -1,4 +1,4 @@
-"""What is said when Ray does not start, or something in it dies: one line, and nothing left behind."""
+"""Ray that does not start, or an actor that dies, ends in one line of error and leaves nothing behind."""
 
 import tempfile
 from pathlib import Path
@@ -38,6 +38,6 @@ def test_a_dead_actor_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(JobFailed) as error, cluster.connected(RunOptions()):
         raise RayActorError("01", "The actor died unexpectedly.\n\tpid: 7\nIts worker process has died.")
-    assert str(error.value) == "RayActorError: Its worker process has died. (--verbose shows the whole)"
+    assert str(error.value) == "RayActorError: Its worker process has died. (--verbose shows the full message)"
     with pytest.raises(DataError, match=r"^no faces$"), cluster.connected(RunOptions()):
         raise DataError("no faces")

@@ -1,4 +1,4 @@
-"""A lease that another run has taken over is lost for good, and noticed."""
+"""A lease that another run has taken over is never taken back, and its holder notices."""
 
 import json
 import threading
@@ -28,13 +28,13 @@ def test_a_lease_that_was_taken_over_is_not_taken_back(quick: None, tmp_path: Pa
     with lease.held(str(tmp_path)) as held:
         first = path.read_bytes()
         time.sleep(0.3)
-        assert path.read_bytes() != first, "it is kept fresh"
+        assert path.read_bytes() != first, "it is renewed"
         held.check()
         theirs = stamp(path, "another", age=0)
         time.sleep(0.3)
         with pytest.raises(JobRunning, match="another one took over"):
             held.check()
-    assert path.read_bytes() == theirs, "neither beaten over nor removed"
+    assert path.read_bytes() == theirs, "neither renewed nor removed"
 
 
 def test_a_lease_that_is_gone_is_lost(quick: None, tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_a_beat_that_fails_is_only_missed(quick: None, tmp_path: Path, monkeypat
         before = (tmp_path / lease.NAME).read_bytes()
         time.sleep(0.3)
         held.check()
-        assert (tmp_path / lease.NAME).read_bytes() != before, "the next one comes through"
+        assert (tmp_path / lease.NAME).read_bytes() != before, "the next beat succeeds"
 
 
-def test_a_beat_that_comes_late_does_not_land_on_another_s_lease(
+def test_a_late_beat_does_not_replace_another_run_s_lease(
     quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace, theirs = storage.replace_if_match, []
@@ -78,7 +78,7 @@ def test_a_beat_that_comes_late_does_not_land_on_another_s_lease(
     assert (tmp_path / lease.NAME).read_bytes() == theirs[0]
 
 
-def test_where_nothing_can_be_replaced_on_a_condition_a_lease_is_kept_fresh(quick: None) -> None:
+def test_without_conditional_writes_a_lease_is_renewed(quick: None) -> None:
     with lease.held("memory://kept") as held:
         first = storage.read_bytes(f"memory://kept/{lease.NAME}")
         time.sleep(0.3)
@@ -97,9 +97,7 @@ def test_another_host_is_given_three_beats(quick: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ahead", [300.0, -300.0])
-def test_a_clock_that_goes_wrong_does_not_cost_another_host_its_lease(
-    quick: None, tmp_path: Path, ahead: float
-) -> None:
+def test_a_wrong_clock_does_not_cost_another_host_its_lease(quick: None, tmp_path: Path, ahead: float) -> None:
     over = threading.Event()
 
     def beat() -> None:
@@ -115,13 +113,11 @@ def test_a_clock_that_goes_wrong_does_not_cost_another_host_its_lease(
     finally:
         over.set()
         thread.join()
-    with lease.held(str(tmp_path)):  # it beats no more
+    with lease.held(str(tmp_path)):  # it is not renewed any more
         pass
 
 
-def test_a_lease_that_is_given_up_while_it_is_looked_at_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_is_released_while_it_is_read_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = storage.read_bytes
 
     def gone(uri: str) -> bytes:

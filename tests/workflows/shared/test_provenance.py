@@ -24,7 +24,7 @@ def test_git_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_only_a_checkout_s_own_commit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the repository that an installed package happens to lie in, nor one without a commit, nor another."""
+    """Not that of a repository that an installed package lies in, nor of one without a commit, nor of another one."""
 
     def git(*arguments: str) -> None:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org", *arguments]

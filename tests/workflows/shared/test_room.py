@@ -19,7 +19,7 @@ from workflows.shared.cluster import Node
     ],
 )
 def test_no_worker_spans_two_nodes(nodes: list[Node], cpus: int, gpus: int, expected: int) -> None:
-    assert cluster.room(nodes, cpus, gpus) == expected
+    assert cluster.workers_that_fit(nodes, cpus, gpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_no_worker_spans_two_nodes(nodes: list[Node], cpus: int, gpus: int, expe
     ],
 )
 def test_workers_get_the_most_cpus_that_all_of_them_can_have(nodes: list[Node], workers: int, expected: int) -> None:
-    assert cluster.even_share(nodes, workers) == expected
+    assert cluster.cpus_per_worker(nodes, workers) == expected
