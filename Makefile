@@ -7,18 +7,33 @@ READY  := $(VENV)/.ready
 PYTEST_LIBRARY := $(BIN)/python -m pytest --ignore tests/workflows --numprocesses 2
 PYTEST_JOBS    := $(BIN)/python -m pytest tests/workflows --numprocesses 2 --dist loadfile
 
-.PHONY: demo test check lint chaos bench clean
+FAST := not slow and not long
+
+.PHONY: demo test test-long check coverage lint chaos bench clean
 
 demo: $(READY)            ## the whole chain on drawn faces: four minutes on two cores
 	$(BIN)/likeness demo --out demo-out
 
-test: lint                ## everything that must pass, slow tests included
-	$(PYTEST_LIBRARY)
-	$(PYTEST_JOBS)
+test: lint                ## everything that must pass before a change lands, slow tests included: 18 minutes at most
+	$(PYTEST_LIBRARY) -m "not long"
+	$(PYTEST_JOBS) -m "not long"
+
+test-long: $(READY)       ## what takes minutes by itself: 20 minutes at most, after `make test` where CI runs
+	$(BIN)/python -m pytest -m long --numprocesses 2 --dist loadfile || [ $$? -eq 5 ]  # 5: nothing is marked long
 
 check: lint               ## the inner loop: lint, types and the fast tests
-	$(PYTEST_LIBRARY) -m "not slow"
-	$(PYTEST_JOBS) -m "not slow"
+	$(PYTEST_LIBRARY) -m "$(FAST)"
+	$(PYTEST_JOBS) -m "$(FAST)"
+
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: $(READY)        ## lines and branches that the fast tests go through, in every process that they start
+	rm -f .coverage .coverage.*
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST_LIBRARY)) -m "$(FAST)"
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST_JOBS)) -m "$(FAST)"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	@$(BIN)/coverage json --quiet -o - | $(BIN)/python -c "import json, sys; t = json.load(sys.stdin)['totals']; \
+	    print('lines %.1f %%, branches %.1f %%' % (t['percent_statements_covered'], t['percent_branches_covered']))"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -35,7 +50,7 @@ bench-%: $(READY)         ## one program of tests/bench: mining, study, embeddin
 	$(BIN)/python tests/bench/$*.py
 
 clean:
-	rm -rf $(VENV) demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(READY): pyproject.toml infra/constraints.txt
 	$(PYTHON) -m venv $(VENV)

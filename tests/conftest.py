@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.measured import ray_hook
 from support.places import DATA
 
 from workflows.demo import drawn
@@ -50,6 +51,8 @@ def ray_session() -> Iterator[None]:
     os.environ.update(cluster.QUIET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=ray_hook()
+        )
     yield
     ray.shutdown()

@@ -44,7 +44,9 @@ def test_objectives_on_a_gpu_equal_one_process_on_a_cpu(n_ranks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+@pytest.mark.parametrize(
+    "n_ranks", [2, pytest.param(3, marks=pytest.mark.long), pytest.param(4, marks=pytest.mark.long)]
+)
 def test_every_objective_batch_and_share_on_workers_equals_one_process(n_ranks: int) -> None:
     compare(
         [
