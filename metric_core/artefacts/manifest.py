@@ -73,11 +73,8 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
         )
     try:
         found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
-        found_kind, found_plan = found["kind"], found["plan"]
-        if found_kind == kind:
-            number = migrate.require_readable(kind, found, storage.join(uri, PLAN))
-            found_plan = migrate.upgraded(kind, "plan", found_plan, number)
-        there = _flat(found_plan)
+        found_kind, number = migrate.require_readable(found, storage.join(uri, PLAN))
+        there = _flat(migrate.upgraded(found_kind, "plan", found["plan"], number))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Occupied(
             f"{uri}/{PLAN} is damaged or not a plan of Likeness ({error!r}); give --out another folder"
@@ -144,6 +141,7 @@ def read(uri: str, kind: str) -> Manifest:
     if body["kind"] != kind:
         raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
+    migrate.require_complete(kind, content, uri)
     return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"])
 
 
@@ -152,9 +150,10 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
         body: dict[str, Any] = json.loads(data)
-        migrate.require_readable(body["kind"], body, address)  # a newer format may compute its digest otherwise
-        matches = body["digest"] == digest(migrate.hashed(body["kind"], "content", body["content"]))
-    except (ValueError, KeyError, TypeError) as error:
+        kind, body["format"] = migrate.require_readable(body, address)  # a newer one may compute its digest otherwise
+        matches = body["digest"] == digest(migrate.hashed(kind, "content", body["content"]))
+        body["provenance"] = dict(body["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:
         raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {remedy}")

@@ -6,7 +6,8 @@ the absence of the field. An older artefact is read as if it had the default, an
 holds the default. So no fingerprint, plan id, digest or version id changes because a field was added.
 
 A new field in a plan, a content or ``model.json`` needs a step here. ``tests/frozen`` has artefacts of every format,
-and its tests fail when a step is missing.
+and its tests fail when a step is missing. Tombstones have no manifest and so no format. The records beside unfinished
+work (of units, of shards) are read as their dataclasses: a field that one of these gets needs a default there.
 """
 
 from collections.abc import Mapping
@@ -43,6 +44,11 @@ STEPS: dict[str, tuple[Step, ...]] = {
     "matches": (),
 }
 
+BEFORE_NUMBERS: dict[str, dict[str, Any]] = {"embeddings": {"since": [], "gone": None}}
+"""What contents of format 1 may lack that were written before formats had numbers, and what that meant."""
+NEEDED: dict[str, tuple[str, ...]] = {"faces": ("parts",), "embeddings": ("tags",)}
+"""What such contents may lack as well, and cannot be read without."""
+
 PLAN_IN_CONTENT = frozenset({"embeddings", "matches"})
 """Kinds whose content repeats the plan's fields, so that a step for the plan also applies to the content."""
 
@@ -62,24 +68,43 @@ def head(kind: str) -> dict[str, Any]:
     return {"kind": kind, "format": format_of(kind), "needs": oldest_reader(kind)}
 
 
-def require_readable(kind: str, found: Mapping[str, Any], address: str) -> int:
-    """The format number in the head of a manifest or plan; 1 when it was written before there were numbers.
+def require_readable(found: Mapping[str, Any], address: str) -> tuple[str, int]:
+    """The kind and the format number in the head of a manifest or plan; 1 when it was written before there were
+    numbers.
 
     Raises:
-        SchemaMismatch: the format is newer than this version of Likeness can read.
+        SchemaMismatch: this version of Likeness does not know the kind, or the format is newer than it can read.
+        ValueError: they are no kind and no number.
     """
-    number = int(found.get("format", 1))
+    kind, number = found["kind"], found.get("format", 1)
+    if not isinstance(kind, str) or type(number) is not int or number < 1:
+        raise ValueError(f"kind {kind!r} and format {number!r}; a name and a number from 1 were expected")
+    remedy = f"install Likeness {found.get('needs') or '(a newer version)'} or later"
+    if kind not in STEPS:
+        raise SchemaMismatch(f"{address} is of kind {kind!r}, which this version of Likeness does not know; {remedy}")
     if number > format_of(kind):
         raise SchemaMismatch(
             f"{address} has format {number} of {kind}, and this version of Likeness reads up to {format_of(kind)}; "
-            f"install Likeness {found.get('needs') or '(a newer version)'} or later"
+            f"{remedy}"
         )
-    return number
+    return kind, number
+
+
+def require_complete(kind: str, content: Mapping[str, Any], uri: str) -> None:
+    """Raises SchemaMismatch when a content was written so long ago that it lacks what cannot be filled in."""
+    lacking = [name for name in NEEDED.get(kind, ()) if name not in content]
+    if lacking:
+        raise SchemaMismatch(
+            f"{uri} has no {' and no '.join(lacking)} in its manifest: it was written before formats had numbers and "
+            f"cannot be read any more; write it again to another --out"
+        )
 
 
 def upgraded(kind: str, part: Part, value: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A plan, content or spec of format ``number``, converted to today's format."""
-    out = _copied(value)
+    out: dict[str, Any] = _copied(value)
+    if part == "content" and number == 1:
+        out = {**_copied(BEFORE_NUMBERS.get(kind, {})), **out}
     for step in STEPS[kind][number - 1 :]:
         for path in _removed(kind, part, step):
             _drop(out, path)
@@ -90,10 +115,10 @@ def upgraded(kind: str, part: Part, value: Mapping[str, Any], number: int) -> di
 
 def hashed(kind: str, part: Part, value: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a plan, content or spec that is hashed: all but added fields that hold their defaults."""
-    out = _copied(value)
-    for step in STEPS[kind]:
+    out: dict[str, Any] = _copied(value)
+    for step in reversed(STEPS[kind]):  # the latest first: a group that it extended may be a default without it
         for path, default in _added(kind, part, step).items():
-            if _value(out, path) == default:
+            if _same(_value(out, path), default):
                 _drop(out, path)
     return out
 
@@ -108,34 +133,55 @@ def _removed(kind: str, part: Part, step: Step) -> tuple[str, ...]:
     return plan + tuple(step.removed.get(part, ()))
 
 
-def _copied(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose nested objects are copies too."""
-    return {name: _copied(inner) if isinstance(inner, Mapping) else inner for name, inner in value.items()}
+def _copied(value: Any) -> Any:
+    """The value as JSON reads it back: nested objects are copies, and tuples are lists."""
+    if isinstance(value, Mapping):
+        return {name: _copied(inner) for name, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _parent(value: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The object that holds a field (a new empty one if there is none), and the field's name in it."""
-    *outer, name = path.split(".")
-    for step in outer:
-        inner = value.get(step)
-        value = inner if isinstance(inner, dict) else {}
-    return value, name
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default; unlike Python, False is not 0."""
+    return isinstance(value, bool) == isinstance(default, bool) and bool(value == _copied(default))
+
+
+def _groups(value: dict[str, Any], path: str) -> list[Any]:
+    """The value and what is inside it along a path, the field itself left out; it ends early where there is nothing."""
+    groups: list[Any] = [value]
+    for name in path.split(".")[:-1]:
+        if not isinstance(groups[-1], dict) or name not in groups[-1]:
+            break
+        groups.append(groups[-1][name])
+    return groups
 
 
 def _value(value: dict[str, Any], path: str) -> Any:
     """A field's value, or ``_Absent``, which equals no value, if there is none."""
-    inside, name = _parent(value, path)
-    return inside.get(name, _Absent)
+    *groups, name = path.split(".")
+    inside = _groups(value, path)
+    return inside[-1].get(name, _Absent) if len(inside) > len(groups) and isinstance(inside[-1], dict) else _Absent
 
 
 def _drop(value: dict[str, Any], path: str) -> None:
-    inside, name = _parent(value, path)
-    inside.pop(name, None)
+    """Remove a field, and the groups that are empty without it: they came with it."""
+    if _value(value, path) is _Absent:
+        return
+    names, groups = path.split("."), _groups(value, path)
+    for name, group in zip(reversed(names), reversed(groups)):
+        del group[name]
+        if group:
+            return
 
 
 def _fill(value: dict[str, Any], path: str, default: Any) -> None:
-    inside, name = _parent(value, path)
-    inside.setdefault(name, default)
+    """Add a field, with the groups around it, unless it is there or a group is switched off (None)."""
+    *groups, name = path.split(".")
+    inside: Any = value
+    for group in groups:
+        inside = inside.setdefault(group, {})
+        if not isinstance(inside, dict):
+            return
+    inside.setdefault(name, _copied(default))
 
 
 class _Absent:

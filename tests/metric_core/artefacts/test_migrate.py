@@ -52,7 +52,7 @@ def test_the_content_of_some_kinds_repeats_their_plan() -> None:
 @pytest.mark.parametrize(
     ("value", "left"),
     [
-        ({"a": 1, "effort": 3, "how": {"gamma": 1.0}}, {"a": 1, "how": {}}),
+        ({"a": 1, "effort": 3, "how": {"gamma": 1.0, "b": 2}}, {"a": 1, "how": {"b": 2}}),
         ({"a": 1, "effort": 4, "how": {"gamma": 2.0}}, {"a": 1, "effort": 4, "how": {"gamma": 2.0}}),
         ({"a": 1, "effort": None}, {"a": 1, "effort": None}),
         ({"a": 1}, {"a": 1}),
@@ -62,8 +62,45 @@ def test_a_hash_leaves_out_added_fields_that_hold_their_defaults(value: dict[str
     assert migrate.hashed("model", "plan", value) == left
 
 
+def test_a_new_group_is_filled_in_and_left_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a step names it, and also when a later step adds to it."""
+    for first in ({"ema.decay": 0.0}, {"ema": {"decay": 0.0}}):
+        steps = (Step(since="0.2.0", added={"plan": first}), Step(since="0.3.0", added={"plan": {"ema.every": (1, 2)}}))
+        monkeypatch.setattr(migrate, "STEPS", {"model": steps})
+        today = {"a": 1, "ema": {"decay": 0.0, "every": [1, 2]}}
+        for _ in range(2):
+            assert migrate.upgraded("model", "plan", {"a": 1}, 1) == today, "and the steps themselves stay as they are"
+        assert migrate.hashed("model", "plan", today) == {"a": 1}
+        assert migrate.hashed("model", "plan", {"a": 1, "ema": {"decay": 0.0, "every": (1, 2)}}) == {"a": 1}
+        assert migrate.hashed("model", "plan", {"a": 1, "ema": {"decay": 0.5, "every": [1, 2]}})["ema"] == {
+            "decay": 0.5
+        }
+
+
+def test_false_is_not_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "STEPS", {"model": (Step(since="0.2.0", added={"plan": {"n": 0}}),)})
+    assert migrate.hashed("model", "plan", {"n": False}) == {"n": False}
+    assert migrate.hashed("model", "plan", {"n": 0.0}) == {}
+
+
 def test_newer_formats_are_refused_with_the_version_that_reads_them() -> None:
-    assert migrate.require_readable("model", {}, "x") == 1
-    assert migrate.require_readable("model", {"format": 3}, "x") == 3
+    assert migrate.require_readable({"kind": "model"}, "x") == ("model", 1)
+    assert migrate.require_readable({"kind": "model", "format": 3}, "x") == ("model", 3)
     with pytest.raises(SchemaMismatch, match=r"x has format 4 of model, .* up to 3; install Likeness 2\.0\.0 or later"):
-        migrate.require_readable("model", {"format": 4, "needs": "2.0.0"}, "x")
+        migrate.require_readable({"kind": "model", "format": 4, "needs": "2.0.0"}, "x")
+    with pytest.raises(SchemaMismatch, match=r"of kind 'report', .* does not know; install Likeness 9\.9 or later"):
+        migrate.require_readable({"kind": "report", "needs": "9.9"}, "x")
+
+
+@pytest.mark.parametrize("number", [0, -3, "1", 1.5, True, None, float("inf")])
+def test_what_is_no_format_is_refused(number: object) -> None:
+    with pytest.raises(ValueError, match="a number from 1"):
+        migrate.require_readable({"kind": "model", "format": number}, "x")
+
+
+def test_contents_from_before_formats_had_numbers() -> None:
+    assert migrate.upgraded("embeddings", "content", {"tags": []}, 1)["since"] == []
+    assert migrate.upgraded("embeddings", "content", {"since": [1], "gone": 2}, 1)["since"] == [1]
+    assert "since" not in migrate.upgraded("embeddings", "content", {"tags": []}, 2)
+    with pytest.raises(SchemaMismatch, match=r"x has no tags in its manifest.*write it again"):
+        migrate.require_complete("embeddings", {"parts": []}, "x")
