@@ -49,7 +49,7 @@ def test_unfinished_missing_and_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(Unfinished, match="same arguments"):
         manifest.read(str(tmp_path), "matches")
     manifest.write(str(tmp_path), "model", {}, {})
-    with pytest.raises(SchemaMismatch, match="model artefact; faces was expected"):
+    with pytest.raises(SchemaMismatch, match="model artefact; matches was expected"):
         manifest.read(str(tmp_path), "matches")
 
 
@@ -71,7 +71,7 @@ def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     manifest.begin(out, "matches", {"seed": 1, "size": 2})
     with pytest.raises(Occupied, match="seed: 1 there, 5 here"):
         manifest.begin(out, "matches", {"seed": 5, "size": 2})
-    with pytest.raises(Occupied, match="holds faces, not model"):
+    with pytest.raises(Occupied, match="holds matches, not model"):
         manifest.begin(out, "model", {"seed": 1, "size": 2})
     for text in ("{", "[]", '{"name": "a plan of another program"}', '{"kind": "matches", "plan": 3}'):
         Path(out, "plan.json").write_text(text)
