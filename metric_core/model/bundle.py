@@ -20,7 +20,7 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, ImageUnreadable
 from metric_core.metrics import OperatingPoint
 from metric_core.model.embedder import Embedder
-from metric_core.model.pictures import Picture, embed_each
+from metric_core.model.inference import Picture, embed_each
 from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"

@@ -16,7 +16,7 @@ from metric_core import storage
 from metric_core.storage import durable
 from workflows import cli
 from workflows.embed import launcher
-from workflows.embed.decoding import Setup
+from workflows.embed.setup import Setup
 from workflows.embed.units import Unit, UnitRecord
 from workflows.embed.worker import EmbedWorker
 

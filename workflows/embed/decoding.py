@@ -7,43 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core.artefacts import delta, ids, rows, schema
-from metric_core.artefacts.delta import Selection
-from metric_core.artefacts.faces import Faces
-from metric_core.model.embedder import Embedder
 from metric_core.sampling import loader
 from metric_core.sampling.loader import LOCATOR, Bad
-from workflows.embed.store import UnitStore
+from workflows.embed.setup import Setup
 from workflows.embed.units import STAGES, Reject, Unit
 
-Precision = Literal["float32", "bf16", "fp16"]
 COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *delta.MADE_OF, *LOCATOR]))
 NO_FACES = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all units of a job have in common; sent to each node once."""
-
-    faces: Faces
-    embedder: Embedder
-    store: UnitStore
-    split: str | None
-    selection: Selection
-    dtype: str
-    """Number format of the stored vectors: float32 or float16."""
-    precision: Precision
-    """Number format that the network computes in."""
-    batch: int
-    """Faces decoded together."""
-    device: str
-    """Where the network runs: cpu or cuda."""
 
 
 @dataclass

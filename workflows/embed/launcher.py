@@ -7,8 +7,9 @@ import ray
 from metric_core.errors import ConfigError
 from workflows.embed import decoding
 from workflows.embed.config import EmbedConfig
-from workflows.embed.decoding import DecodedBatch, Setup
+from workflows.embed.decoding import DecodedBatch
 from workflows.embed.pool import IN_FLIGHT
+from workflows.embed.setup import Setup
 from workflows.embed.throughput import PoolSizes
 from workflows.embed.units import Unit
 from workflows.embed.worker import EmbedWorker

@@ -18,7 +18,7 @@ from metric_core.errors import ConfigError, FingerprintMismatch
 from metric_core.model.bundle import Model
 from workflows.embed import units
 from workflows.embed.config import EmbedConfig
-from workflows.embed.decoding import Setup
+from workflows.embed.setup import Setup
 from workflows.embed.store import UnitStore
 from workflows.embed.units import Unit
 from workflows.shared import models

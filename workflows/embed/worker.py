@@ -15,8 +15,9 @@ import torch
 
 from metric_core.artefacts import embeddings, schema
 from metric_core.sampling.loader import Bad
-from workflows.embed.decoding import NO_FACES, DecodedBatch, Precision, Setup, batches, clock, rejects_of
+from workflows.embed.decoding import NO_FACES, DecodedBatch, batches, clock, rejects_of
 from workflows.embed.layout import to_parquet
+from workflows.embed.setup import Precision, Setup
 from workflows.embed.units import STAGES, Reject, Unit, UnitRecord, UnitResult
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

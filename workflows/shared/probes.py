@@ -9,7 +9,7 @@ from metric_core import storage
 from metric_core.artefacts import keys, manifest
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.model.bundle import Model
-from metric_core.model.pictures import embed_each
+from metric_core.model.inference import embed_each
 
 
 @dataclass(frozen=True)

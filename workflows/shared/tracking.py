@@ -18,7 +18,6 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 import mlflow
 import numpy as np
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -34,6 +33,8 @@ from metric_core.model.spec import ModelSpec
 from workflows.shared import provenance
 
 HOME = Path("~/.likeness").expanduser()
+SERVING = "metric_core.model.serving"
+"""Stored in every registered model: MLflow imports it to serve one, so it must keep its name."""
 
 
 def default_uri() -> str:
@@ -94,7 +95,7 @@ class Tracker:
         with _quiet(self.verbose), mlflow.start_run(run_id=self.run_id):
             info = mlflow.pyfunc.log_model(
                 name="model",
-                loader_module=__name__,
+                loader_module=SERVING,
                 data_path=folder,
                 signature=signature,
                 pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
@@ -196,16 +197,3 @@ def _quiet(verbose: bool) -> Iterator[None]:
     finally:
         logging_utils.enable_logging()
         alembic.setLevel(before)
-
-
-class _Predictor:
-    def __init__(self, path: str) -> None:
-        self._embedder = bundle.load(path).embedder
-
-    def predict(self, model_input: np.ndarray) -> np.ndarray:
-        """uint8 (B, C, S, S), preprocessed as the model's manifest says, to unit vectors, float32 (B, D)."""
-        return self._embedder.embed(torch.from_numpy(np.ascontiguousarray(model_input)))[0]
-
-
-def _load_pyfunc(path: str) -> _Predictor:
-    return _Predictor(path)
