@@ -122,9 +122,10 @@ def _top(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(version("likeness-faces"))
         return 0
-    if not args or args[0] in ("-h", "--help"):
+    below = [name for name in JOBS if args[1:2] in (["-h"], ["--help"]) and name.startswith(f"{args[0]} ")]
+    if below or not args or args[0] in ("-h", "--help"):
         print(
-            TOP.format(jobs="\n".join(f"  {name:<18} {job.text}" for name, job in JOBS.items())),
+            TOP.format(jobs="\n".join(f"  {name:<18} {JOBS[name].text}" for name in below or JOBS)),
             file=sys.stdout if args else sys.stderr,
         )
         return 0 if args else 2
