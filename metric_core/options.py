@@ -1,13 +1,15 @@
 """Options that are checked on construction, in Python and on the command line: one ConfigError lists every problem.
 
-A group of options is a frozen dataclass that derives from ``Options``. ``problems`` checks the numbers, with
-``out_of_range``; the allowed words of an option are those of its ``Literal`` type.
+A group of options is a frozen dataclass that derives from ``Options``. Types, the allowed words of a ``Literal`` and
+empty strings are checked here; ``problems`` checks the rest, the numbers with ``out_of_range``.
 """
 
 import re
+import types
 import typing
+from dataclasses import fields
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from metric_core.errors import ConfigError
 
@@ -21,12 +23,28 @@ class Options:
     """Titles under which help shows the fields, in this order; nested options are groups of their own."""
 
     def __post_init__(self) -> None:
-        problems = [*_unknown_words(self), *self.problems()]
+        kinds = _kinds(type(self))  # type: ignore[arg-type]  # mypy takes classes for unhashable
+        values = {name: getattr(self, name) for name in kinds}
+        problems = [
+            f"{name} is {values[name]!r}; expected {kind.expected}"
+            for name, kind in kinds.items()
+            if not kind.admits(values[name]) or (kind.words and values[name] not in kind.words)
+        ]
+        if all(kind.admits(values[name]) for name, kind in kinds.items()):
+            found = self.problems()
+            empty = [name for name, kind in kinds.items() if kind.filled and _is_empty(values[name])]
+            problems += [
+                f"{name} is {values[name]!r}; {'it' if values[name] == '' else 'an element'} must not be empty"
+                for name in empty
+                if not any(line.startswith(f"{name} is ") for line in found)
+            ]
+            problems += found
         if problems:
             raise ConfigError.of(problems)
 
     def problems(self) -> list[str]:
-        """What is wrong with the values, one line per problem; inherited options first."""
+        """What is wrong with the values, one line per problem; inherited options first. Called when all have the type
+        that they are declared with."""
         return []
 
 
@@ -71,16 +89,50 @@ def _parts(interval: str) -> tuple[str | Any, ...]:
     return found.groups()
 
 
-def _unknown_words(options: Options) -> list[str]:
-    """One line per option whose value is not among those of its ``Literal`` type."""
-    return [
-        f"{name} is {value!r}; expected one of {', '.join(map(str, words))}"
-        for name, words in _choices(type(options)).items()  # type: ignore[arg-type]  # mypy takes classes for unhashable
-        if (value := getattr(options, name)) not in words
-    ]
+class _Kind(NamedTuple):
+    """What values an option can have."""
+
+    types: tuple[type, ...]
+    expected: str
+    """The types or the allowed words, for messages."""
+    words: tuple[object, ...] = ()
+    """The values of a ``Literal``; otherwise none."""
+    elements: "_Kind | None" = None
+    """Of a list or a tuple, what its elements can be."""
+    filled: bool = False
+    """Whether a string, or one in a list, must have a character."""
+
+    def admits(self, value: Any) -> bool:
+        """Whether the value has one of the types; True and False are no numbers."""
+        right = isinstance(value, self.types) and (bool in self.types or not isinstance(value, bool))
+        return right and (self.elements is None or value is None or all(map(self.elements.admits, value)))
+
+
+def _is_empty(value: Any) -> bool:
+    return value == "" or (isinstance(value, list) and "" in value)
 
 
 @cache
-def _choices(of: type[Options]) -> dict[str, tuple[object, ...]]:
+def _kinds(of: type[Options]) -> dict[str, _Kind]:
     hints = typing.get_type_hints(of)
-    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is Literal}
+    return {field.name: _kind(hints[field.name])._replace(filled=field.default != "") for field in fields(of)}  # type: ignore[arg-type]
+
+
+def _kind(hint: Any) -> _Kind:
+    """Of a type as options are declared with; a union is of one type and None."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return _Kind(tuple({type(word) for word in inner}), f"one of {', '.join(map(str, inner))}", words=inner)
+    if origin in (list, tuple):
+        elements = _kind(inner[0])
+        return _Kind((origin,), f"a {origin.__name__} of which every element is {elements.expected}", elements=elements)
+    if origin in (typing.Union, types.UnionType):
+        given = _kind(next(part for part in inner if part is not type(None)))
+        words = given.words and (*given.words, None)
+        return given._replace(types=(*given.types, type(None)), expected=f"{given.expected} or None", words=words)
+    if hint is float:
+        return _Kind((float, int), "a number")
+    return _Kind(
+        (hint,),
+        {int: "a whole number", str: "a string", bool: "True or False"}.get(hint, f"an instance of {hint.__name__}"),
+    )

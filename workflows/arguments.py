@@ -19,6 +19,8 @@ GENERAL = "general"
 """Title of the options that every job has; they come last."""
 UNTITLED = "options"
 """Title of the options that no group names."""
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
+"""A value that begins like an option."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
     problems: list[str] = []
     values: dict[str, Any] = {}
     flags = argparse.Namespace(json=False, print_config=False, config=None)
-    for tokens in (_file_tokens(argv, options, problems), argv):
+    for tokens in (*_file_tokens(argv, options, problems), argv):
         found = _parsed(parser, tokens, problems)
         values |= {key: value for key, value in found.items() if key not in vars(flags)}
         vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
@@ -133,6 +135,7 @@ def _parser(config_class: type, command: str = "likeness", text: str = "") -> ar
         group = parser.add_argument_group(title, about.replace("%", "%%") or None)
         for option in options:
             _add(group, option)
+    parser._negative_number_matcher = re.compile(rf"(?:{NEGATIVE.pattern})$", re.IGNORECASE)  # argparse knows no 1e-3
     group = parser.add_argument_group(GENERAL)
     group.add_argument(
         "--config",
@@ -182,13 +185,12 @@ def _first_clause(text: str) -> str:
 
 
 def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[str]) -> dict[str, Any]:
-    """The values in the tokens: of an option its last value, of positional values all, wherever they stand."""
+    """The values in the tokens: of an option given twice the last one, of lists and positional values all."""
     known = {name for action in parser._actions for name in action.option_strings}
-    positional = {action.dest for action in parser._actions if not action.option_strings}
     values: dict[str, Any] = {}
     for group in _grouped(tokens):
         flag = group[0].split("=", 1)[0]
-        if flag.startswith("--") and flag not in known:
+        if _is_option(group[0]) and flag not in known:
             problems.append(f"there is no option {flag}{hint(flag, known)}")
             continue
         try:
@@ -199,7 +201,7 @@ def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[s
         if left:
             problems.append(f"{' '.join(left)}: not expected here")
         for key, value in vars(found).items():
-            values[key] = values.get(key, []) + value if key in positional else value
+            values[key] = values.get(key, []) + value if isinstance(value, list) else value
     return values
 
 
@@ -207,7 +209,7 @@ def _grouped(tokens: list[str]) -> Iterator[list[str]]:
     """Each option with its values, so that one bad option hides no other; leading values are a group of their own."""
     group: list[str] = []
     for token in tokens:
-        if token.startswith("--") and group:
+        if _is_option(token) and group:
             yield group
             group = []
         group.append(token)
@@ -215,19 +217,27 @@ def _grouped(tokens: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) -> list[str]:
-    """The options in the --config files, as command-line tokens."""
+def _is_option(token: str) -> bool:
+    """Whether a token is an option and no value: "-" alone, a negative number and a text with spaces are values."""
+    return token.startswith("--") or bool(re.fullmatch(r"-\S+", token) and not NEGATIVE.fullmatch(token))
+
+
+def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) -> Iterator[list[str]]:
+    """The options in each of the --config files, as command-line tokens."""
     paths = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
     paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
     positional = {option.path for option in options if option.positional}
-    tokens: list[str] = []
     for path in paths:
         import yaml
 
+        tokens: list[str] = []
         try:
-            with open(os.path.expanduser(path)) as f:
+            with open(os.path.expanduser(path), encoding="utf-8") as f:
                 body = yaml.safe_load(f) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except UnicodeDecodeError:
+            problems.append(f"--config {path}: the file is not in UTF-8; save it as UTF-8")
+            continue
+        except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: such as a date that does not exist
             problems.append(f"--config {path}: {' '.join(str(error).split())}")
             continue
         if not isinstance(body, dict):
@@ -243,7 +253,7 @@ def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) ->
                 tokens += [flag, *map(str, value)] if value else []
             elif value is not None:
                 tokens.append(f"{flag}={value}")
-    return tokens
+        yield tokens
 
 
 def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -76,9 +76,28 @@ def main(argv: list[str] | None = None) -> int:
     words = next((n for n in (1, 2) if " ".join(args[:n]) in JOBS), 0)
     if not words:
         return _without_job(args)
-    name = " ".join(args[:words])
+    name, rest = " ".join(args[:words]), args[words:]
     try:
-        return _run(name, args[words:])
+        config_class = JOBS[name].config_class
+        if "-h" in rest or "--help" in rest:
+            sys.stdout.write(help_text(f"likeness {name}", f"{JOBS[name].text.capitalize()}.", config_class))
+            return 0
+        config, flags = parse(config_class, rest)
+        if flags.print_config:
+            import yaml
+
+            sys.stdout.write(yaml.safe_dump(asdict(config), sort_keys=False))
+            return 0
+        if not getattr(config, "verbose", False):
+            warnings.simplefilter("ignore")
+        job = importlib.import_module(JOBS[name].work)
+        result = job.run(config)
+        if flags.json:
+            print(json.dumps(result))
+        else:
+            show = getattr(job, "show", None)
+            print(show(result) if show else "\n".join(_lines(result)))
+        return 0
     except LikenessError as error:
         for line in str(error).splitlines():
             _print_error(name, line)
@@ -95,36 +114,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _run(name: str, args: list[str]) -> int:
-    config_class = JOBS[name].config_class
-    if "-h" in args or "--help" in args:
-        sys.stdout.write(help_text(f"likeness {name}", f"{JOBS[name].text.capitalize()}.", config_class))
-        return 0
-    config, flags = parse(config_class, args)
-    if flags.print_config:
-        import yaml
-
-        sys.stdout.write(yaml.safe_dump(asdict(config), sort_keys=False))
-        return 0
-    if not getattr(config, "verbose", False):
-        warnings.simplefilter("ignore")
-    job = importlib.import_module(JOBS[name].work)
-    result = job.run(config)
-    if flags.json:
-        print(json.dumps(result))
-    else:
-        show = getattr(job, "show", None)
-        print(show(result) if show else "\n".join(_lines(result)))
-    return 0
-
-
 def _without_job(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(version("likeness-faces"))
         return 0
-    if not args or args[0] in ("-h", "--help"):
+    below = [name for name in JOBS if args[1:2] in (["-h"], ["--help"]) and name.startswith(f"{args[0]} ")]
+    if below or not args or args[0] in ("-h", "--help"):
         print(
-            USAGE.format(jobs="\n".join(f"  {name:<18} {job.text}" for name, job in JOBS.items())),
+            USAGE.format(jobs="\n".join(f"  {name:<18} {JOBS[name].text}" for name in below or JOBS)),
             file=sys.stdout if args else sys.stderr,
         )
         return 0 if args else 2

@@ -74,6 +74,9 @@ MEANT: dict[str, tuple[str, ...]] = {
 NOTES = {"identities and images": " (a batch is P people with K pictures each)"}
 """Explanations of suggestions whose names alone are not clear."""
 
+GONE = {"objective.ring": "batches are always gathered"}
+"""Options of earlier versions, which an older --config file may still name, and why none is needed."""
+
 CONTINUE = {"resume", "continue", "restart", "resume-from-checkpoint"}
 """Words for continuing a run, which needs no option if the job has an output to continue."""
 
@@ -87,6 +90,8 @@ def hint(unknown: str, known: set[str]) -> str:
     """
     names = {name.lstrip("-") for name in known}
     word = unknown.lstrip("-").replace("_", "-").lower()
+    if (gone := word.removeprefix("no-")) in GONE:
+        return f"; {gone} is gone: {GONE[gone]}; delete the line"
     if word in CONTINUE and {"out", "address"} <= names:
         return "; none is needed: the same command continues an interrupted run"
     near = _near(word, names)

@@ -5,6 +5,7 @@ is ours. The images themselves are not unpickled: each is replaced by its positi
 later.
 """
 
+import bisect
 import io
 import pickle
 import pickletools
@@ -111,26 +112,42 @@ def decode(data: bytes, where: str) -> bytes:
 
 def _value(data: bytes, address: str) -> Any:
     """The object in the pickle, with ``Bytes`` in the place of every string of bytes or letters."""
+    program, strings, places = _without_strings(data, address)
+    stream = io.BytesIO(program)
     try:
-        program, strings = _without_strings(data, address)
-        return _Unpickler(program, strings, address).load()
+        return _Unpickler(stream, strings, address).load()
+    except MALFORMED as error:  # the stream has been read up to the end of the opcode that failed
+        last = max(bisect.bisect_left(places, (stream.tell(),)) - 1, 0)
+        raise _damaged(address, places[last][1], error) from error
+
+
+def _damaged(address: str, byte: int, error: Exception) -> DataError:
+    return DataError(f"{address}, byte {byte}: no pickle of a verification set: {error or type(error).__name__}")
+
+
+def _opcodes(data: bytes, address: str) -> Iterator[tuple[str, Any, int, int]]:
+    """Name and argument of every opcode, its first byte and the one behind it. Raises DataError at a damaged one."""
+    stream = io.BytesIO(data)
+    end = 0
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            first, end = end, stream.tell()
+            yield opcode.name, argument, first, end
     except MALFORMED as error:
-        raise DataError(f"{address} is not a pickle of a verification set: {error or type(error).__name__}") from error
+        raise _damaged(address, end, error) from error
 
 
-def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
-    """The pickle with a number in the place of every string, and the strings in the order of these numbers.
+def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes], list[tuple[int, int]]]:
+    """The pickle with a number in the place of every string, the strings in the order of these numbers, and where each
+    opcode begins: in what is returned, and in ``data``.
 
     Raises:
-        DataError: an opcode is not one that a verification set needs.
-        ValueError: the opcodes are damaged.
+        DataError: the opcodes are damaged, or one is not of those that a verification set is written with.
     """
-    program, strings = bytearray(), list[Bytes]()
-    stream = io.BytesIO(data)
-    argument: Any
-    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-        name, first, end = opcode.name, position or 0, stream.tell()
-        # The memo is an array: a high number in a short file could take any amount of memory. Writers count from 0.
+    program, strings, places = bytearray(), list[Bytes](), list[tuple[int, int]]()
+    for count, (name, argument, first, end) in enumerate(_opcodes(data, address)):
+        places.append((len(program), first))
+        # The memo is an array: a high number in a short file would ask for any amount of memory. Writers count from 0.
         if name in PUTS and not 0 <= argument < 256 + count:
             raise DataError(f"{address}, byte {first}: object {argument} of the memo, after {count} opcodes; {REMEDY}")
         if name in STRINGS or name in TEXTS:
@@ -147,14 +164,14 @@ def _without_strings(data: bytes, address: str) -> tuple[bytes, list[Bytes]]:
                 f"{address}, byte {first}: the opcode {name} {shown} does not belong in a verification set and is "
                 f"not run; {REMEDY}"
             )
-    return bytes(program), strings
+    return bytes(program), strings, places
 
 
 class _Unpickler(pickle.Unpickler):
     """Runs a pickle without strings; the only function it can call is ``_codecs.encode``, which is replaced."""
 
-    def __init__(self, program: bytes, strings: list[Bytes], address: str) -> None:
-        super().__init__(io.BytesIO(program), fix_imports=False)
+    def __init__(self, program: io.BytesIO, strings: list[Bytes], address: str) -> None:
+        super().__init__(program, fix_imports=False)
         self._strings = strings
         self._address = address
 

@@ -49,7 +49,7 @@ from workflows.train.training import with_precision
 
 Loss = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, D) unit vectors, (B,) labels, (B,) face_ids and the step to a loss."""
-RECIPE = TrainConfig(faces="", out="")
+RECIPE = TrainConfig(faces="-", out="-")
 """The default options of ``likeness train``."""
 DEFAULT = "softall"
 """The objective of ``RECIPE``."""
@@ -165,7 +165,7 @@ def main() -> None:
         catalogue.run(
             CatalogueConfig(source=str(options.data / "images"), splits=str(options.data / "splits.csv"), out=faces)
         )
-        configs = [with_precision(TrainConfig(faces=faces, out="", steps=steps, seed=seed)) for seed in seeds]
+        configs = [with_precision(TrainConfig(faces=faces, out="-", steps=steps, seed=seed)) for seed in seeds]
         opened = Faces.open(faces)
         spec = configs[0].model_spec(mean_face(opened.select("train"), opened.root, seed=0))
         pair_list = str(options.data / "pairs_valid.txt")

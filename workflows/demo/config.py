@@ -43,16 +43,7 @@ class DemoConfig(RunOptions):
         problems = out_of_range(self, people="[12, inf)", pictures="[2, inf)", steps="[1, inf)", workers="[1, inf)")
         if "://" in self.out:
             problems.append(f"out is {self.out}; the demo writes to a local folder")
-        if not problems:
-            problems += self._workers_too_many()
         return problems
-
-    def _workers_too_many(self) -> list[str]:
-        """Every worker needs a person of each batch."""
-        learnt = IDENTITIES if self.source else min(IDENTITIES, self.people - round(self.people * VALID_FRACTION))
-        if (self.workers or 1) <= learnt:
-            return []
-        return [f"workers is {self.workers}; it must be at most {learnt}, the people per batch of the training"]
 
     def training(self, faces: str, out: str, tracking_uri: str, workers: int) -> TrainConfig:
         """The options of the training."""

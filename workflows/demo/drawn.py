@@ -81,10 +81,15 @@ def draw(person: Person, *, seed: int, picture: int, size: int = 96) -> Array:
     return drawn
 
 
+def name(index: int) -> str:
+    """The name of person number ``index``, which is also that of the folder with the person's pictures."""
+    return f"person-{index:04d}"
+
+
 def write_people(root: Path, people: range, *, pictures: int, seed: int, size: int = 96) -> int:
     """Writes the people with these numbers as ``root/person-0000/00.jpg`` etc.; returns the number of files."""
     for index in people:
-        who, folder = person(seed, index), Path(root) / f"person-{index:04d}"
+        who, folder = person(seed, index), Path(root) / name(index)
         folder.mkdir(parents=True, exist_ok=True)
         for picture in range(pictures):
             pixels = draw(who, seed=seed, picture=picture, size=size)

@@ -1,6 +1,7 @@
 """``likeness demo``: the whole chain, pictures to answers, through the same jobs that the other subcommands run."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,10 +13,11 @@ import ray
 from metric_core import storage
 from metric_core.errors import ConfigError
 from metric_core.model import bundle
+from metric_core.sources.catalogue import seeded_splits
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.demo import drawn
-from workflows.demo.config import VALID_FRACTION, DemoConfig
+from workflows.demo.config import IDENTITIES, VALID_FRACTION, DemoConfig
 from workflows.embed import job as embed
 from workflows.embed.config import EmbedConfig
 from workflows.evaluate import job as evaluate
@@ -47,7 +49,11 @@ def run(config: DemoConfig) -> dict[str, Any]:
     Returns:
         {verification: {before, after}, rank1, map_at_r, bcubed_f and classification likewise, index_recall,
         seconds: {stage: s}, artefacts: {noun: uri}}
+
+    Raises:
+        ConfigError: there are too few people for the validation, or for that many workers.
     """
+    _check_people(config)
     out = Path(storage.absolute(config.out))
     uri = {name: str(out / name) for name in ("faces", "model", "embeddings", "index", "matches")}
     untrained, before = str(out / "untrained-model"), str(out / "untrained-embeddings")
@@ -111,6 +117,26 @@ def show(result: dict[str, Any]) -> str:
         f"curves       {how_to_open(places['mlflow'])}",
     ]
     return "\n".join(lines)
+
+
+def _check_people(config: DemoConfig) -> None:
+    """Raises ConfigError when the split, which the seed decides, leaves too few people to train or to validate."""
+    names = map(drawn.name, range(config.people))
+    shares = {"train": 1 - VALID_FRACTION, "valid": VALID_FRACTION}
+    people = Counter(seeded_splits(list(names), shares, config.seed).values())
+    learnt = IDENTITIES if config.source else min(IDENTITIES, people["train"])
+    problems = []
+    if (config.workers or 1) > learnt:  # every worker needs a person of each batch
+        problems.append(
+            f"workers is {config.workers}; it must be at most {learnt}, the people per batch of the training"
+        )
+    if not config.source and people["valid"] < 2:  # impostor pairs need two
+        problems.append(
+            f"people is {config.people}; with seed {config.seed} the split leaves {people['valid']} of them for the "
+            f"validation, which needs 2; draw more people or choose another seed"
+        )
+    if problems:
+        raise ConfigError.of(problems)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class ExportConfig(Options):
 
     def problems(self) -> list[str]:
         if not self.out.endswith(ENDINGS):
-            return [f"out is {self.out}; it must end in {' or '.join(ENDINGS)}, which says the format"]
+            return [f"out is {self.out!r}; it must end in {' or '.join(ENDINGS)}, which says the format"]
         return []
 
 

@@ -166,11 +166,6 @@ class TrainConfig(RunOptions):
             )
         if self.images < 2:
             problems.append(f"images is {self.images}; it must be 2 or more: an anchor needs a positive")
-        problems += [
-            f"{name} is {value!r}; it must be a name"
-            for name, value in (("experiment", self.experiment), ("register", self.register))
-            if not value
-        ]
         try:
             for hard in (False, True) if self.harden else ():
                 self.hardening.objective(self.objective, HardeningState(hard=hard))

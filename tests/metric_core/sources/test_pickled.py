@@ -2,6 +2,7 @@ import dataclasses
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,21 @@ def test_hostile_pickles(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DataError, match=r"x\.bin") as caught:
         pickled.read(str(tmp_path / "x.bin"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "byte"),
+    [
+        (lambda whole: whole[:-30_000], 1190),  # in the image of 70 000 bytes
+        (lambda whole: whole.replace(b"e]q\x01(", b"e\xffq\x01(", 1), 71_201),  # no opcode
+        (lambda whole: whole.replace(b"e]q\x01(", b"ehqq\x01(", 1), 71_201),  # object 113 of the memo, which has fewer
+        (lambda whole: whole[:-1] + b"a.", 71_213),  # appends to what is no list
+    ],
+)
+def test_damage_is_named_by_its_byte(tmp_path: Path, damage: Callable[[bytes], bytes], byte: int) -> None:
+    (tmp_path / "x.bin").write_bytes(damage(python2(IMAGES, SAME)))
+    with pytest.raises(DataError, match=rf"x\.bin, byte {byte}: no pickle of a verification set: "):
+        pickled.read(str(tmp_path / "x.bin"))
 
 
 def test_no_pickles(tmp_path: Path) -> None:

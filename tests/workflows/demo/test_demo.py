@@ -11,6 +11,12 @@ import psutil
 import pytest
 from PIL import Image
 
+from metric_core.errors import ConfigError
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.demo import drawn, job
+from workflows.demo.config import VALID_FRACTION, DemoConfig
+
 BIN = Path(sys.executable).parent
 
 
@@ -28,6 +34,7 @@ def test_a_small_demo(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     judged = {"verification", "rank1", "map_at_r", "bcubed_f", "classification"}
     assert set(result) == judged | {"index_recall", "seconds", "artefacts"}
+    assert all(set(result[name]) == {"before", "after"} for name in judged)
     assert all(0 < result[name][when] <= 1 for name in judged for when in ("before", "after"))
     assert 0.5 < result["verification"]["after"] <= 1
     assert result["index_recall"] == 1
@@ -45,6 +52,24 @@ def test_a_small_demo(tmp_path: Path) -> None:
     assert left == [], "no stray processes"
     chatter = [line for line in done.stderr.splitlines() if "ray::" in line or "mlflow.store" in line or "WARN" in line]
     assert chatter == []
+
+
+@pytest.mark.parametrize(("seed", "people"), [(0, 20), (5, 20), (3, 36)])
+def test_too_many_workers_are_counted_by_the_split_of_the_catalogue(seed: int, people: int, tmp_path: Path) -> None:
+    for index in range(people):
+        (tmp_path / "pictures" / drawn.name(index)).mkdir(parents=True)
+        (tmp_path / "pictures" / drawn.name(index) / "00.jpg").touch()
+    listed = catalogue.run(
+        CatalogueConfig(
+            source=str(tmp_path / "pictures"), out=str(tmp_path / "faces"), valid_fraction=VALID_FRACTION, seed=seed
+        )
+    )
+    learnt = listed["splits"]["train"]["identities"]
+    job._check_people(DemoConfig(people=people, seed=seed, workers=learnt))
+    with pytest.raises(
+        ConfigError, match=f"workers is {learnt + 1}; it must be at most {learnt}, the people per batch"
+    ):
+        job._check_people(DemoConfig(people=people, seed=seed, workers=learnt + 1))
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_an_export_that_fails_leaves_nothing(one: str, tmp_path: Path) -> None:
     none = minted.embeddings(tmp_path / "none", [], minted.unit_vectors(0))
     with pytest.raises(DataError, match="holds no vectors"):
         export.run(ExportConfig(embeddings=none, out=str(tmp_path / "v.npy")))
-    with pytest.raises(ConfigError, match=r"out is v\.csv; it must end in \.npy or \.fvecs"):
+    with pytest.raises(ConfigError, match=r"out is 'v\.csv'; it must end in \.npy or \.fvecs"):
         ExportConfig(embeddings=one, out="v.csv")
 
 

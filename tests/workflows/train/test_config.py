@@ -73,5 +73,5 @@ def test_hardening_is_refused_where_it_would_fail_in_the_workers(how: dict, obje
 
 @pytest.mark.parametrize("name", ["register", "experiment"])
 def test_names_that_mlflow_would_refuse_at_the_end_are_refused_at_once(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is ''; it must be a name"):
+    with pytest.raises(ConfigError, match=f"{name} is ''; it must not be empty"):
         replace(CONFIG, **{name: ""})
