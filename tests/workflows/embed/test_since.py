@@ -20,8 +20,8 @@ from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
-from workflows.embed import plan
 from workflows.embed.config import EmbedConfig
+from workflows.embed.plan import EmbedPlan
 from workflows.evaluate import job as evaluate
 from workflows.evaluate.config import EvaluateConfig
 from workflows.index import job as index
@@ -277,10 +277,10 @@ def test_a_twin_that_takes_an_id_over_is_said(
     shutil.copy2(corpus.pictures / "person-0000" / "03.webp", corpus.pictures / "person-0000" / "03.jpg")
     config = EmbedConfig(faces=corpus.catalogue("faces-b"), model=model, out=corpus.at("b"), since=corpus.at("a"))
     capfd.readouterr()
-    assert plan.job_of(config).inputs == 2
+    assert EmbedPlan.of(config).inputs == 2
     said = (
         "1 pictures have a new twin, which differs in its ending only; the one whose ending comes first has the plain "
     )
     assert capfd.readouterr().err == said + "key's face_id now, and both are embedded again\n"
-    assert plan.job_of(replace(config, faces=corpus.at("faces-a"))).inputs == 0
+    assert EmbedPlan.of(replace(config, faces=corpus.at("faces-a"))).inputs == 0
     assert not capfd.readouterr().err
