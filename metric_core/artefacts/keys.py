@@ -5,7 +5,7 @@ Formats without keys of their own derive them from paths, by the rule in ``of``.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 IMAGE_ENDINGS = (
@@ -35,8 +35,12 @@ last."""
 NAMED_BY = ("key", "kind", "uri")
 """Columns of a catalogue that say what other keys a row's picture has as twins come and go."""
 
+SPELLINGS = tuple(
+    spelling for ending in IMAGE_ENDINGS for spelling in (ending, ending.upper(), f".{ending[1:].capitalize()}")
+)
+"""How those endings are usually spelled: ``.jpg``, ``.JPG`` and ``.Jpg``."""
+
 _RANK = {ending: rank for rank, ending in enumerate(IMAGE_ENDINGS)}
-_SPELLINGS = [spelling for ending in IMAGE_ENDINGS for spelling in (ending, ending.upper())]
 
 
 def ending(path: str) -> str:
@@ -103,19 +107,16 @@ def tags(paths: Sequence[str], keys: Sequence[str], tags: Sequence[str]) -> list
     ]
 
 
-def others(rows: Sequence[tuple[str, str, str]]) -> Iterator[list[str]]:
-    """For each row of a catalogue, by its ``NAMED_BY``, the other keys that its picture has as twins come and go.
+def others(key: str, kind: str, uri: str) -> list[str]:
+    """The other keys that the picture of a catalogue's row has as twins come and go; none where the row does not say
+    the path that its key was derived from."""
+    path = _path(key, kind, uri)
+    return [] if path is None else [other for other in (plain(path), path, path + "/") if other != key]
 
-    A row of a tar whose key is plain does not say how its member ends. Every ending, in lower and upper case, is then
-    taken for possible, but for those that twins among ``rows`` have.
-    """
-    members = {key for key, kind, _ in rows if kind == "tar" and ending(key)}
-    for key, kind, uri in rows:
-        path = _path(key, kind, uri)
-        if path is not None:
-            yield [other for other in (plain(path), path, path + "/") if other != key]
-        else:
-            yield [other for word in _SPELLINGS if (other := key + word) not in members] if kind == "tar" else []
+
+def hides_ending(key: str, kind: str) -> bool:
+    """Whether only the file itself says how a row's picture ends: it is in a tar, and the key is plain."""
+    return kind == "tar" and not ending(key)
 
 
 def plain_of_twin(key: str, kind: str, uri: str) -> str | None:
