@@ -5,6 +5,7 @@ what to draw, and when.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,6 +27,20 @@ def hash63(*words: int | str) -> int:
 def hash63_joined(text: str) -> int:
     """``hash63`` of words that are joined by NUL already, in half the time."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def hash63_table(beginnings: Sequence[str], endings: Sequence[str]) -> np.ndarray:
+    """int64 (B, E): ``hash63_joined`` of every beginning with every ending, in less than half the time."""
+    words = [ending.encode() for ending in endings]
+    digests = []
+    for beginning in beginnings:
+        begun = hashlib.blake2b(beginning.encode(), digest_size=8)
+        for word in words:
+            hash = begun.copy()
+            hash.update(word)
+            digests.append(hash.digest())
+    hash_N = np.frombuffer(b"".join(digests), ">u8") >> np.uint64(1)
+    return hash_N.astype(np.int64).reshape(len(beginnings), len(endings))
 
 
 def generator(seed: int, *words: int | str) -> np.random.Generator:

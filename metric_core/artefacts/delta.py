@@ -18,7 +18,7 @@ from metric_core.artefacts import ids, keys, rows, schema
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces, face_ids
 from metric_core.artefacts.rows import Part
-from metric_core.artefacts.tombstones import Tombstones
+from metric_core.artefacts.tombstones import COLUMNS, Tombstones
 
 MADE_OF = ("content_tag", "identity", "view", "landmarks")
 """Columns of the catalogue that a row of Embeddings depends on."""
@@ -79,11 +79,11 @@ def select(faces: Faces, split: str | None, since: Collection | None, tombstones
     erased: dict[str, list[np.ndarray]] = {}
     present, erased_ids, changed, plain = [ids.NONE], [ids.NONE], [ids.NONE], [ids.NONE]
     unchanged = 0
-    columns = ["face_id", "identity", "split", *keys.NAMED_BY, *(MADE_OF if since else ())]
+    columns = [*COLUMNS, "split", *(MADE_OF if since else ())]
     for part, first, table in _tables(faces, list(dict.fromkeys(columns))):
         id_N = table["face_id"].to_numpy()
         wanted_N = np.ones(len(id_N), bool) if split is None else _filled(pc.equal(table["split"], split))
-        erased_N = tombstones.erased(table, faces.namespace)
+        erased_N = tombstones.erased(table, faces.namespace, faces.root)
         if known:
             present.append(id_N[wanted_N & ~erased_N])
             same_N = wanted_N & known.unchanged(id_N, row_hashes(table))

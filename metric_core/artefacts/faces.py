@@ -3,7 +3,7 @@
 ``sources.catalogue`` makes a catalogue from a source; ``sources.fetching`` fetches images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +29,11 @@ def face_id(namespace: str, key: str, salt: int = 0) -> int:
 def face_ids(namespace: str, keys: Iterable[str]) -> np.ndarray:
     """int64 (N,): the ids of many keys, without salt."""
     return np.fromiter((face_id(namespace, key) for key in keys), np.int64)
+
+
+def face_ids_with(namespace: str, keys: Sequence[str], endings: Sequence[str]) -> np.ndarray:
+    """int64 (N, E): the ids of every key with every ending, without salt."""
+    return counter.hash63_table([f"{namespace}\0{key}" for key in keys], [f"{ending}\0{0}" for ending in endings])
 
 
 @dataclass(frozen=True)

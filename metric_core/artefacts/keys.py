@@ -5,7 +5,7 @@ of a source are pictures is decided by its reader.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 IMAGE_ENDINGS = (
@@ -35,8 +35,12 @@ added at the end."""
 NAMED_BY = ("key", "kind", "uri")
 """Columns of a catalogue that determine which other keys a row's picture can have; see ``others``."""
 
+SPELLINGS = tuple(
+    spelling for ending in IMAGE_ENDINGS for spelling in (ending, ending.upper(), f".{ending[1:].capitalize()}")
+)
+"""How those endings are usually spelled: ``.jpg``, ``.JPG`` and ``.Jpg``."""
+
 _RANK = {ending: rank for rank, ending in enumerate(IMAGE_ENDINGS)}
-_SPELLINGS = [spelling for ending in IMAGE_ENDINGS for spelling in (ending, ending.upper())]
 
 
 def ending(path: str) -> str:
@@ -103,19 +107,16 @@ def distinct_tags(paths: Sequence[str], keys: Sequence[str], tags: Sequence[str]
     ]
 
 
-def others(rows: Sequence[tuple[str, str, str]]) -> Iterator[list[str]]:
-    """For each row of a catalogue, by its ``NAMED_BY``, the other keys its picture has when twins are added or removed.
+def others(key: str, kind: str, uri: str) -> list[str]:
+    """The other keys that a catalogue row's picture has when twins are added or removed; none if the row does not say
+    which path its key was derived from."""
+    path = _path(key, kind, uri)
+    return [] if path is None else [other for other in (plain(path), path, path + "/") if other != key]
 
-    A row of a tar whose key is plain does not say which ending its member has. Then every ending, in lower and upper
-    case, is considered possible, except those of twins among ``rows``.
-    """
-    members = {key for key, kind, _ in rows if kind == "tar" and ending(key)}
-    for key, kind, uri in rows:
-        path = _path(key, kind, uri)
-        if path is not None:
-            yield [other for other in (plain(path), path, path + "/") if other != key]
-        else:
-            yield [other for word in _SPELLINGS if (other := key + word) not in members] if kind == "tar" else []
+
+def hides_ending(key: str, kind: str) -> bool:
+    """Whether only the file itself says how a row's picture ends: it is in a tar, and the key is plain."""
+    return kind == "tar" and not ending(key)
 
 
 def plain_of_twin(key: str, kind: str, uri: str) -> str | None:

@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import faces, ids, keys, manifest, schema
+from metric_core.artefacts import faces, ids, keys, manifest, members, schema
 from metric_core.errors import Corrupt, Missing
 
 FOLDER = "tombstones"
 KEY = "key"
 _BEGINNING, _ENDING = "erased-", ".parquet"
+COLUMNS = tuple(dict.fromkeys(("face_id", "identity", *keys.NAMED_BY, *members.COLUMNS)))
+"""Columns of a catalogue by which its rows are found to be erased."""
 _SLICE = 4096
 """Rows per batch when the other ids of pictures are computed."""
 
@@ -51,16 +53,27 @@ class Tombstones:
         """Equal for equal lists; None when nothing was ever erased."""
         return manifest.digest(self.names) if self.names else None
 
-    def erased(self, table: pa.Table, namespace: str) -> np.ndarray:
+    def erased(self, table: pa.Table, namespace: str, root: str | None = None) -> np.ndarray:
         """bool (N,): which rows of a table with face_id and identity are erased, or show a person who is.
 
-        The id of a picture that has a twin can pass to the twin (see ``keys.of``). So a catalogue's row, with key, kind
-        and uri, is also erased if another possible id of its picture is: that of its plain key, or of its key with the
-        ending. Salted ids are only compared as they are.
+        The id of a picture that has a twin can pass to the twin (see ``keys.of``). So a catalogue's row, with
+        ``COLUMNS``, is also erased if another possible id of its picture is: that of its plain key, or of its key with
+        the ending. Salted ids are only compared as they are.
+
+        Rows of tars with a plain key do not say how their picture ends. If a key with one of ``keys.SPELLINGS`` is
+        erased, the tar is read to see whether that is the picture's; the row counts as erased if that cannot be determined
+        (see ``members.names``). Missed is a picture in a tar that was erased under its key with the ending and has the
+        plain key now, if its ending is spelled in yet another way (``.jPg``).
+
+        Args:
+            root: the address that a catalogue's ``uri`` is relative to; without it no tar is read.
+
+        Raises:
+            OSError: as ``members.names``.
         """
         gone_N = ids.within(table["face_id"].to_numpy(), self.face_id_M)
         if len(self.face_id_M) and set(keys.NAMED_BY) <= set(table.column_names):
-            gone_N |= self._had_erased(table, namespace)
+            gone_N |= self._had_erased(table, namespace) | self._ends_as_erased(table, namespace, root)
         if self.people:
             identity = table["identity"].combine_chunks().dictionary_encode()
             gone_P = [_hash(self.key, namespace, name) in self.people for name in identity.dictionary.to_pylist()]
@@ -68,13 +81,31 @@ class Tombstones:
         return gone_N
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
-        """bool (N,): whether the row's picture would have an erased id if it had other twins."""
-        others = keys.others(list(zip(*(table[name].to_pylist() for name in keys.NAMED_BY))))
+        """bool (N,): whether the row's picture, by the path that the row gives, would have an erased id with other twins."""
         erased_N = np.zeros(table.num_rows, bool)
         for first in range(0, table.num_rows, _SLICE):
-            some = list(islice(others, _SLICE))
-            row_n = np.repeat(np.arange(first, first + len(some)), [len(words) for words in some])
-            erased_N[row_n[ids.within(faces.face_ids(namespace, chain.from_iterable(some)), self.face_id_M)]] = True
+            rows = zip(*(table[name].slice(first, _SLICE).to_pylist() for name in keys.NAMED_BY))
+            others = [keys.others(*row) for row in rows]
+            row_n = np.repeat(np.arange(first, first + len(others)), [len(words) for words in others])
+            erased_N[row_n[ids.within(faces.face_ids(namespace, chain.from_iterable(others)), self.face_id_M)]] = True
+        return erased_N
+
+    def _ends_as_erased(self, table: pa.Table, namespace: str, root: str | None) -> np.ndarray:
+        """bool (N,): whose picture, by its name in the tar, has an erased id when other twins are there."""
+        suspects: list[tuple[int, str]] = []
+        for first in range(0, table.num_rows, _SLICE):
+            rows = zip(*(table[name].slice(first, _SLICE).to_pylist() for name in ("key", "kind")))
+            hidden = {first + n: key for n, (key, kind) in enumerate(rows) if keys.hides_ending(key, kind)}
+            id_NE = faces.face_ids_with(namespace, list(hidden.values()), keys.SPELLINGS)
+            hit_n = np.flatnonzero(ids.within(id_NE.ravel(), self.face_id_M))
+            at = list(hidden)
+            for row, spelling in zip(*np.unravel_index(hit_n, id_NE.shape)):
+                suspects.append((at[row], hidden[at[row]] + keys.SPELLINGS[spelling]))
+        paths: list[str | None] = [None] * len(suspects)
+        if root is not None and suspects:
+            paths = members.names(root, table.select(members.COLUMNS).take([row for row, _ in suspects]).to_pylist())
+        erased_N = np.zeros(table.num_rows, bool)
+        erased_N[[row for (row, path), found in zip(suspects, paths) if found in (None, path)]] = True
         return erased_N
 
 

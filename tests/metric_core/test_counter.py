@@ -37,6 +37,14 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     assert np.abs(correlation - np.eye(5)).max() < 0.03
 
 
+def test_a_table_of_hashes_has_those_of_every_pair() -> None:
+    beginnings, endings = ["a", "", "ö" * 200], ["", "\0" + "0", ".jpg"]
+    found = counter.hash63_table(beginnings, endings)
+    assert found.dtype == np.int64
+    assert found.tolist() == [[counter.hash63_joined(b + e) for e in endings] for b in beginnings]
+    assert counter.hash63_table([], endings).shape == (0, 3)
+
+
 def test_known_values_stay() -> None:
     """A change here would change every resumed training run."""
     assert counter.uniform(7, 123, np.array([2**62 + 5, 0]), "augment", 3).tolist() == [

@@ -39,7 +39,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     namespace = config.namespace or source.name
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
-        erased = _Erased(config, out, namespace)
+        erased = _Erased(config, out, namespace, source.root)
         found = (table for table in map(erased.filter, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
@@ -94,16 +94,16 @@ def _require_same_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
 class _Erased:
     """Leaves out erased faces, and counts them."""
 
-    def __init__(self, config: CatalogueConfig, out: str, namespace: str) -> None:
+    def __init__(self, config: CatalogueConfig, out: str, namespace: str, root: str) -> None:
         self._tombstones = tombstones.of(out, config.tombstones)
-        self._namespace = namespace
+        self._namespace, self._root = namespace, root
         self.count = 0
 
     def filter(self, table: pa.Table) -> pa.Table:
         """The rows that are not erased."""
         if not self._tombstones:
             return table
-        erased_N = self._tombstones.erased(table, self._namespace)
+        erased_N = self._tombstones.erased(table, self._namespace, self._root)
         self.count += int(erased_N.sum())
         return table.filter(~erased_N)
 

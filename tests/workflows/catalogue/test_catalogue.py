@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.shard_writers import write_tar
 
 from metric_core.artefacts import manifest, tombstones
 from metric_core.artefacts.faces import Faces, face_id
@@ -114,3 +115,16 @@ def test_twins_are_counted_and_stay_erased(tmp_path: Path, capfd: pytest.Capture
         out = str(tmp_path / f"later-{erased}")
         catalogue.run(replace(config, out=out, tombstones=str(tmp_path / erased)))
         assert Faces.open(out).table["key"].to_pylist() == ["ann/2", "bob/1"], "what was erased stays out"
+
+
+def test_only_the_erased_twin_of_a_tar_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_tar(tmp_path / "corpus" / "a.tar", {"ann/1.jpg": b"1", "ann/1.webp": b"2"})
+    write_tar(tmp_path / "corpus" / "b.tar", {"bob/1.webp": b"3", "bob/2.jpg": b"4"})
+    gone = [face_id("corpus", f"{name}/1.webp") for name in ("ann", "bob")]
+    tombstones.add(str(tmp_path / "tombstones"), "corpus", face_ids=gone)
+    out = str(tmp_path / "faces")
+    answer = catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=out))
+    assert Faces.open(out).table["key"].to_pylist() == ["ann/1", "bob/2"]
+    assert answer["erased"] == 2
+    assert "left out 2 faces that are erased" in capfd.readouterr().err
