@@ -61,9 +61,9 @@ class Tombstones:
         the ending. Salted ids are only compared as they are.
 
         Rows of tars with a plain key do not say how their picture ends. If a key with one of ``keys.SPELLINGS`` is
-        erased, the tar is read to see whether that is the picture's; the row counts as erased if that cannot be determined
-        (see ``members.names``). Missed is a picture in a tar that was erased under its key with the ending and has the
-        plain key now, if its ending is spelled in yet another way (``.jPg``).
+        erased, the tar is read to see whether it is the picture's; if that cannot be determined (see ``members.names``),
+        the row counts as erased. A picture in a tar is missed if it was erased under its key with the ending, now has the
+        plain key, and its ending is spelled in yet another way (``.jPg``).
 
         Args:
             root: the address that a catalogue's ``uri`` is relative to; without it no tar is read.
@@ -81,7 +81,7 @@ class Tombstones:
         return gone_N
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
-        """bool (N,): whether the row's picture, by the path that the row gives, would have an erased id with other twins."""
+        """bool (N,): whether the row's picture, by its path, would have an erased id if it had other twins."""
         erased_N = np.zeros(table.num_rows, bool)
         for first in range(0, table.num_rows, _SLICE):
             rows = zip(*(table[name].slice(first, _SLICE).to_pylist() for name in keys.NAMED_BY))

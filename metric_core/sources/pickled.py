@@ -122,7 +122,7 @@ def _value(data: bytes, address: str) -> Any:
 
 
 def _damaged(address: str, byte: int, error: Exception) -> DataError:
-    return DataError(f"{address}, byte {byte}: no pickle of a verification set: {error or type(error).__name__}")
+    return DataError(f"{address}, byte {byte}: not a pickle of a verification set: {error or type(error).__name__}")
 
 
 def _opcodes(data: bytes, address: str) -> Iterator[tuple[str, Any, int, int]]:

@@ -178,7 +178,7 @@ def test_what_begins_with_a_dash_is_an_option(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(("job", "line"), ACCEPTED.items())
 def test_no_address_is_empty(job: str, line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """An empty string, such as a variable of the shell that is not set, would mean the current folder."""
-    texts = [o for o in arguments.options_of(cli.JOBS[job].config_class) if arguments._plain(o.type) is str]
+    texts = [o for o in arguments.options_of(cli.JOBS[job].config_class) if arguments._without_none(o.type) is str]
     texts = [option for option in texts if option.path != "key_prefix"]
     assert texts
     for option in texts:

@@ -179,7 +179,7 @@ def test_hostile_pickles(tmp_path: Path, data: bytes) -> None:
 )
 def test_damage_is_named_by_its_byte(tmp_path: Path, damage: Callable[[bytes], bytes], byte: int) -> None:
     (tmp_path / "x.bin").write_bytes(damage(python2(IMAGES, SAME)))
-    with pytest.raises(DataError, match=rf"x\.bin, byte {byte}: no pickle of a verification set: "):
+    with pytest.raises(DataError, match=rf"x\.bin, byte {byte}: not a pickle of a verification set: "):
         pickled.read(str(tmp_path / "x.bin"))
 
 

@@ -127,4 +127,4 @@ def test_only_the_erased_twin_of_a_tar_is_left_out(tmp_path: Path, capfd: pytest
     answer = catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=out))
     assert Faces.open(out).table["key"].to_pylist() == ["ann/1", "bob/2"]
     assert answer["erased"] == 2
-    assert "left out 2 faces that are erased" in capfd.readouterr().err
+    assert "left out 2 erased faces" in capfd.readouterr().err
