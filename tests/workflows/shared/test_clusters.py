@@ -121,9 +121,9 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
         "from metric_core.errors import ConfigError\n"
         "from metric_core import storage\n"
         "from workflows.shared import cluster\n"
-        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
-        "cluster.add_node(num_cpus=1)\n"
-        "ray.init(address=cluster.address, log_to_driver=False, logging_level='ERROR')\n"
+        "made = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
+        "made.add_node(num_cpus=1)\n"
+        "ray.init(address=made.address, log_to_driver=False, logging_level='ERROR')\n"
         "cluster.require_shared([sys.argv[1]], [sys.argv[1] + '/none.jpg', sys.executable])\n"
         "print('shared', storage.names(sys.argv[1]))\n"
         "os.dup2(os.open(sys.executable, os.O_RDONLY), 900)\n"
@@ -131,7 +131,7 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
         "    cluster.require_shared([sys.argv[1]], ['/proc/self/fd/900'])\n"
         "except ConfigError as error:\n"
         "    print(error)\n"
-        "ray.shutdown(); cluster.shutdown()\n"
+        "ray.shutdown(); made.shutdown()\n"
     )
     with victims.apart():
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
