@@ -61,9 +61,9 @@ class Tombstones:
         the ending. Salted ids are only compared as they are.
 
         Rows of tars with a plain key do not say how their picture ends. If a key with one of ``keys.SPELLINGS`` is
-        erased, the tar is read to see whether it is the picture's; if that cannot be determined (see ``members.names``),
-        the row counts as erased. A picture in a tar is missed if it was erased under its key with the ending, now has the
-        plain key, and its ending is spelled in yet another way (``.jPg``).
+        erased, the tar is read to see whether it is the picture's. If that cannot be determined, see ``members.names``,
+        the row counts as erased. A picture in a tar is missed if it was erased under its key with the ending, has the
+        plain key now, and its ending is spelled in yet another way (``.jPg``).
 
         Args:
             root: the address that a catalogue's ``uri`` is relative to; without it no tar is read.
