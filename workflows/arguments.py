@@ -43,7 +43,7 @@ class Option:
     @property
     def placeholder(self) -> str:
         """Placeholder of the value in help: N for an integer, X for another number, else the option's own name."""
-        return {int: "N", float: "X"}.get(_plain(self.type), self.path.rpartition(".")[2].upper())
+        return {int: "N", float: "X"}.get(_without_none(self.type), self.path.rpartition(".")[2].upper())
 
 
 def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> Iterator[Option]:
@@ -149,7 +149,7 @@ def _parser(config_class: type, command: str = "likeness", text: str = "") -> ar
 
 
 def _add(group: Any, option: Option) -> None:
-    kind = _plain(option.type)
+    kind = _without_none(option.type)
     how: dict[str, Any] = {"help": (option.help + _default_text(option)).replace("%", "%%")}
     if kind is bool and option.default is not True:
         group.add_argument(option.flag, dest=option.path, action="store_true", **how)
@@ -285,7 +285,7 @@ def _build(
         return None
 
 
-def _plain(kind: Any) -> Any:
+def _without_none(kind: Any) -> Any:
     """A type without its ``| None``."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(k for k in typing.get_args(kind) if k is not type(None))

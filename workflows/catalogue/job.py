@@ -61,7 +61,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             content = done.content
             say(f"{out} is finished already; nothing to do")
     if erased.count:
-        say(f"left out {erased.count} faces that are erased")
+        say(f"left out {erased.count} erased faces")
     if twins := source.ignored.pop(TWINS, 0):
         say(
             f"{twins} pictures have a twin whose name differs only in the ending, so their keys contain the ending; "
