@@ -19,6 +19,8 @@ from metric_core.artefacts.migrate import Step
 from metric_core.errors import SchemaMismatch
 from metric_core.model import bundle
 from metric_core.model.spec import ModelSpec
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
 from workflows.embed.config import EmbedConfig
 from workflows.index import job as index
@@ -32,6 +34,8 @@ FROZEN = Path(__file__).parents[1] / "frozen"
 FORMATS = sorted(path.name for path in FROZEN.iterdir() if path.is_dir())
 PICTURES = Path("/tmp/likeness-frozen/pictures")
 """The folder that the Faces refer to; see tests/frozen/README.md."""
+MTIME = 1_700_000_000
+"""When all of them were changed last, as far as their content tags know."""
 FINISHED = {
     "faces": "faces",
     "faces-2": "faces",
@@ -55,6 +59,8 @@ def pictures(frozen: Path) -> Path:
     if not PICTURES.exists():
         laid = Path(tempfile.mkdtemp(dir=PICTURES.parent)) / "pictures"
         shutil.copytree(frozen / "pictures", laid)
+        for path in laid.rglob("*"):
+            os.utime(path, (MTIME, MTIME))
         try:
             os.rename(laid, PICTURES)
         except OSError:  # another run was first
@@ -90,6 +96,21 @@ def test_digests_are_what_they_were(frozen: Path, name: str, kind: str) -> None:
     assert found.digest == stored["digest"]
     assert manifest.digest(migrate.hashed(kind, "content", stored["content"])) == stored["digest"]
     assert found.provenance == stored["provenance"]
+
+
+def test_the_same_pictures_give_the_same_faces(frozen: Path, pictures: Path, tmp_path: Path) -> None:
+    how = {"source": str(pictures), "out": str(tmp_path / "faces"), "namespace": "frozen"}
+    catalogue.run(CatalogueConfig(**how, valid_fraction=0.4, seed=3))
+    stored, made = (manifest.read(str(at), "faces") for at in (frozen / "faces", tmp_path / "faces"))
+    assert made.content == stored.content
+    assert made.digest == stored.digest
+
+
+def test_the_same_embeddings_give_the_same_index(frozen: Path, tmp_path: Path, ray_session: None) -> None:
+    out = tmp_path / "index"
+    made = index.run(IndexConfig(embeddings=both(frozen), out=str(out), shards=2))
+    stored = json.loads((frozen / "index" / "versions" / made["version"] / "manifest.json").read_text())
+    assert json.loads((out / "versions" / made["version"] / "manifest.json").read_text())["digest"] == stored["digest"]
 
 
 def test_faces_open(frozen: Path) -> None:
