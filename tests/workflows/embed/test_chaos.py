@@ -44,6 +44,7 @@ def strike(run: Run, nodes: Nodes, victim: str, draw: random.Random) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_whatever_is_killed_the_books_balance(tmp_path: Path) -> None:
     faces, model = listed(tmp_path, IMAGES), untrained(str(tmp_path / "model"))
     draw = random.Random(SEED)

@@ -30,6 +30,7 @@ def fall_silent(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
     faces, model, out = listed(tmp_path, IMAGES), untrained(str(tmp_path / "model")), str(tmp_path / "out")
     with victims.nodes() as nodes:
