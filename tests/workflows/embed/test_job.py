@@ -56,6 +56,7 @@ def _rows(vectors: object) -> list[tuple[int, np.ndarray]]:
     return list(zip(vectors.face_id_N.tolist(), vectors.embedding_ND))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_precision_is_admitted_by_its_cosine(
     config: EmbedConfig, chain: Chain, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_pools_that_do_not_fit_are_refused(config: EmbedConfig) -> None:
         replace(config, gpu_per_actor=2)
 
 
+@pytest.mark.slow
 def test_a_dry_run_estimates_the_whole_and_writes_nothing(config: EmbedConfig) -> None:
     answer = embed.run(replace(config, actors=None, dry_run=True, price_per_hour=3600.0))
     assert (answer["units"], answer["images"], answer["actors"], answer["decoders"]) == (4, 144, 4, 0)
@@ -130,6 +132,7 @@ def quarantined(out: str) -> dict[str, str]:
     return {row["uri"]: row["reason"] for row in rows}
 
 
+@pytest.mark.slow
 def test_the_quarantine_of_a_finished_artefact_is_retried(spoilt: tuple[Path, EmbedConfig], people: Path) -> None:
     corpus, config = spoilt
     assert embed.run(config)["quarantined"] == 2

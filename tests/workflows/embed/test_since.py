@@ -111,6 +111,7 @@ def test_a_delta_and_its_base_are_the_whole(corpus: Corpus) -> None:
     assert manifest.read(corpus.at("b2"), "embeddings").digest == manifest.read(corpus.at("b"), "embeddings").digest
 
 
+@pytest.mark.slow
 def test_a_delta_of_a_delta(corpus: Corpus) -> None:
     move_on(corpus)
     corpus.embed(corpus.catalogue("faces-b"), "b", since=corpus.at("a"))
@@ -130,6 +131,7 @@ def test_a_delta_of_a_delta(corpus: Corpus) -> None:
         Collection.open(corpus.at("b", "a", "c"))
 
 
+@pytest.mark.slow
 def test_a_person_with_another_name_is_embedded_again(corpus: Corpus) -> None:
     """The picture and its key are the same, but its identity has changed."""
     listed = corpus.root / "list.csv"
@@ -146,6 +148,7 @@ def test_a_person_with_another_name_is_embedded_again(corpus: Corpus) -> None:
     assert sorted(who for who, _ in corpus.vectors("e1", "e2").values()) == ["Ann", "Ann", "Ann", "Bob"]
 
 
+@pytest.mark.slow
 def test_a_delta_that_was_stopped_goes_on(corpus: Corpus) -> None:
     move_on(corpus)
     faces = corpus.catalogue("faces-b")
@@ -163,6 +166,7 @@ def test_a_delta_that_was_stopped_goes_on(corpus: Corpus) -> None:
         corpus.embed(faces, "b")
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     faces, other = corpus.catalogue("faces-b"), str(tmp_path / "model")
     embedder = bundle.load(corpus.model).embedder
@@ -185,6 +189,7 @@ def test_what_does_not_fit_is_refused(corpus: Corpus, tmp_path: Path) -> None:
         index.run(IndexConfig(embeddings=corpus.at("a", "other"), out=corpus.at("index")))
 
 
+@pytest.mark.slow
 def test_index_search_and_evaluate_read_several_as_one(corpus: Corpus) -> None:
     move_on(corpus)
     faces = corpus.catalogue("faces-b")
@@ -205,6 +210,7 @@ def test_index_search_and_evaluate_read_several_as_one(corpus: Corpus) -> None:
     assert evaluate.run(found[0]) == evaluate.run(found[1])
 
 
+@pytest.mark.slow
 def test_erased_faces_enter_nowhere(corpus: Corpus) -> None:
     faces = corpus.catalogue("faces-b")
     namespace = Faces.open(faces).namespace

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.drivers import until
 
 from metric_core import storage
 from metric_core.errors import JobRunning
@@ -23,15 +24,22 @@ def stamp(path: Path, host: str, age: float) -> bytes:
     return data
 
 
+def take_over(path: Path) -> bytes:
+    """As another run does it, in one step: a plain write could fall into the middle of the holder's own renewal."""
+    data = json.dumps({"host": "another", "boot": "b", "pid": 1, "started": 0, "beat": time.time()}).encode()
+    while not storage.replace_if_match(str(path), data, expected=path.read_bytes()):
+        pass
+    return data
+
+
 def test_a_lease_that_was_taken_over_is_not_taken_back(quick: None, tmp_path: Path) -> None:
     path = tmp_path / lease.NAME
     with lease.held(str(tmp_path)) as held:
         first = path.read_bytes()
-        time.sleep(0.3)
-        assert path.read_bytes() != first, "it is renewed"
+        until(lambda: path.read_bytes() != first, "it is renewed")
         held.check()
-        theirs = stamp(path, "another", age=0)
-        time.sleep(0.3)
+        theirs = take_over(path)
+        until(lambda: held.lost, "the next beat notices")
         with pytest.raises(JobRunning, match="another one took over"):
             held.check()
     assert path.read_bytes() == theirs, "neither renewed nor removed"
@@ -40,7 +48,7 @@ def test_a_lease_that_was_taken_over_is_not_taken_back(quick: None, tmp_path: Pa
 def test_a_lease_that_is_gone_is_lost(quick: None, tmp_path: Path) -> None:
     with lease.held(str(tmp_path)) as held:
         storage.remove(str(tmp_path / lease.NAME))
-        time.sleep(0.3)
+        until(lambda: held.lost, "the next beat notices")
         with pytest.raises(JobRunning):
             held.check()
     assert not list(tmp_path.iterdir())
@@ -55,9 +63,8 @@ def test_a_beat_that_fails_is_only_missed(quick: None, tmp_path: Path, monkeypat
             patch.setattr(storage, "replace_if_match", refuse)
             time.sleep(0.3)
         before = (tmp_path / lease.NAME).read_bytes()
-        time.sleep(0.3)
+        until(lambda: (tmp_path / lease.NAME).read_bytes() != before, "the next beat succeeds")
         held.check()
-        assert (tmp_path / lease.NAME).read_bytes() != before, "the next beat succeeds"
 
 
 def test_a_late_beat_does_not_replace_another_run_s_lease(
@@ -72,7 +79,7 @@ def test_a_late_beat_does_not_replace_another_run_s_lease(
 
     monkeypatch.setattr(storage, "replace_if_match", late)
     with lease.held(str(tmp_path)) as held:
-        time.sleep(0.3)
+        until(lambda: held.lost, "the next beat notices")
         with pytest.raises(JobRunning, match="another one took over"):
             held.check()
     assert (tmp_path / lease.NAME).read_bytes() == theirs[0]
@@ -81,8 +88,7 @@ def test_a_late_beat_does_not_replace_another_run_s_lease(
 def test_without_conditional_writes_a_lease_is_renewed(quick: None) -> None:
     with lease.held("memory://kept") as held:
         first = storage.read_bytes(f"memory://kept/{lease.NAME}")
-        time.sleep(0.3)
-        assert storage.read_bytes(f"memory://kept/{lease.NAME}") != first
+        until(lambda: storage.read_bytes(f"memory://kept/{lease.NAME}") != first, "it is renewed")
         held.check()
 
 

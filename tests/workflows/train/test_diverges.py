@@ -11,6 +11,7 @@ from metric_core.errors import JobFailed
 from workflows.train import job as train
 
 
+@pytest.mark.slow
 def test_a_diverged_training_ends_at_once(chain: Chain, tmp_path: Path) -> None:
     """Weight decay multiplies the weights by -80 per step, until they overflow float32."""
     config = small(

@@ -106,6 +106,7 @@ def test_a_finished_training_is_not_done_again(chain: Chain) -> None:
     assert bundle.load(chain.model).fingerprint == chain.answers["train"]["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_taken_over_writes_no_model(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_training_that_was_taken_over_writes_no_model(
     assert not (tmp_path / "model" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_manifest_is_tidied_up(chain: Chain, tmp_path: Path) -> None:
     """The manifest is written, but the checkpoints are still there and MLflow shows the run as running."""
     out = tmp_path / "model"
