@@ -152,7 +152,7 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(data)
         kind, body["format"] = migrate.require_readable(body, address)  # a newer one may compute its digest otherwise
         matches = body["digest"] == digest(migrate.hashed(kind, "content", body["content"]))
-        body["provenance"] = dict(body["provenance"])
+        body |= {name: {**body[name]} for name in ("content", "provenance")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:

@@ -102,10 +102,11 @@ def require_complete(kind: str, content: Mapping[str, Any], uri: str) -> None:
 
 def upgraded(kind: str, part: Part, value: Mapping[str, Any], number: int) -> dict[str, Any]:
     """A plan, content or spec of format ``number``, converted to today's format."""
-    out: dict[str, Any] = _copied(value)
+    steps = STEPS[kind][number - 1 :]
+    out: dict[str, Any] = _copied(value) if steps else {**value}  # a content can list a hundred thousand files
     if part == "content" and number == 1:
         out = {**_copied(BEFORE_NUMBERS.get(kind, {})), **out}
-    for step in STEPS[kind][number - 1 :]:
+    for step in steps:
         for path in _removed(kind, part, step):
             _drop(out, path)
         for path, default in _added(kind, part, step).items():
@@ -113,8 +114,10 @@ def upgraded(kind: str, part: Part, value: Mapping[str, Any], number: int) -> di
     return out
 
 
-def hashed(kind: str, part: Part, value: Mapping[str, Any]) -> dict[str, Any]:
+def hashed(kind: str, part: Part, value: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a plan, content or spec that is hashed: all but added fields that hold their defaults."""
+    if not STEPS[kind]:
+        return value
     out: dict[str, Any] = _copied(value)
     for step in reversed(STEPS[kind]):  # the latest first: a group that it extended may be a default without it
         for path, default in _added(kind, part, step).items():

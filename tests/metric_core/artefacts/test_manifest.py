@@ -129,6 +129,14 @@ def test_a_damaged_manifest_is_corrupt(tmp_path: Path, damage: dict[str, object]
         manifest.read(str(tmp_path), "matches")
 
 
+def test_a_content_that_is_a_list_is_corrupt_whatever_its_digest(tmp_path: Path) -> None:
+    manifest.write(str(tmp_path), "matches", {"rows": 3}, {})
+    path = tmp_path / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"content": [1], "digest": manifest.digest([1])}))
+    with pytest.raises(Corrupt, match="is not a manifest"):
+        manifest.read(str(tmp_path), "matches")
+
+
 @pytest.mark.parametrize("damage", [{"format": float("inf")}, {"plan": None}, {"plan": [1]}, {"kind": None}], ids=str)
 def test_a_damaged_plan_occupies_the_folder(tmp_path: Path, damage: dict[str, object]) -> None:
     manifest.begin(str(tmp_path), "matches", {"rows": 3})
