@@ -190,7 +190,7 @@ class Index:
         parts = [(np.empty((0, top), np.float32), np.empty((0, top), np.int64), np.empty((0, top), np.int32))]
         for start in range(0, len(query_QD), step := self._queries_at_a_time(fetch)):
             chunk = slice(start, start + step)
-            score_QK, face_id_QK, code_QK = self._found(query_QD[chunk], fetch, nprobe or self.nprobe)
+            score_QK, face_id_QK, code_QK = self.reranked(query_QD[chunk], fetch, nprobe or self.nprobe)
             if exclude_face_id_Q is not None:
                 gone_QK = (face_id_QK == exclude_face_id_Q[chunk, None]) & (face_id_QK >= 0)
                 score_QK[gone_QK], face_id_QK[gone_QK], code_QK[gone_QK] = -np.inf, -1, -1
@@ -223,7 +223,7 @@ class Index:
             raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
         rows, lists = max(1, self.rows), self.nlist or 1
         parts: list[tuple[np.ndarray, ...]] = []
-        work = [(np.arange(len(query_QD)), min(rows, max(32, 4 * top, self.depth or 0)), min(lists, self.nprobe or 1))]
+        work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
             at_Q, fetch, nprobe = work.pop()
             if len(at_Q) > 1 and len(at_Q) * fetch > _CELLS:
@@ -263,11 +263,12 @@ class Index:
             cells = min(cells, _VECTOR_BYTES // (fetch * self.dim * 4))
         return max(1, cells)
 
-    def _found(
-        self, query_QD: np.ndarray, fetch: int, nprobe: int | None
+    def reranked(
+        self, query_QD: np.ndarray, k: int, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores, face_ids and codes of the candidates of each query, in no particular order."""
-        shard_QK, position_QK, score_QK = self.candidates(query_QD, fetch, nprobe)
+        """The ``k`` rows with the highest scores by their codes, in this order: float32 scores by their stored vectors,
+        int64 face_ids and int32 codes of identities, (Q, k); -inf, -1 and -1 where there are fewer."""
+        shard_QK, position_QK, score_QK = self._candidates(query_QD, k, nprobe)
         face_id_QK = np.full(position_QK.shape, -1, np.int64)
         code_QK = np.full(position_QK.shape, -1, np.int32)
         for number, shard in enumerate(self.shards):
@@ -279,7 +280,7 @@ class Index:
                 score_QK[mine_QK] = np.vecdot(vector_RD, query_QD[np.nonzero(mine_QK)[0]])
         return score_QK, face_id_QK, code_QK
 
-    def candidates(
+    def _candidates(
         self, query_QD: np.ndarray, k: int, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` rows with the highest scores by their codes: shard, position in it and score, (Q, k), best first."""

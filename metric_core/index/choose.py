@@ -1,0 +1,276 @@
+"""Chooses an index: of those that fit the budgets, the one that reaches the target with the least work.
+
+Every candidate is built of a sample of the corpus, whole row groups with people whole, and its probes are looked for
+there. What is chosen depends on counts only (bytes, rows scanned, candidates reranked, recall), never on a clock.
+"""
+
+# N: rows of the trial, D: components.
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core.errors import ConfigError
+from metric_core.index import shard, template, tuning
+from metric_core.index.corpus import Rows
+from metric_core.index.cost import work
+from metric_core.index.opened import OpenShard
+from metric_core.index.sample import Sample
+from metric_core.index.search import Index
+from metric_core.index.spec import IndexSpec
+from metric_core.index.truth import Probes, Truth
+from metric_core.index.tuning import Target, Tuned
+from metric_core.index.version import Version
+
+FLAT_ROWS = 100_000
+"""Up to this number of rows, an exact scan of everything is fast enough: about 0.3 ms per query over 100 000 x 128."""
+SHARD_BYTES = 1 << 30
+"""Size of a shard's files. It is built, checked and sent as a whole, in about a minute on one core."""
+TRIAL_ROWS = 131_072
+"""Rows that candidates are tried on."""
+PROBES = 1024
+"""Held-out probes; they put the standard error of a recall of 0.99 at 0.3 %."""
+PER_IDENTITY = 8
+"""Training rows of one person: more would draw lists to those with most pictures."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of an index."""
+
+    rows: int
+    """vectors to index"""
+    dim: int
+    """components per vector"""
+    target: Target
+    memory: int | None = None
+    """most bytes of resident memory that a search may add to its process; None: no limit"""
+    disk: int | None = None
+    """most bytes of the index's files; None: no limit"""
+    shards: int | None = None
+    """number of shards; None: from their size"""
+    spec: str | None = None
+    """the one spec to use; None: the best"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A spec that was considered."""
+
+    spec: IndexSpec
+    shards: int
+    memory: int
+    """predicted growth of resident memory, in bytes"""
+    disk: int
+    """predicted bytes of its files"""
+    tuned: Tuned | None = None
+    """as measured on the sample; None if it was not tried, or does not reach the target"""
+    best: float | None = None
+    """the highest recall of people that it reached on the sample; None if it was not tried"""
+    note: str = ""
+    """why it was not chosen"""
+
+    def row(self) -> dict[str, Any]:
+        """As a row of a table."""
+        found = {"nprobe": None, "depth": None, "identity": self.best, "first": None, "work": None}
+        if self.tuned is not None:
+            found = {name: getattr(self.tuned, name) for name in found}
+        return {"spec": self.spec.factory, "memory": self.memory, "disk": self.disk, **found, "note": self.note}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen index."""
+
+    chosen: Candidate
+    template: bytes
+    probes: Probes
+    table: list[Candidate]
+    """all candidates, the chosen one among them"""
+
+
+    def row(self) -> dict[str, Any]:
+        """What a version records of it."""
+        return {"shards": self.chosen.shards, "candidates": [candidate.row() for candidate in self.table]}
+
+
+def sample_rows(wanted: Wanted) -> int:
+    """Rows that a sample needs, so that every candidate can be trained and tried."""
+    return max(min(wanted.rows, TRIAL_ROWS), *(spec.train_rows for spec in _specs(wanted)))
+
+
+def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
+    """The index that fits the budgets and reaches the target with the least work.
+
+    Args:
+        wanted: what is asked.
+        sample: of the corpus.
+        seed: random seed of the lists' training.
+
+    Raises:
+        ConfigError: nothing that fits the budgets reaches the target, or there are too few or equal vectors; the
+            message says what could be had instead.
+    """
+    trial = _Trial(wanted, sample, seed)
+    table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted)]
+    table = [one for one in table if not (one.spec.refine == "SQ8" and _fits(wanted, _finer(wanted, one)))]
+    fitting = [one for one in table if _fits(wanted, one)]
+    if not fitting:
+        raise ConfigError(_too_large(wanted, table))
+    tried: dict[str, Candidate] = {}
+    for one in fitting:
+        best = min((other.tuned.work for other in tried.values() if other.tuned), default=math.inf)
+        if work(one.spec, wanted.rows, trial.least_nprobe, 0) >= best:
+            tried[one.spec.factory] = replace(one, note="costs more, however well it finds")
+        else:
+            tried[one.spec.factory] = trial.of(one)
+    reached = [(one.tuned.work, one.disk, one) for one in tried.values() if one.tuned]
+    if not reached:
+        raise ConfigError(_out_of_reach(wanted, list(tried.values())))
+    chosen = replace(min(reached, key=lambda found: found[:2])[2], note="chosen")
+    tried[chosen.spec.factory] = chosen
+    rows = [tried.get(one.spec.factory, replace(one, note="exceeds a budget")) for one in table]
+    return Choice(chosen, trial.template(chosen.spec), trial.probes, rows)
+
+
+class _Trial:
+    """Candidates are built and searched on a part of the sample, in memory and a temporary folder."""
+
+    def __init__(self, wanted: Wanted, sample: Sample, seed: int) -> None:
+        self.least_nprobe = 1
+        """lists that the target needs whatever the code, as far as known"""
+        self._wanted, self._sample, self._seed = wanted, sample, seed
+        self._probe_M = sample.probes(PROBES)
+        self.probes = _probes(sample.rows.take(self._probe_M))
+        row_N = sample.whole(TRIAL_ROWS)
+        self._rows = sample.rows.take(row_N)
+        shown = _probes(sample.rows.take(self._probe_M[np.isin(self._probe_M, row_N)]))
+        near = shown.nearest()
+        near.add(self._rows.face_id_N, self._rows.embedding_ND, self._rows.identity)
+        self._truth = Truth(shown, near.best())
+        self._lists: dict[int, np.ndarray] = {}
+        self._templates: dict[str, bytes] = {}
+
+    @property
+    def people(self) -> int:
+        """Estimated identities of the whole corpus."""
+        found = len(np.unique(self._rows.code_N)) / max(1, len(self._rows))
+        return max(1, round(found * self._wanted.rows))
+
+    def template(self, spec: IndexSpec) -> bytes:
+        """The trained template. Raises ConfigError as ``template.train``."""
+        if spec.factory not in self._templates:
+            at_M = self._sample.training(spec.train_rows, PER_IDENTITY, self._probe_M)
+            if spec.nlist and len(at_M) < spec.min_train_rows:  # a small corpus needs its probes, too
+                at_M = self._sample.training(spec.train_rows, PER_IDENTITY)
+            rows_ND = self._sample.rows.embedding_ND[at_M]
+            if spec.nlist and spec.nlist not in self._lists:
+                self._lists[spec.nlist] = template.lists(rows_ND, spec, self._seed)
+            centroid_MD = self._lists.get(spec.nlist or 0)
+            self._templates[spec.factory] = template.train(rows_ND, spec, self._seed, centroid_MD)
+        return self._templates[spec.factory]
+
+    def of(self, candidate: Candidate) -> Candidate:
+        """The candidate with what was measured."""
+        spec = candidate.spec
+        trained = self.template(spec)
+        with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+            built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder))
+            opened = OpenShard.open(built.paths, spec, np.arange(built.people, dtype=np.int32), "a trial")
+            index = Index(
+                shards=(opened,),
+                names=opened.names,
+                centroid_MD=self._lists.get(spec.nlist or 0),
+                spec=spec,
+                fingerprint="",
+                version=Version("", "trial"),
+            )
+            crowding = self._wanted.rows / max(1, len(self._rows))
+            curve = list(tuning.curve_of(index, self._truth, self._wanted.target, crowding))
+        reached = [point for point in curve if self._wanted.target.met(point)]
+        highest = max(point.identity for point in curve)
+        if not reached:
+            return replace(candidate, best=highest, note="does not reach the target")
+        self.least_nprobe = max(self.least_nprobe, min(point.nprobe or 1 for point in reached))
+        found = tuning.tuned(min(reached, key=lambda point: point.work), self._truth, curve)
+        return replace(candidate, tuned=found, best=highest, note="more work")
+
+
+def _probes(rows: Rows) -> Probes:
+    names = rows.identity.cast(pa.string()).to_pylist()
+    return Probes(rows.face_id_N, names, np.ascontiguousarray(rows.embedding_ND, np.float32))
+
+
+def _specs(wanted: Wanted) -> list[IndexSpec]:
+    """What is considered, the cheapest to search first.
+
+    The number of lists is the power of two nearest to 4 sqrt(rows), the lower end of FAISS's guideline (wiki,
+    "Guidelines to choose an index": between 4 sqrt(N) and 16 sqrt(N) below a million vectors).
+    """
+    rows, dim = wanted.rows, wanted.dim
+    if wanted.spec is not None:
+        return [IndexSpec(dim, wanted.spec)]
+    flat = [IndexSpec(dim, factory) for factory in ("Flat", "SQfp16", "SQ8")]
+    if wanted.target.identity >= 1 or (wanted.target.vectors or 0) >= 1:
+        return flat[:1]
+    if rows <= FLAT_ROWS and (roomy := [spec for spec in flat if _fits(wanted, _sized(wanted, spec, rows))]):
+        return roomy[:1]
+    nlist = 2 ** round(math.log2(4 * math.sqrt(rows)))
+    sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
+    codes = [f"{code},Refine({refine})" for code in [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"] for refine in REFINES]
+    return [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]] + flat
+
+
+def _sized(wanted: Wanted, spec: IndexSpec, people: int) -> Candidate:
+    shards = wanted.shards or max(1, math.ceil(spec.disk_bytes(wanted.rows, people, 1) / SHARD_BYTES))
+    memory, disk = (count(wanted.rows, people, shards) for count in (spec.resident_bytes, spec.disk_bytes))
+    return Candidate(spec, shards, memory, disk)
+
+
+def _fits(wanted: Wanted, candidate: Candidate) -> bool:
+    return candidate.memory <= (wanted.memory or math.inf) and candidate.disk <= (wanted.disk or math.inf)
+
+
+def _finer(wanted: Wanted, candidate: Candidate) -> Candidate:
+    """The same candidate with vectors stored in half precision. They are stored in 8 bits only to save disk."""
+    spec = IndexSpec(wanted.dim, candidate.spec.factory.replace("Refine(SQ8)", "Refine(SQfp16)"))
+    return _sized(replace(wanted, shards=candidate.shards), spec, 1)
+
+
+def _too_large(wanted: Wanted, table: list[Candidate]) -> str:
+    memory, disk = min(one.memory for one in table), min(one.disk for one in table)
+    problems = []
+    if wanted.memory is not None and memory > wanted.memory:
+        problems.append(
+            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {size(memory)} of memory "
+            f"({min(table, key=lambda one: one.memory).spec.factory}), more than the budget of {size(wanted.memory)}; "
+            f"give --memory-budget at least {size(memory)}, or embed with fewer components"
+        )
+    if wanted.disk is not None and disk > wanted.disk:
+        problems.append(
+            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {size(disk)} on disk "
+            f"({min(table, key=lambda one: one.disk).spec.factory}), more than the budget of {size(wanted.disk)}; "
+            f"give --disk-budget at least {size(disk)}, or embed with fewer components"
+        )
+    if not problems:
+        problems.append("no index meets both budgets; " + "; ".join(_line(one) for one in table))
+    return "\n".join(problems)
+
+
+def _out_of_reach(wanted: Wanted, tried: list[Candidate]) -> str:
+    best = max(tried, key=lambda one: (one.best or 0, -one.memory))
+    return (
+        f"no index within the budgets reaches an identity recall of {wanted.target.identity:g} on a sample"
+        f"{'' if wanted.target.vectors is None else f' and a vector recall of {wanted.target.vectors:g}'}; the best, "
+        f"{best.spec.factory}, reaches {best.best or 0:.4f} with {size(best.memory)} of memory and {size(best.disk)} on "
+        f"disk; lower --target-identity-recall, or raise --memory-budget"
+    )
+
+
+def _line(one: Candidate) -> str:
+    return f"{one.spec.factory} takes {size(one.memory)} of memory and {size(one.disk)} on disk"
