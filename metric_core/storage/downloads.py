@@ -44,7 +44,7 @@ class Downloads:
                 continue
             with file:
                 fcntl.flock(file, fcntl.LOCK_SH)
-                if not _is_at(file, path):  # removed before it was locked
+                if not _is_at(file, path):  # removed before it was locked; what is there now is not locked
                     continue
                 try:
                     found = self.memory.sha256(path, sha256, again=again and not downloaded)
@@ -97,13 +97,12 @@ class Downloads:
             ) from error
 
     def _fill(self, file: BinaryIO, address: str) -> str:
-        """Stream the remote file into an empty local one; returns its sha256."""
+        """Stream the remote file into a local one, over what a killed writer left there; returns its sha256."""
         digest = hashlib.sha256()
         with open_read(address) as source:
             size = source.seek(0, os.SEEK_END)
             source.seek(0)
-            file.truncate(0)  # a writer was killed
-            file.truncate(size)  # so that the processes that download other files count this one
+            file.truncate(size)  # at once, so that the processes that download other files count this one
             self._make_room(size)
             while piece := source.read(PIECE):
                 digest.update(piece)
@@ -124,8 +123,7 @@ class Downloads:
             except FileNotFoundError:  # removed by another process
                 continue
             total += stat.st_size
-            if not path.name.startswith("."):
-                files.append((self.memory.last_use_ns(path) or stat.st_mtime_ns, path, stat.st_size))
+            files.append((self.memory.last_use_ns(path) or stat.st_mtime_ns, path, stat.st_size))
         excess = max(total - self.limit_bytes, size - shutil.disk_usage(self.folder).free)
         for _, path, freed in sorted(files):
             if excess <= 0:

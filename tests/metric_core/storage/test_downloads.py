@@ -196,20 +196,30 @@ def test_a_file_in_use_is_not_removed(cache: storage.Cache) -> None:
     mapped.close()
 
 
-def test_a_file_removed_before_it_is_locked_is_downloaded_again(
-    cache: storage.Cache, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_removed_or_replaced_before_it_is_locked_is_not_used(
+    cache: storage.Cache, fetched: list[str], monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     use(cache, "a")
-    original = downloads.fcntl.flock
+    path, original, inodes = cache.folder / "files" / sha256("a"), downloads.fcntl.flock, []
 
-    def removing(file: BinaryIO, how: int) -> None:
-        if fetched == ["a"]:
-            (cache.folder / "files" / sha256("a")).unlink(missing_ok=True)
+    def interfering(file: BinaryIO, how: int) -> None:
+        if not inodes:
+            inodes.append(path.stat().st_ino)
+            if replaced:
+                shutil.copyfile(path, cache.folder / "copy")
+                os.replace(cache.folder / "copy", path)
+            else:
+                path.unlink()
         original(file, how)
 
-    monkeypatch.setattr(downloads.fcntl, "flock", removing)
-    use(cache, "a")
-    assert fetched == ["a", "a"]
+    monkeypatch.setattr(downloads.fcntl, "flock", interfering)
+    with storage.verified(f"{FOLDER}/a", sha256("a"), cache=cache):
+        last_used(cache, "a", 1)
+        use(cache, "b")
+        use(cache, "c")
+        assert path.read_bytes() == content("a"), "the file that is there now is the one that is locked"
+    assert fetched == ["a", *([] if replaced else ["a"]), "b", "c"]
 
 
 def test_what_killed_writers_left_is_taken_over_or_removed(cache: storage.Cache) -> None:
