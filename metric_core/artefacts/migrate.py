@@ -40,7 +40,15 @@ STEPS: dict[str, tuple[Step, ...]] = {
     # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),
-    "index": (),
+    # 2: shards are of whole parts, named by their content and beside the versions. Format 1 is read by ``index.format1``.
+    "index": (
+        Step(
+            since="0.1.0",
+            added={
+                "content": {"people": None, "depth": None, "choice": None, "files": {}, "masks": [], "calibration": None}
+            },
+        ),
+    ),
     "matches": (),
 }
 

@@ -19,13 +19,11 @@ from metric_core.errors import ConfigError
 from metric_core.index import shard, template, tuning
 from metric_core.index.corpus import Rows
 from metric_core.index.cost import work
-from metric_core.index.opened import OpenShard
 from metric_core.index.sample import Sample
 from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.tuning import Target, Tuned
-from metric_core.index.version import Version
 
 FLAT_ROWS = 100_000
 """Up to this number of rows, an exact scan of everything is fast enough: about 0.3 ms per query over 100 000 x 128."""
@@ -181,15 +179,7 @@ class _Trial:
         trained = self.template(spec)
         with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
             built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder))
-            opened = OpenShard.open(built.paths, spec, np.arange(built.people, dtype=np.int32), "a trial")
-            index = Index(
-                shards=(opened,),
-                names=opened.names,
-                centroid_MD=self._lists.get(spec.nlist or 0),
-                spec=spec,
-                fingerprint="",
-                version=Version("", "trial"),
-            )
+            index = Index.single(built.paths, spec, trained)
             crowding = self._wanted.rows / max(1, len(self._rows))
             curve = list(tuning.curve_of(index, self._truth, self._wanted.target, crowding))
         reached = [point for point in curve if self._wanted.target.met(point)]

@@ -114,6 +114,22 @@ class OpenShard:
         """int64 face_ids and the version's int32 codes of identities, (R,)."""
         return self.face_id_N[position_R], self._code_M[self._local_N[position_R]]
 
+    def vectors_at(self, position_R: np.ndarray) -> np.ndarray:
+        """float32 (R, D): the stored vectors, as exact as they are stored."""
+        if self._record is not None:
+            return self.records_at(position_R)[0]
+        if self.lists is None:
+            tiles = dict(self._blocks())
+            return np.stack([tiles[at // _BLOCK * _BLOCK][at % _BLOCK] for at in position_R.tolist()])
+        ivf = faiss.try_extract_index_ivf(self.index)
+        ends = np.cumsum([ivf.invlists.list_size(number) for number in range(self.lists)])
+        vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
+        for row, at in enumerate(position_R.tolist()):
+            number = int(np.searchsorted(ends, at, side="right"))
+            offset = at - int(ends[number - 1] if number else 0)
+            ivf.reconstruct_from_offset(number, offset, faiss.swig_ptr(vector_RD[row]))
+        return vector_RD
+
     def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), read from the records' file.
 

@@ -6,9 +6,10 @@ nor of the number of threads. Searching does not change an index, so any number 
 
 # Q: queries, D: components, K: neighbours per query, N: rows of a shard, M: lists, P: lists per query.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from metric_core.errors import FingerprintMismatch
 from metric_core.index import codec, merging, template
 from metric_core.index.kernels import best_lists
 from metric_core.index.opened import OpenShard
+from metric_core.index.shard import read_rows
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.version import TEMPLATE, Content, Version
@@ -112,6 +114,21 @@ class Index:
         )
         masked_M = version.read_masks(content)
         return index.without(masked_M) if len(masked_M) else index
+
+    @classmethod
+    def single(cls, paths: Mapping[str, Path], spec: IndexSpec, trained: bytes) -> "Index":
+        """Open a shard that belongs to no version yet.
+
+        Args:
+            paths: its files, by ending.
+            spec: of the shard.
+            trained: the template that it was started from.
+        """
+        rows = read_rows(paths["rows"])
+        names = rows["identity"].dictionary
+        shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard")
+        centroid_MD = template.centroids(codec.load(trained))
+        return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
 
     @property
     def dim(self) -> int:

@@ -5,7 +5,6 @@ Lists of different centroids, or codes of different codebooks, cannot be searche
 
 # N: training rows, D: components, M: lists.
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -73,11 +72,6 @@ def serialized(index: Any) -> bytes:
     """The index as bytes."""
     data: bytes = faiss.serialize_index(index).tobytes()
     return data
-
-
-def digest(template: bytes) -> str:
-    """sha256 of a template's bytes."""
-    return hashlib.sha256(template).hexdigest()
 
 
 def centroids(index: Any) -> np.ndarray | None:

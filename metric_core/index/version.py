@@ -21,7 +21,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,15 +162,26 @@ class Version:
         address = self.file(name)
         return storage.read_bytes(address) if storage.exists(address) else None
 
-    def put(self, name: str, data: bytes) -> bytes:
-        """Store one of its own files and return the stored one: the first, if two workers made one."""
-        address = self.file(name)
-        return data if storage.create_if_absent(address, data) else storage.read_bytes(address)
+    def put(self, name: str, data: bytes) -> None:
+        """Store one of its own files. Whoever builds a version holds the index's lease."""
+        storage.write_bytes(self.file(name), data)
 
-    def receipt(self, number: int) -> Shard | None:
-        """The receipt of the shard with this number; None if that shard must be built."""
-        data = self.read(_receipt(number))
-        return None if data is None else Shard.parse(json.loads(data))
+    def receipt(self, number: int) -> tuple[Shard, bytes] | None:
+        """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.
+
+        Raises:
+            Corrupt: they were damaged.
+        """
+        data, near = self.read(_receipt(number)), self.read(_near(number))
+        if data is None or near is None:
+            return None
+        try:
+            found = json.loads(data)
+            if found.pop("near") != digest(near):
+                raise ValueError("another sha256 of the neighbours")
+            return Shard.parse(found), near
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
 
     def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
         """Store a shard's files, the probes' neighbours in it, and then its receipt."""
@@ -178,17 +189,9 @@ class Version:
         for ending, path in built.paths.items():
             storage.put_file(path, self.address(shard, ending))
         storage.write_bytes(self.file(_near(number)), near)
-        storage.write_bytes(self.file(_receipt(number)), manifest.canonical(asdict(shard)))
+        receipt = asdict(shard) | {"near": digest(near)}
+        storage.write_bytes(self.file(_receipt(number)), manifest.canonical(receipt))
         return shard
-
-    def near(self, number: int) -> bytes | None:
-        """What ``put_shard`` stored with a shard; None if that shard must be built."""
-        return self.read(_near(number))
-
-    def forget_shard(self, number: int) -> None:
-        """Remove a shard's receipt, so that it is built again."""
-        for name in (_receipt(number), _near(number)):
-            storage.remove(self.file(name))
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
@@ -221,9 +224,12 @@ class Version:
         """
         with ExitStack() as held:
             yield {
-                ending: held.enter_context(storage.verified(self.address(shard, ending), file.sha256, again=verify))
-                for ending, file in shard.files.items()
+                ending: held.enter_context(self.local_file(shard, ending, verify=verify)) for ending in shard.files
             }
+
+    def local_file(self, shard: Shard, ending: str, *, verify: bool = False) -> AbstractContextManager[Path]:
+        """As ``local_files``, for one of them."""
+        return storage.verified(self.address(shard, ending), shard.files[ending].sha256, again=verify)
 
     def read_checked(self, name: str, file: File) -> bytes:
         """The bytes of one of its own files.
@@ -232,7 +238,7 @@ class Version:
             Corrupt: it is missing or its digest is not the manifest's.
         """
         data = self.read(name)
-        if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
+        if data is None or digest(data) != file.sha256:
             what = "is missing" if data is None else "has another sha256 than its manifest says"
             raise Corrupt(f"{self.file(name)} {what}; {_REMEDY}")
         return data
@@ -263,6 +269,11 @@ def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
     names = names.take(pc.sort_indices(names))
     codes = [np.empty(0, np.int32), *(pc.index_in(own, names).to_numpy() for own in shards)]
     return ipc(pa.table({"identity": names})), _npy(np.concatenate(codes).astype(np.int32))
+
+
+def digest(data: bytes) -> str:
+    """sha256, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def ipc(table: pa.Table) -> bytes:
