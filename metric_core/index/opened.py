@@ -15,7 +15,7 @@ import pyarrow as pa
 from metric_core.errors import Corrupt
 from metric_core.index import codec, merging
 from metric_core.index.engine import faiss
-from metric_core.index.kernels import flat_search
+from metric_core.index.nearest import flat_search
 from metric_core.index.shard import decoded, read_rows, record_type
 from metric_core.index.spec import IndexSpec
 

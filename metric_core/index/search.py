@@ -19,7 +19,7 @@ from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import codec, merging, template
+from metric_core.index import codec, format1, merging, template
 from metric_core.index.kernels import best_lists
 from metric_core.index.opened import OpenShard
 from metric_core.index.shard import read_rows
@@ -84,7 +84,15 @@ class Index:
             Corrupt: a file is not what its digest says.
         """
         found = IndexStore(storage.absolute(str(uri))).version(version)
-        return cls.load(found, found.content(), verify=verify)
+        stored = found.manifest()
+        if stored.format > 1:
+            return cls.load(found, Content.parse(stored.content), verify=verify)
+        shards, names = format1.opened(found.uri, stored.content, verify=verify)
+        spec = IndexSpec(stored.content["spec"]["dim"], stored.content["spec"]["factory"])
+        centroid_MD = template.centroids(shards[0].index)
+        return cls(
+            tuple(shards), names, centroid_MD, spec, stored.content["fingerprint"], found, stored.content["nprobe"]
+        )
 
     @classmethod
     def load(cls, version: Version, content: Content, *, verify: bool = False) -> "Index":

@@ -31,8 +31,8 @@ from metric_core.errors import IndexBuildError
 from metric_core.index import codec, template
 from metric_core.index.corpus import Rows
 from metric_core.index.engine import faiss
-from metric_core.index.kernels import nearest
 from metric_core.index.nearest import Nearest
+from metric_core.index.products import nearest
 from metric_core.index.spec import IndexSpec
 
 FILES = ("faiss", "rows", "vectors")

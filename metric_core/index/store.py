@@ -14,7 +14,8 @@ from metric_core import storage
 from metric_core.artefacts import manifest, migrate
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, Unfinished
-from metric_core.index.version import KIND, VERSIONS, Version
+from metric_core.index import format1
+from metric_core.index.version import KIND, SHARDS, VERSIONS, Version
 
 CURRENT = "CURRENT"
 
@@ -41,16 +42,26 @@ class IndexStore:
     def begin(self, plan: Mapping[str, Any]) -> tuple[Version, Manifest | None]:
         """Start or continue the version that ``plan`` describes; with its manifest if it is already finished.
 
+        A damaged plan is written again, because the version's folder is named by it. A damaged manifest is removed:
+        the job writes it again from what it described.
+
         Raises:
             Occupied: the folder holds something other than an index.
         """
         inside = [name for name in storage.names(self.uri) if not name.startswith(".")]
-        if inside and VERSIONS not in inside:
+        if inside and not {VERSIONS, SHARDS} & set(inside):
             raise Occupied(
                 f"{self.uri} holds {', '.join(inside[:3])} and is no index; give --out an empty or a new folder"
             )
         version = Version(self.uri, manifest.digest(migrate.hashed(KIND, "plan", plan))[:16])
-        return version, manifest.begin(version.uri, KIND, plan)
+        written = manifest.plan_file(KIND, plan)
+        if storage.names(version.uri) and version.read(manifest.PLAN) != written:
+            storage.write_bytes(version.file(manifest.PLAN), written)
+        try:
+            return version, manifest.begin(version.uri, KIND, plan)
+        except Corrupt:
+            storage.remove(version.file(manifest.NAME))
+            return version, manifest.begin(version.uri, KIND, plan)
 
     def version(self, name: str | None = None) -> Version:
         """The version whose id is ``name``, whether it exists or not; None: the live one. Raises as ``current``."""
@@ -66,7 +77,11 @@ class IndexStore:
         """
         if version.index_uri != self.uri:
             raise ValueError(f"version {version.id} belongs to {version.index_uri}, not to {self.uri}")
-        version.check_files()
+        found = version.manifest()
+        sizes = format1.files(version.uri, found.content) if found.format == 1 else version.sizes()
+        for address, size in sizes.items():
+            if not storage.exists(address) or storage.size(address) != size:
+                raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
         new = f"{version.id}\n".encode()
         for _ in range(100):
             if storage.create_if_absent(self._current, new):

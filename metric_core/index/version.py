@@ -215,6 +215,14 @@ class Version:
         """The address of the Faces of its vectors when it was built, if known. Raises as ``manifest``."""
         return self.manifest().provenance.get("faces")
 
+    def sizes(self) -> dict[str, int]:
+        """The size in bytes of every file of a finished version, by address. Raises as ``manifest``."""
+        content = self.content()
+        sizes = {self.file(name): file.bytes for name, file in content.files.items()}
+        for shard in content.shards:
+            sizes |= {self.address(shard, ending): file.bytes for ending, file in shard.files.items()}
+        return sizes
+
     @contextmanager
     def local_files(self, shard: Shard, *, verify: bool = False) -> Iterator[dict[str, Path]]:
         """Local paths of a shard's files, by ending, whose digests were compared; open or map them inside the block.
