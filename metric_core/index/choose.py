@@ -21,7 +21,7 @@ from metric_core.index.corpus import Rows
 from metric_core.index.cost import work
 from metric_core.index.sample import Sample
 from metric_core.index.search import Index
-from metric_core.index.spec import IndexSpec
+from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.tuning import Target, Tuned
 
@@ -212,7 +212,7 @@ def _specs(wanted: Wanted) -> list[IndexSpec]:
         return roomy[:1]
     nlist = 2 ** round(math.log2(4 * math.sqrt(rows)))
     sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
-    codes = [f"{code},Refine({refine})" for code in [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"] for refine in REFINES]
+    codes = [f"{code},Refine({refine})" for code in [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"] for refine in ("SQfp16", "SQ8")]
     return [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]] + flat
 
 
@@ -237,15 +237,15 @@ def _too_large(wanted: Wanted, table: list[Candidate]) -> str:
     problems = []
     if wanted.memory is not None and memory > wanted.memory:
         problems.append(
-            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {size(memory)} of memory "
-            f"({min(table, key=lambda one: one.memory).spec.factory}), more than the budget of {size(wanted.memory)}; "
-            f"give --memory-budget at least {size(memory)}, or embed with fewer components"
+            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {shown(memory)} of memory "
+            f"({min(table, key=lambda one: one.memory).spec.factory}), more than the budget of {shown(wanted.memory)}; "
+            f"give --memory-budget at least {shown(memory)}, or embed with fewer components"
         )
     if wanted.disk is not None and disk > wanted.disk:
         problems.append(
-            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {size(disk)} on disk "
-            f"({min(table, key=lambda one: one.disk).spec.factory}), more than the budget of {size(wanted.disk)}; "
-            f"give --disk-budget at least {size(disk)}, or embed with fewer components"
+            f"{wanted.rows:,} vectors of {wanted.dim} components take at least {shown(disk)} on disk "
+            f"({min(table, key=lambda one: one.disk).spec.factory}), more than the budget of {shown(wanted.disk)}; "
+            f"give --disk-budget at least {shown(disk)}, or embed with fewer components"
         )
     if not problems:
         problems.append("no index meets both budgets; " + "; ".join(_line(one) for one in table))
@@ -257,10 +257,10 @@ def _out_of_reach(wanted: Wanted, tried: list[Candidate]) -> str:
     return (
         f"no index within the budgets reaches an identity recall of {wanted.target.identity:g} on a sample"
         f"{'' if wanted.target.vectors is None else f' and a vector recall of {wanted.target.vectors:g}'}; the best, "
-        f"{best.spec.factory}, reaches {best.best or 0:.4f} with {size(best.memory)} of memory and {size(best.disk)} on "
+        f"{best.spec.factory}, reaches {best.best or 0:.4f} with {shown(best.memory)} of memory and {shown(best.disk)} on "
         f"disk; lower --target-identity-recall, or raise --memory-budget"
     )
 
 
 def _line(one: Candidate) -> str:
-    return f"{one.spec.factory} takes {size(one.memory)} of memory and {size(one.disk)} on disk"
+    return f"{one.spec.factory} takes {shown(one.memory)} of memory and {shown(one.disk)} on disk"

@@ -147,8 +147,10 @@ class IndexSpec(Options):
 
     @property
     def record_bytes(self) -> int:
-        """Bytes per row of the file that candidates are refined from: vector, face_id, identity; 0 without it."""
-        return 0 if self.refine is None else _vector_bytes(self.refine, self.dim) + _ROW_BYTES
+        """Bytes per row of the file that candidates are refined from: vector, the scale of 8 bits, face_id, identity; 0
+        without it."""
+        scale = 4 if self.refine == "SQ8" else 0
+        return 0 if self.refine is None else _vector_bytes(self.refine, self.dim) + scale + _ROW_BYTES
 
     @property
     def trained_bytes(self) -> int:
@@ -207,3 +209,11 @@ def _vector_bytes(code: str, dim: int) -> int:
 def _local_names(rows: int, people: int, shards: int) -> int:
     """Names in the shards' own tables: at most all people in every shard, and no more than there are rows."""
     return min(rows, people * shards)
+
+
+def shown(count: int) -> str:
+    """Bytes for people: rounded up to three digits in a binary unit."""
+    unit = max(0, min(4, (count.bit_length() - 1) // 10))
+    scaled = count / (1 << (10 * unit))
+    digits = max(0, 2 - int(math.log10(scaled))) if unit and scaled >= 1 else 0
+    return f"{math.ceil(scaled * 10**digits) / 10**digits:g}{['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}"
