@@ -1,6 +1,6 @@
 """The coarse quantizer: k-means on the sphere, and the inverted lists that are nearest to a vector.
 
-FAISS does the same with a matrix product of its own that is several times slower than NumPy's.
+Unlike FAISS's, the products may run on a GPU without its GPU build, and a choice of lists does not depend on the batch.
 """
 
 # N: rows, Q: queries, M: centroids, one per inverted list, D: components, P: lists per query, C: candidate pairs.

@@ -17,7 +17,7 @@ _CELLS = 1 << 20  # of a product: 4 MB, so that it is still in the cache when it
 _GPU_CELLS = 1 << 26
 _PAIRS = 16384
 _FEW = 4
-"""Up to so many vectors NumPy's own loop is faster than BLAS: for one against 65,536 of 512 components, twice as fast."""
+"""Up to so many vectors NumPy's own loop beats BLAS: for one against 65,536 of 512 components, by a factor of two."""
 _WORTH_A_COPY = 64
 """Columns from which a product costs a CPU more than copying its rows to a GPU does."""
 
