@@ -7,7 +7,10 @@ from metric_core.index.spec import IndexSpec
 
 # Nanoseconds of one core of an AMD EPYC with AVX-512 under FAISS 1.15.1 and numpy 2.4, measured by
 # OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python tests/bench/kernels.py, at 200,000 x 128 and 50,000 x 512, 25,000 rows
-# scanned, 100 results per query. The two dimensions give a fixed part and a part per component.
+# scanned, 100 results per query, drawn vectors; --quick repeats it for three families. The two dimensions give a fixed
+# part and a part per component; values are rounded by hand. The machine was busy with other work: a repetition differed
+# by 1 to 15 % for rows of PQ and RaBitQ, products and candidates, by 70 % for rows of Flat, and by up to 4.4 times for
+# lists, whose cost is the small difference of two large times.
 
 _PRODUCT = 0.024
 """A component of a matrix product by numpy: 0.024 at 128 and at 512 components."""
@@ -31,8 +34,9 @@ _SCAN_TWO_BITS = (11.0, 0.076)
 """What RaBitQ's second bit adds to the row: 28 in all at 128 components, 58 at 512."""
 
 _SCAN_MORE_BITS = (0.80, 0.02)
-"""What three bits and each further one add per component: at 128 components 110 in all for 3 bits, 110 to 113 for 4,
-114 for 5, 123 for 8; 416 for 4 at 512. FAISS has a fast path for two bits only."""
+"""What three bits and each further one add per component: in all 110 for 4 bits at 128 components, 416 at 512. The step
+per bit is from 60,000 x 128 in 64 lists, lists included: 110 for 3 bits, 113 for 4, 114 for 5, 123 for 8. Two bits took
+28 there, so the jump to three is FAISS's own."""
 
 _LIST = {"Flat": 1300.0, "SQfp16": 1200.0, "SQ8": 800.0, "PQ": 150.0}
 """Opening a list, whatever its length."""

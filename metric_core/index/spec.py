@@ -95,7 +95,11 @@ class IndexSpec(Options):
 
     @property
     def fast_scan(self) -> bool:
-        """Whether lists are packed in blocks of 32 rows."""
+        """Whether lists are packed in blocks of 32 rows.
+
+        FAISS 1.15 copies such lists into memory even when it maps the file, which then takes twice its size: open these
+        without ``IO_FLAG_MMAP_IFC``.
+        """
         return self.code in ("PQ", "RaBitQ")
 
     @property
@@ -176,9 +180,10 @@ class IndexSpec(Options):
     def resident_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
         """How much the resident memory of a process grows that opens the index and searches 10,000 probes.
 
-        Counted are mapped pages, all of which such a search touches: the lists, and each row's face_id and identity
+        Counted are pages that such a search touches, mapped ones too: all lists, and each row's face_id and identity
         unless the records for refining hold them, which are read by ``pread`` and not mapped. Centroids are counted
-        once, as all shards have the same.
+        once, as all shards have the same. Batches must be small enough for the workspace: FAISS has a table of about
+        8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured at 128 components).
 
         Args:
             rows: vectors in the index.

@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -109,6 +111,18 @@ def test_all_problems_are_reported_at_once():
         IndexSpec(0, "IVF0,RaBitQfs12")
 
 
+def built(spec, rows):
+    """An index as FAISS holds it, of random vectors; some of them are the centroids."""
+    x_ND = unit(rows, spec.dim)
+    index = faiss.index_factory(spec.dim, spec.coarse_factory, faiss.METRIC_INNER_PRODUCT)
+    if spec.nlist:
+        index.quantizer.add(x_ND[: spec.nlist])
+    index.train(x_ND[:2000])
+    index.add(x_ND)
+    convert = {"PQ": faiss.IndexIVFPQFastScan, "RaBitQ": faiss.IndexIVFRaBitQFastScan}.get(spec.code)
+    return convert(index) if convert else index
+
+
 @pytest.mark.parametrize("dim", [32, 60])
 @pytest.mark.parametrize(
     "factory",
@@ -120,18 +134,40 @@ def test_bytes_are_within_2_percent_of_what_faiss_writes(dim, factory, tmp_path)
     if "PQ" in factory and dim % int(factory.split("PQ")[1].split("x")[0]):
         factory = factory.replace("PQ10", "PQ8").replace("PQ16", "PQ20")
     spec, rows = IndexSpec(dim, factory), 12_000
-    x_ND = unit(rows, dim)
-    index = faiss.index_factory(dim, spec.coarse_factory, faiss.METRIC_INNER_PRODUCT)
-    if spec.nlist:
-        index.quantizer.add(x_ND[: spec.nlist])
-    index.train(x_ND[:2000])
-    index.add(x_ND)
-    convert = {"PQ": faiss.IndexIVFPQFastScan, "RaBitQ": faiss.IndexIVFRaBitQFastScan}.get(spec.code)
-    index = convert(index) if convert else index
+    index = built(spec, rows)
     assert index.code_size == spec.code_bytes
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     written = (tmp_path / "index.faiss").stat().st_size
     assert written == pytest.approx(spec.list_bytes(rows) + spec.trained_bytes, rel=0.02)
+
+
+GROWTH = """
+import sys
+import numpy as np, psutil
+from metric_core.index.engine import faiss
+flags = faiss.IO_FLAG_MMAP_IFC if sys.argv[2] == "mapped" else 0
+query_QD = np.eye(64, 256, dtype=np.float32)
+small = faiss.index_factory(256, sys.argv[3], faiss.METRIC_INNER_PRODUCT)
+small.train(query_QD)
+small.add(query_QD)
+small.search(query_QD, 10)
+before = psutil.Process().memory_info().rss
+index = faiss.read_index(sys.argv[1], flags)
+index.nprobe = index.nlist
+index.search(query_QD[:1], 10)  # one at a time: RaBitQ has a table for every query and list
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.parametrize("factory", ["IVF64,SQfp16", "IVF64,SQ8", "IVF64,RaBitQfs4"])
+def test_an_open_index_takes_the_memory_that_is_predicted(factory, tmp_path):
+    spec, rows = IndexSpec(256, factory), 40_000
+    faiss.write_index(built(spec, rows), str(tmp_path / "index.faiss"))
+    how = "read" if spec.fast_scan else "mapped"
+    small = spec.coarse_factory.replace("64", "1", 1)
+    command = [sys.executable, "-W", "ignore", "-c", GROWTH, str(tmp_path / "index.faiss"), how, small]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown == pytest.approx(spec.list_bytes(rows) + spec.trained_bytes, rel=0.05, abs=2 << 20)
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 4))
