@@ -60,10 +60,10 @@ class Law:
 
 LFW = Law(mean=2.65, between=6.55, within=28.0, decay=10.7, noise=0.806, spread=0.116, freedom=11.5)
 """Photographs: the valid people of lfw_dev, by a model of 500 training steps that has not seen them."""
-DRAWN = Law(mean=0.377, between=9.85, within=49.7, decay=13.3, noise=0.337, spread=0.112, freedom=15.0)
+DRAWN = Law(mean=0.386, between=9.19, within=36.9, decay=17.8, noise=0.335, spread=0.101, freedom=22.0)
 """Drawn people by the model of ``likeness demo``, which tells them apart far better than the other does photographs."""
-# Both are what `vectors.py --compare --fit` finds: the quantiles of genuine and of impostor scores, the upper tail of
-# the latter, and rank-1 are brought as near to the real ones as they go, without twins and wrong labels, of which the
+# Both are what `vectors.py --compare --fit` found: the quantiles of genuine and of impostor scores, the upper tail of
+# the latter, and rank-1 were brought as near to the real ones as they go, without twins and wrong labels, of which the
 # real sets have few. Shares of twins and of wrong labels are assumptions.
 LAWS = {"lfw": LFW, "drawn": DRAWN}
 

@@ -2,8 +2,9 @@
 
     python tests/bench/real_vectors.py WORK [--people 40000] [--learnt 1000] [--steps 700]
 
-draws that many people and embeds them with a model that learnt from other drawn people: an hour on two cores for the
-default. ``lfw`` does the same for the photographs of Labeled Faces in the Wild.
+draws that many people and embeds them with a model that learnt from other drawn people. By default these are 200,000
+pictures, 0.9 GB, of which two cores draw some 500 per second and embed some 500 per second, after four minutes of
+training. ``lfw`` does the same for the photographs of Labeled Faces in the Wild.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ def people_drawn(
         learnt: number of other people that the model learns from.
         steps: training steps of the model.
     """
-    others = _drawn(f"{work}/learnt-{learnt}", range(learnt), DEMO.pictures, valid_fraction=VALID_FRACTION)
     model = f"{work}/model-{learnt}-{steps}"
     if not _finished(model):
+        others = _drawn(f"{work}/learnt-{learnt}", range(learnt), DEMO.pictures, valid_fraction=VALID_FRACTION)
         train.run(DemoConfig(steps=steps).training(others, model, _tracking(work), workers=2))
     faces = _drawn(f"{work}/people-{learnt}-{people}x{pictures}", range(learnt, learnt + people), pictures)
     return _embedded(faces, model, f"{model}-{people}x{pictures}", None)
@@ -79,7 +80,7 @@ def _drawn(folder: str, people: range, pictures: int, *, valid_fraction: float =
         tasks = [people[first : first + PEOPLE_PER_TASK] for first in range(0, len(people), PEOPLE_PER_TASK)]
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             draw = partial(drawn.write_people, root, pictures=pictures, seed=DEMO.seed)
-            assert sum(pool.map(draw, tasks)) == len(people) * pictures
+            list(pool.map(draw, tasks))  # raises what a task raised
         catalogue.run(CatalogueConfig(source=str(root), out=faces, valid_fraction=valid_fraction, seed=DEMO.seed))
     return faces
 

@@ -96,7 +96,7 @@ def overlap(a_N: np.ndarray, b_N: np.ndarray) -> float:
     return float(np.minimum(histogram(a_N), histogram(b_N)).sum())
 
 
-def fit(person_N: np.ndarray, emb_ND: np.ndarray, start: Law, *, seeds: range = range(1), steps: int = 400) -> Law:
+def fit(person_N: np.ndarray, emb_ND: np.ndarray, start: Law, *, seeds: range = range(2), steps: int = 200) -> Law:
     """The law, beginning at ``start``, whose scores have the quantiles of a set's scores, by Nelder-Mead's method.
 
     Args:
