@@ -1,6 +1,6 @@
 """Vector databases beside our index: who comes first, for the faces of one's own artefacts as probes.
 
-    python tests/bench/databases.py [--quick] [--json] [--folder FOLDER]
+    python tests/bench/databases.py [--quick] [--json] [--folder FOLDER] [--system NAME]
 
 Runs docs/vector-databases.md on FOLDER/runs/{model,embeddings,delta,index} and FOLDER/demo-out/pictures, which the
 README's commands write; nothing is changed there. "right person" is the share of probes whose own person comes first,
@@ -94,8 +94,10 @@ def edge(names: dict[str, Any], folder: str) -> list[tuple[str, int, float]]:
 
 
 if __name__ == "__main__":
-    parser = table.parser(__doc__, "Qdrant only")
+    parser = table.parser(__doc__, "PostgreSQL only")
     parser.add_argument("--folder", type=Path, default=Path(), help="where runs/ and demo-out/ are (default: here)")
+    parser.add_argument("--system", choices=databases.NEEDS, help="this one only (default: all)")
     options = parser.parse_args()
-    chosen = list(databases.NEEDS)[: 1 if options.quick else None]
+    only = options.system or ("PostgreSQL" if options.quick else None)
+    chosen = [only] if only else list(databases.NEEDS)
     table.show(list(cases(options.folder.resolve(), chosen)), as_json=options.json)
