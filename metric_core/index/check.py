@@ -91,6 +91,5 @@ def lookup(index: Index) -> tuple[int, int]:
 def remeasured(index: Index, content: Content) -> tuple[float, float]:
     """The identity recall of the stored probes now, and as the manifest has it. Raises Corrupt."""
     data = index.version.read_checked(versions.TRUTH, content.files[versions.TRUTH])
-    points = tuning.measure(index, Truth.parse(data), content.nprobe)
-    found = next(point for point in points if point.depth == content.depth)
-    return found.identity, float(content.recall["identity"])
+    point = tuning.measure(index, Truth.parse(data), content.nprobe, content.depth)
+    return point.identity, float(content.recall["identity"])

@@ -181,13 +181,13 @@ class _Trial:
             built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder))
             index = Index.single(built.paths, spec, trained)
             crowding = self._wanted.rows / max(1, len(self._rows))
-            curve = list(tuning.curve_of(index, self._truth, self._wanted.target, crowding))
-        reached = [point for point in curve if self._wanted.target.met(point)]
-        highest = max(point.identity for point in curve)
-        if not reached:
+            target, least = self._wanted.target, self.least_nprobe
+            found = tuning.tune(index, self._truth, target, crowding=crowding, least_nprobe=least)
+        highest = max(point["identity"] for point in found.curve)
+        if not target.met(found):
             return replace(candidate, best=highest, note="does not reach the target")
-        self.least_nprobe = max(self.least_nprobe, min(point.nprobe or 1 for point in reached))
-        found = tuning.tuned(min(reached, key=lambda point: point.work), self._truth, curve)
+        reached = [point["nprobe"] or 1 for point in found.curve if point["identity"] >= target.identity]
+        self.least_nprobe = max(least, min(reached))
         return replace(candidate, tuned=found, best=highest, note="more work")
 
 

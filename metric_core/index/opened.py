@@ -1,5 +1,5 @@
-"""A shard opened for searching: its FAISS lists are mapped, its rerank records stay in their file and are read one by
-one, so that only the codes take memory.
+"""A shard opened for searching: its codes are in memory or mapped, its rerank records stay in their file and are read
+one by one, so that only the codes take memory.
 """
 
 # Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
@@ -60,7 +60,8 @@ class OpenShard:
         Raises:
             Corrupt: the files do not fit together.
         """
-        index = codec.map_file(paths["faiss"])
+        # FAISS copies mapped fast-scan lists into memory and keeps the pages as well, which takes twice their size.
+        index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
         return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where)
 
     @property

@@ -20,7 +20,7 @@ from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import codec, format1, merging, template
-from metric_core.index.kernels import best_lists
+from metric_core.index.lists import best_lists
 from metric_core.index.opened import OpenShard
 from metric_core.index.shard import read_rows
 from metric_core.index.spec import IndexSpec
@@ -212,16 +212,12 @@ class Index:
         fetch = top + extra
         if self.spec.refine is not None:
             fetch = max(fetch, (depth or self.depth or 1) + extra)
-        parts = [(np.empty((0, top), np.float32), np.empty((0, top), np.int64), np.empty((0, top), np.int32))]
-        for start in range(0, len(query_QD), step := self._queries_at_a_time(fetch)):
-            chunk = slice(start, start + step)
-            score_QK, face_id_QK, code_QK = self.reranked(query_QD[chunk], fetch, nprobe or self.nprobe)
-            if exclude_face_id_Q is not None:
-                gone_QK = (face_id_QK == exclude_face_id_Q[chunk, None]) & (face_id_QK >= 0)
-                score_QK[gone_QK], face_id_QK[gone_QK], code_QK[gone_QK] = -np.inf, -1, -1
-            order_QK = np.lexsort((face_id_QK, -score_QK), axis=-1)[:, :top]
-            parts.append(tuple(np.take_along_axis(a, order_QK, 1) for a in (score_QK, face_id_QK, code_QK)))  # type: ignore[arg-type]
-        return Neighbours(*(np.concatenate(column) for column in zip(*parts)))
+        score_QK, face_id_QK, code_QK = self.reranked(query_QD, fetch, nprobe or self.nprobe)
+        if exclude_face_id_Q is not None:
+            gone_QK = (face_id_QK == exclude_face_id_Q[:, None]) & (face_id_QK >= 0)
+            score_QK[gone_QK], face_id_QK[gone_QK], code_QK[gone_QK] = -np.inf, -1, -1
+        order_QK = np.lexsort((face_id_QK, -score_QK), axis=-1)[:, :top]
+        return Neighbours(*(np.take_along_axis(a, order_QK, 1) for a in (score_QK, face_id_QK, code_QK)))
 
     def identify(
         self, query_QD: np.ndarray, name_Q: list[str], top: int, *, exclude_face_id_Q: np.ndarray | None = None
@@ -282,20 +278,37 @@ class Index:
         ]
         return pa.Table.from_arrays(columns, schema=schema.MATCHES)
 
-    def _queries_at_a_time(self, fetch: int) -> int:
-        cells = _CELLS // (fetch * len(self.shards))
-        if self.spec.refine is not None:
-            cells = min(cells, _VECTOR_BYTES // (fetch * self.dim * 4))
-        return max(1, cells)
-
     def reranked(
         self, query_QD: np.ndarray, k: int, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` rows with the highest scores by their codes, in this order: float32 scores by their stored vectors,
-        int64 face_ids and int32 codes of identities, (Q, k); -inf, -1 and -1 where there are fewer."""
-        shard_QK, position_QK, score_QK = self._candidates(query_QD, k, nprobe)
-        face_id_QK = np.full(position_QK.shape, -1, np.int64)
-        code_QK = np.full(position_QK.shape, -1, np.int32)
+        int64 face_ids and int32 codes of identities, (Q, k); -inf, -1 and -1 where there are fewer.
+
+        Where nothing is reranked, there are ``k`` of each shard, with the scores by their codes.
+        """
+        width = k if self.spec.refine is not None else k * len(self.shards)
+        score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
+        face_id_QK = np.full((len(query_QD), width), -1, np.int64)
+        code_QK = np.full((len(query_QD), width), -1, np.int32)
+        cells = _CELLS // (k * len(self.shards))
+        if self.spec.refine is not None:
+            cells = min(cells, _VECTOR_BYTES // (k * self.dim * 4))
+        for start in range(0, len(query_QD), step := max(1, cells)):
+            chunk = slice(start, start + step)
+            self._rerank(query_QD[chunk], k, nprobe, score_QK[chunk], face_id_QK[chunk], code_QK[chunk])
+        return score_QK, face_id_QK, code_QK
+
+    def _rerank(
+        self,
+        query_QD: np.ndarray,
+        k: int,
+        nprobe: int | None,
+        score_QK: np.ndarray,
+        face_id_QK: np.ndarray,
+        code_QK: np.ndarray,
+    ) -> None:
+        """Fills the last three arguments."""
+        shard_QK, position_QK, score_QK[:] = self._candidates(query_QD, k, nprobe)
         for number, shard in enumerate(self.shards):
             mine_QK = (shard_QK == number) & (position_QK >= 0)
             if self.spec.refine is None:
@@ -303,7 +316,6 @@ class Index:
             else:
                 vector_RD, face_id_QK[mine_QK], code_QK[mine_QK] = shard.records_at(position_QK[mine_QK])
                 score_QK[mine_QK] = np.vecdot(vector_RD, query_QD[np.nonzero(mine_QK)[0]])
-        return score_QK, face_id_QK, code_QK
 
     def _candidates(
         self, query_QD: np.ndarray, k: int, nprobe: int | None

@@ -12,7 +12,7 @@ import numpy as np
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import ConfigError
 from metric_core.index.engine import faiss
-from metric_core.index.kernels import kmeans
+from metric_core.index.kmeans import kmeans
 from metric_core.index.products import nearest
 from metric_core.index.spec import IndexSpec
 

@@ -6,8 +6,6 @@ the candidates that are reranked are tuned together, because neither makes up fo
 
 # Q: probes, K: candidates per probe, T: neighbours that count.
 
-import bisect
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,8 +20,10 @@ from metric_core.index.truth import Truth
 NEIGHBOURS = 10
 """Neighbours whose recall ``--target-recall`` is about."""
 _DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_STAGES = (32, 128, 512, 1024)
+"""Depths that are tried are extended in these stages, while that helps."""
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much
-_FURTHER = 3  # steps of nprobe that are tried beyond the first that reaches the target: fewer candidates may do then
+_FURTHER = 2  # steps of nprobe that are tried beyond the first that reaches the target: fewer candidates may do then
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Tuned(Point):
     """for each nprobe that was tried, the measurement with the least depth that reaches the target, else the best"""
 
 
-def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0) -> Tuned | None:
-    """The measurement that reaches the target with the least work; None if none does.
+def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, least_nprobe: int = 1) -> Tuned:
+    """The measurement that reaches the target with the least work; the best one if none does.
 
     Args:
         index: where the probes are looked for; they are in it, and do not find themselves.
@@ -79,68 +79,91 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0) -
         target: what must be reached.
         crowding: rows of the whole index divided by rows of this one, if it is a sample: as many times more rows come
             between a probe and its person there, so as many times more candidates must be reranked.
+        least_nprobe: fewer lists are not tried.
     """
-    curve = list(curve_of(index, truth, target, crowding))
-    reached = [point for point in curve if target.met(point)]
-    if not reached:
-        return None
-    best = min(reached, key=lambda point: (point.work, point.nprobe or 0))
-    return tuned(best, truth, curve)
-
-
-def tuned(point: Point, truth: Truth, curve: Sequence[Point]) -> Tuned:
-    """A measurement with what it was measured on."""
-    counted = int(truth.first_Q.sum())
-    return Tuned(**asdict(point), probes=len(truth.probes), counted=counted, curve=[asdict(one) for one in curve])
-
-
-def curve_of(index: Index, truth: Truth, target: Target, crowding: float = 1.0) -> Iterator[Point]:
-    """A measurement for each nprobe, from 1 to a little beyond the first that reaches the target."""
+    curve: list[Point] = []
     further = 0
-    for nprobe in steps(index.nlist):
-        points = measure(index, truth, nprobe, crowding)
-        reached = [point for point in points if target.met(point)]
-        yield min(reached, key=lambda p: p.work) if reached else max(points, key=lambda p: (p.identity, p.recall))
-        further += bool(reached)
+    for nprobe in steps(index.nlist, least_nprobe):
+        curve.append(_best_depth(index, truth, nprobe, target, crowding))
+        further += target.met(curve[-1])
         if further > _FURTHER:
-            return
+            break
+    reached = [point for point in curve if target.met(point)]
+    if reached:
+        best = min(reached, key=lambda point: (point.work, point.nprobe or 0))
+    else:
+        best = max(curve, key=lambda point: (min(point.identity, target.identity), point.recall))
+    shown = [asdict(point) for point in curve]
+    return Tuned(**asdict(best), probes=len(truth.probes), counted=int(truth.first_Q.sum()), curve=shown)
 
 
-def steps(nlist: int | None) -> list[int | None]:
-    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16 ... and all of them; [None] without lists."""
+def steps(nlist: int | None, least: int = 1) -> list[int | None]:
+    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16 ... from ``least`` on, and all of them; [None] without lists."""
     if nlist is None:
         return [None]
-    numbers = sorted({n for power in range(nlist.bit_length()) for n in (2**power, 3 * 2**power // 2) if n <= nlist})
-    return [*numbers, *([nlist] if numbers[-1] < nlist else [])]
+    numbers = {n for power in range(nlist.bit_length()) for n in (2**power, 3 * 2**power // 2) if least <= n < nlist}
+    return [*sorted(numbers), nlist]
 
 
-def measure(index: Index, truth: Truth, nprobe: int | None, crowding: float = 1.0) -> list[Point]:
-    """Measurements with one ``nprobe`` and every depth, from one search with the greatest."""
-    probes, spec = truth.probes, index.spec
-    rows = round(index.rows * crowding)
-    own_Q = _codes(probes.identity_Q, index.names)
-    if spec.refine is None:
-        near = index.search(probes.query_QD, NEIGHBOURS, nprobe=nprobe, exclude_face_id_Q=probes.face_id_Q)
-        found = near.score_QK, near.face_id_QK, near.code_QK
-        return [_point(truth, own_Q, found, nprobe, None, work(spec, rows, nprobe, 0))]
-    depths = _DEPTHS[: bisect.bisect_right(_DEPTHS, max(1, index.rows - 1))]
-    score_QK, face_id_QK, code_QK = index.reranked(probes.query_QD, depths[-1] + 1, nprobe)
-    gone_QK = face_id_QK == probes.face_id_Q[:, None]
+def measure(index: Index, truth: Truth, nprobe: int | None, depth: int | None) -> Point:
+    """What the index finds with one pair of parameters."""
+    own_Q = _codes(truth.probes.identity_Q, index.names)
+    if depth is None:
+        return _point(truth, own_Q, _found(index, truth, nprobe), index, nprobe, None, 1.0)
+    found = _reranked(index, truth, nprobe, depth)
+    return _point(truth, own_Q, found, index, nprobe, depth, 1.0)
+
+
+def _best_depth(index: Index, truth: Truth, nprobe: int | None, target: Target, crowding: float) -> Point:
+    """The measurement with the least depth that reaches the target; else the one that comes closest.
+
+    Deeper candidates are compared while they can help: each stage finds less that is new than the one before.
+    """
+    if index.spec.refine is None:
+        return measure(index, truth, nprobe, None)
+    own_Q = _codes(truth.probes.identity_Q, index.names)
+    most = max(1, index.rows - 1)
+    points: list[Point] = []
+    before, tried = 0.0, 0
+    for number, stage in enumerate(_STAGES):
+        depths = [depth for depth in _DEPTHS if tried < depth <= min(stage, most)] or ([most] if not points else [])
+        if not depths:
+            break
+        found = _reranked(index, truth, nprobe, depths[-1])
+        for depth in depths:
+            within = tuple(column[:, : depth + 1] for column in found)  # and the probe itself
+            points.append(_point(truth, own_Q, within, index, nprobe, depth, crowding))
+            if target.met(points[-1]):
+                return points[-1]
+        gain, before, tried = points[-1].identity - before, points[-1].identity, depths[-1]
+        if number and points[-1].identity + gain * (len(_STAGES) - 1 - number) < target.identity:
+            break
+    return points[-1]
+
+
+def _found(index: Index, truth: Truth, nprobe: int | None) -> tuple[np.ndarray, ...]:
+    probes = truth.probes
+    near = index.search(probes.query_QD, NEIGHBOURS, nprobe=nprobe, exclude_face_id_Q=probes.face_id_Q)
+    return near.score_QK, near.face_id_QK, near.code_QK
+
+
+def _reranked(index: Index, truth: Truth, nprobe: int | None, depth: int) -> tuple[np.ndarray, ...]:
+    """Scores, face_ids and codes of identities of ``depth`` candidates, in the order of their codes' scores; the probe
+    itself is made to be none of them."""
+    score_QK, face_id_QK, code_QK = index.reranked(truth.probes.query_QD, depth + 1, nprobe)
+    gone_QK = face_id_QK == truth.probes.face_id_Q[:, None]
     score_QK[gone_QK], face_id_QK[gone_QK], code_QK[gone_QK] = -np.inf, -1, -1
-    points = []
-    for depth in depths:
-        found = tuple(column[:, : depth + 1] for column in (score_QK, face_id_QK, code_QK))  # and the probe itself
-        points.append(_point(truth, own_Q, found, nprobe, depth, work(spec, rows, nprobe, round(depth * crowding))))
-    return points
+    return score_QK, face_id_QK, code_QK
 
 
 def _point(
     truth: Truth,
     own_Q: np.ndarray,
     found: tuple[np.ndarray, ...],
+    index: Index,
     nprobe: int | None,
     depth: int | None,
-    effort: float,
+    crowding: float,
 ) -> Point:
     score_QK, face_id_QK, code_QK = found
     order_QT = np.lexsort((face_id_QK, -score_QK), axis=-1)[:, :NEIGHBOURS]
@@ -151,6 +174,8 @@ def _point(
     recall = float(np.minimum(hit_QT.sum(axis=1), there_Q).sum() / max(1, there_Q.sum()))
     person_Q, counted_Q = (code_QT[:, 0] == own_Q) & (own_Q >= 0), truth.first_Q
     identity = float(person_Q[counted_Q].mean()) if counted_Q.any() else first
+    deep = min(round((depth or 0) * crowding), _DEPTHS[-1])
+    effort = work(index.spec, round(index.rows * crowding), nprobe, deep, shards=len(index.shards))
     return Point(nprobe, depth, identity, first, recall, effort)
 
 

@@ -152,12 +152,12 @@ class Build:
         index, target = Index.load(self.version, content), self.wanted.target
         known = Truth.parse(self.version.read_checked(versions.TRUTH, content.files[versions.TRUTH]))
         tuned = tuning.tune(index, known, target)
-        if tuned is None:
-            best = max(tuning.curve_of(index, known, target), key=lambda point: (point.identity, point.recall))
+        if not target.met(tuned):
+            wanted = f"{target.identity:g}" + ("" if target.vectors is None else f" and {target.vectors:g}")
             raise IndexBuildError(
-                f"the index {content.spec.factory} reaches an identity recall of {best.identity:.4f} and a vector recall "
-                f"of {best.recall:.4f} at best, not {target.identity:g}{'' if target.vectors is None else f' and {target.vectors:g}'} "
-                f"as its sample promised; nothing was published; lower the target, or give a larger --memory-budget"
+                f"the index {content.spec.factory} reaches an identity recall of {tuned.identity:.4f} and a vector recall "
+                f"of {tuned.recall:.4f} at best, not {wanted} as its sample promised; nothing was published; lower the "
+                f"target, or give a larger --memory-budget"
             )
         return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
 
