@@ -17,7 +17,7 @@ from metric_core.index.truth import Truth
 from metric_core.index.version import Content, Shard, Version
 
 _SAMPLE = 256  # rows of a shard that are looked for
-_NPROBE = 8
+_TOP, _NPROBE, _DEPTH = 10, 8, 64
 _SAME = 2e-3  # a row that was stored in half precision or 8 bits finds itself with at least 1 minus this
 
 
@@ -82,8 +82,9 @@ def lookup(index: Index) -> tuple[int, int]:
             continue
         vector_RD = shard.vectors_at(at_R)
         vector_RD /= np.linalg.norm(vector_RD, axis=1, keepdims=True)
-        near = index.search(vector_RD, 1, nprobe=min(_NPROBE, index.nlist or 1))
-        found_R = (near.face_id_QK[:, 0] == shard.face_id_N[at_R]) | (near.score_QK[:, 0] >= 1 - _SAME)
+        near = index.search(vector_RD, _TOP, nprobe=min(_NPROBE, index.nlist or 1), depth=_DEPTH)
+        own_R = (near.face_id_QK == shard.face_id_N[at_R][:, None]).any(axis=1)
+        found_R = own_R | (near.score_QK[:, -1] >= 1 - _SAME)  # all of the ten are copies of it
         lost, looked = lost + int((~found_R).sum()), looked + len(at_R)
     return lost, looked
 

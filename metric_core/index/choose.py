@@ -8,6 +8,7 @@ there. What is chosen depends on counts only (bytes, rows scanned, candidates re
 
 import math
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ class Choice:
     probes: Probes
     table: list[Candidate]
     """all candidates, the chosen one among them"""
+    sample_rows: int
+    """rows that were read for it"""
+    seconds_per_row: float
+    """CPU seconds that the chosen one took to build on the sample, per row; measured, so not a part of what is stored"""
 
 
     def row(self) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     tried: dict[str, Candidate] = {}
     for one in fitting:
         best = min((other.tuned.work for other in tried.values() if other.tuned), default=math.inf)
-        if work(one.spec, wanted.rows, trial.least_nprobe, 0) >= best:
+        if trial.least_work(one.spec) >= best:
             tried[one.spec.factory] = replace(one, note="costs more, however well it finds")
         else:
             tried[one.spec.factory] = trial.of(one)
@@ -133,15 +138,16 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     chosen = replace(min(reached, key=lambda found: found[:2])[2], note="chosen")
     tried[chosen.spec.factory] = chosen
     rows = [tried.get(one.spec.factory, replace(one, note="exceeds a budget")) for one in table]
-    return Choice(chosen, trial.template(chosen.spec), trial.probes, rows)
+    seconds = trial.seconds_per_row[chosen.spec.factory]
+    return Choice(chosen, trial.template(chosen.spec), trial.probes, rows, sample.read, seconds)
 
 
 class _Trial:
     """Candidates are built and searched on a part of the sample, in memory and a temporary folder."""
 
     def __init__(self, wanted: Wanted, sample: Sample, seed: int) -> None:
-        self.least_nprobe = 1
-        """lists that the target needs whatever the code, as far as known"""
+        self._least_nprobe = 1  # lists that the target needs whatever the code, as far as known
+        self._least_depth: dict[str, int] = {}  # candidates that it needs by kind of code, so far
         self._wanted, self._sample, self._seed = wanted, sample, seed
         self._probe_M = sample.probes(PROBES)
         self.probes = _probes(sample.rows.take(self._probe_M))
@@ -151,6 +157,8 @@ class _Trial:
         near = shown.nearest()
         near.add(self._rows.face_id_N, self._rows.embedding_ND, self._rows.identity)
         self._truth = Truth(shown, near.best())
+        self.seconds_per_row: dict[str, float] = {}
+        """CPU seconds that building took, by spec"""
         self._lists: dict[int, np.ndarray] = {}
         self._templates: dict[str, bytes] = {}
 
@@ -173,21 +181,31 @@ class _Trial:
             self._templates[spec.factory] = template.train(rows_ND, spec, self._seed, centroid_MD)
         return self._templates[spec.factory]
 
+    def least_work(self, spec: IndexSpec) -> float:
+        """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
+        needs no fewer candidates."""
+        crowding = self._wanted.rows / max(1, len(self._rows))
+        depth = round(self._least_depth.get(spec.code, 0) * crowding) if spec.refine else 0
+        return work(spec, self._wanted.rows, self._least_nprobe, depth)
+
     def of(self, candidate: Candidate) -> Candidate:
         """The candidate with what was measured."""
         spec = candidate.spec
         trained = self.template(spec)
         with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-            built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder))
+            clock, near = time.process_time(), self.probes.nearest()
+            built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), near)
+            self.seconds_per_row[spec.factory] = (time.process_time() - clock) / max(1, len(self._rows))
             index = Index.single(built.paths, spec, trained)
             crowding = self._wanted.rows / max(1, len(self._rows))
-            target, least = self._wanted.target, self.least_nprobe
+            target, least = self._wanted.target, self._least_nprobe
             found = tuning.tune(index, self._truth, target, crowding=crowding, least_nprobe=least)
         highest = max(point["identity"] for point in found.curve)
         if not target.met(found):
             return replace(candidate, best=highest, note="does not reach the target")
-        reached = [point["nprobe"] or 1 for point in found.curve if point["identity"] >= target.identity]
-        self.least_nprobe = max(least, min(reached))
+        reached = [point for point in found.curve if point["identity"] >= target.identity]
+        self._least_nprobe = max(least, min(point["nprobe"] or 1 for point in reached))
+        self._least_depth[spec.code] = min(point["depth"] or 0 for point in reached)
         return replace(candidate, tuned=found, best=highest, note="more work")
 
 

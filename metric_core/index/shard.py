@@ -113,7 +113,7 @@ def build(
     at = 0
     for block in blocks:
         if near is not None:
-            near.add(block.face_id_N, block.identity, block.embedding_ND)
+            near.add(block.face_id_N, block.embedding_ND, block.identity)
         if centroid_MD is None:  # no lists: the order is by face_id alone
             list_B = block.face_id_N >> 32
         else:

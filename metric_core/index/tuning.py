@@ -19,8 +19,8 @@ from metric_core.index.truth import Truth
 
 NEIGHBOURS = 10
 """Neighbours whose recall ``--target-recall`` is about."""
-_DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_STAGES = (32, 128, 512, 1024)
+_DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_STAGES = (32, 128, 512)
 """Depths that are tried are extended in these stages, while that helps."""
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much
 _FURTHER = 2  # steps of nprobe that are tried beyond the first that reaches the target: fewer candidates may do then
@@ -117,14 +117,15 @@ def measure(index: Index, truth: Truth, nprobe: int | None, depth: int | None) -
 def _best_depth(index: Index, truth: Truth, nprobe: int | None, target: Target, crowding: float) -> Point:
     """The measurement with the least depth that reaches the target; else the one that comes closest.
 
-    Deeper candidates are compared while they can help: each stage finds less that is new than the one before.
+    Deeper candidates are compared while they can help: each stage goes four times as deep as the one before and finds
+    less that is new.
     """
     if index.spec.refine is None:
         return measure(index, truth, nprobe, None)
     own_Q = _codes(truth.probes.identity_Q, index.names)
     most = max(1, index.rows - 1)
     points: list[Point] = []
-    before, tried = 0.0, 0
+    tried = 0
     for number, stage in enumerate(_STAGES):
         depths = [depth for depth in _DEPTHS if tried < depth <= min(stage, most)] or ([most] if not points else [])
         if not depths:
@@ -135,8 +136,10 @@ def _best_depth(index: Index, truth: Truth, nprobe: int | None, target: Target, 
             points.append(_point(truth, own_Q, within, index, nprobe, depth, crowding))
             if target.met(points[-1]):
                 return points[-1]
-        gain, before, tried = points[-1].identity - before, points[-1].identity, depths[-1]
-        if number and points[-1].identity + gain * (len(_STAGES) - 1 - number) < target.identity:
+        tried = depths[-1]
+        quarter = next(point for point in points if (point.depth or 0) * 4 >= tried)
+        gain = points[-1].identity - quarter.identity
+        if points[-1].identity + gain * (len(_STAGES) - 1 - number) < target.identity:
             break
     return points[-1]
 

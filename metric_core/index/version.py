@@ -207,6 +207,13 @@ class Version:
         """The manifest. Raises Missing, Unfinished or Corrupt as ``manifest.read``."""
         return manifest.read(self.uri, KIND)
 
+    def format(self) -> int:
+        """The format number of its plan; 0 if it has none that can be read."""
+        try:
+            return int(json.loads(self.read(manifest.PLAN) or b"{}").get("format", 0))
+        except ValueError:
+            return 0
+
     def content(self) -> Content:
         """The content of the manifest. Raises as ``manifest``."""
         return Content.parse(self.manifest().content)

@@ -95,8 +95,8 @@ class Build:
             IndexBuildError: a shard failed its checks.
         """
         runs = self.corpus.runs(plan.shards)
-        memory = [_memory(plan, sum(part.rows for part in run)) for run in runs]
-        cluster.require_memory(max(memory), "build the largest shard; give more --shards")
+        memory = [memory_of(plan.spec, sum(part.rows for part in run)) for run in runs]
+        cluster.require_memory(max(memory), "give more --shards, or a node with more memory")
         work, decided, running = ray.put(self), ray.put(plan), []
         for number, run in enumerate(runs):
             if (done := check.sound_receipt(self.version, number)) is not None:
@@ -174,9 +174,9 @@ class Build:
             return None
 
 
-def _memory(plan: Plan, rows: int) -> int:
+def memory_of(spec: IndexSpec, rows: int) -> int:
     """Most bytes of memory that a task takes to build a shard of so many rows."""
-    return 2 * plan.spec.disk_bytes(rows, rows, 1) + _PROCESS_BYTES
+    return 2 * spec.disk_bytes(rows, rows, 1) + _PROCESS_BYTES
 
 
 @ray.remote(num_cpus=1, max_retries=3)

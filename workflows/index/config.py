@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metric_core.options import out_of_range
+from metric_core.options import Options, out_of_range
 from workflows.shared.options import RunOptions
 
 
@@ -78,6 +78,44 @@ class IndexConfig(RunOptions):
     def _bytes(self, name: str) -> int | None:
         text = getattr(self, name)
         return None if text is None else bytes_of(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(Options):
+    """Verify an index."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("index", "version", "verify"),
+    }
+
+    index: str
+    """The Index to check."""
+    version: str | None = None
+    """Id of the version to check; default: the live one."""
+    verify: bool = False
+    """Hash every file again, also those that have not changed since this machine hashed them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Options):
+    """Write an index as one file for plain FAISS."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("index", "version", "out"),
+    }
+
+    index: str
+    """The Index to export."""
+    version: str | None = None
+    """Id of the version to export; default: the live one."""
+    out: str
+    """File to write: NAME.faiss, for faiss.read_index, whose ids are face_ids; the identities are written to
+    NAME.identities.parquet."""
+
+    def problems(self) -> list[str]:
+        if not self.out.endswith(".faiss"):
+            return [f"out is {self.out!r}; expected a name that ends in .faiss"]
+        return []
 
 
 def bytes_of(size: str) -> int:
