@@ -196,7 +196,7 @@ class _Trial:
             clock, near = time.process_time(), self.probes.nearest()
             built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), near)
             self.seconds_per_row[spec.factory] = (time.process_time() - clock) / max(1, len(self._rows))
-            index = Index.single(built.paths, spec, trained)
+            index = Index.single(built.paths, spec)
             crowding = self._wanted.rows / max(1, len(self._rows))
             target, least = self._wanted.target, self._least_nprobe
             found = tuning.tune(index, self._truth, target, crowding=crowding, least_nprobe=least)

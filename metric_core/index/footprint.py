@@ -7,6 +7,7 @@ index adds is counted: codes, mapped pages, probes and results, but not the page
 # Q: probes, D: components.
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from metric_core import counter
 from metric_core.errors import IndexBuildError
@@ -54,7 +56,8 @@ def measure(version: Version, content: Content) -> Footprint:
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         path = Path(folder) / "asked.json"
         path.write_text(json.dumps(asked))
-        ran = subprocess.run([sys.executable, "-m", __name__, str(path)], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", __name__, str(path)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
         raise IndexBuildError(f"a trial search of the index failed with code {ran.returncode}: {last}")
@@ -75,7 +78,7 @@ def _small(dim: int) -> Index:
     trained = template.train(x_ND, spec, 0)
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         built = shard.build(trained, spec, [Rows(np.arange(_SMALL), names, None, x_ND)], _SMALL, Path(folder))
-        return Index.single(built.paths, spec, trained)
+        return Index.single(built.paths, spec)
 
 
 def _directions(count: int, dim: int) -> np.ndarray:
@@ -89,25 +92,35 @@ def _resident() -> int:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not getrusage's: that one also knows the process which started this one
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def _main(path: str) -> None:
     asked = json.loads(Path(path).read_text())
     version, content = Version(asked["uri"], asked["id"]), Content.parse(asked["content"])
+    with threadpool_limits(1):  # threads that wait for work use CPU as well
+        print(json.dumps(asdict(_measured(version, content))))
+
+
+def _measured(version: Version, content: Content) -> Footprint:
     dim = content.spec.dim
     _search(_small(dim), _directions(64, dim))
     before, clock = _resident(), time.process_time()
     index = Index.load(version, content)
     opening = time.process_time() - clock
     own_QD = Probes.parse(version.read_checked(versions.TRUTH, content.files[versions.TRUTH])).query_QD
-    # as many probes as are promised, near the held-out ones
-    query_QD = np.resize(own_QD, (PROBES, dim)) + np.float32(0.1) * _directions(PROBES, dim)
-    query_QD /= np.linalg.norm(query_QD, axis=1, keepdims=True)
+    query_QD = np.empty((PROBES, dim), np.float32)
+    for start in range(0, PROBES, _BATCH):  # as many probes as are promised, near the held-out ones; in small steps,
+        batch_BD = query_QD[start : start + _BATCH]  # so that making them takes no memory that a search does not take
+        batch_BD[:] = own_QD[(start + np.arange(len(batch_BD))) % len(own_QD)]
+        batch_BD += np.float32(0.1) * _directions(len(batch_BD), dim)
+        batch_BD /= np.linalg.norm(batch_BD, axis=1, keepdims=True)
     clock = time.process_time()
     _search(index, query_QD)
     spent = time.process_time() - clock
-    print(json.dumps({"memory": max(0, _peak() - before), "cpu_per_probe": spent / PROBES, "opening": opening}))
+    return Footprint(max(0, _peak() - before), spent / PROBES, opening)
 
 
 if __name__ == "__main__":

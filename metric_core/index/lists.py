@@ -6,7 +6,7 @@ import numpy as np
 
 from metric_core.index import products
 
-_CELLS = 1 << 22
+_CELLS = 1 << 19  # scores, or components of the vectors that scores are computed of once more, at a time
 
 
 def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tu
     width = min(nprobe, len(centroid_MD))
     list_QP = np.empty((len(query_QD), width), np.int64)
     score_QP = np.empty((len(query_QD), width), np.float32)
-    queries = max(1, _CELLS // len(centroid_MD))
+    queries = max(1, _CELLS // max(len(centroid_MD), 2 * width * query_QD.shape[1]))
     for start in range(0, len(query_QD), queries):
         part = slice(start, start + queries)
         list_QP[part], score_QP[part] = _best_lists(query_QD[part], centroid_MD, width)

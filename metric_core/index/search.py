@@ -19,16 +19,16 @@ from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import codec, format1, merging, template
+from metric_core.index import format1, merging, template
 from metric_core.index.lists import best_lists
 from metric_core.index.opened import OpenShard
 from metric_core.index.shard import read_rows
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
-from metric_core.index.version import TEMPLATE, Content, Version
+from metric_core.index.version import Content, Version
 
-_CELLS = 1 << 20  # candidates (query x neighbour x shard) in memory at a time
-_VECTOR_BYTES = 8 << 20  # vectors that are reranked at a time
+_CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
+_VECTOR_BYTES = 1 << 20
 _FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 
@@ -103,13 +103,13 @@ class Index:
         """
         names, code_of = version.read_names(content)
         shards = []
-        for shard, code_M in zip(content.shards, code_of):
-            with version.local_files(shard, verify=verify) as paths:
-                shards.append(OpenShard.open(paths, content.spec, code_M, version.address(shard)))
-        centroid_MD = None
-        if content.spec.nlist is not None:
-            trained = version.read_checked(TEMPLATE, content.files[TEMPLATE])
-            centroid_MD = template.centroids(codec.load(trained))
+        for receipt, code_M in zip(content.shards, code_of):
+            with version.local_files(receipt, verify=verify) as paths:
+                shards.append(OpenShard.open(paths, content.spec, code_M, version.address(receipt)))
+        if content.spec.code == "PQ" and content.spec.refine is not None:
+            for shard in shards[1:]:
+                template.drop_centroids(shard.index)  # the first shard has the same
+        centroid_MD = template.centroids(shards[0].index)
         index = cls(
             shards=tuple(shards),
             names=names,
@@ -124,18 +124,17 @@ class Index:
         return index.without(masked_M) if len(masked_M) else index
 
     @classmethod
-    def single(cls, paths: Mapping[str, Path], spec: IndexSpec, trained: bytes) -> "Index":
+    def single(cls, paths: Mapping[str, Path], spec: IndexSpec) -> "Index":
         """Open a shard that belongs to no version yet.
 
         Args:
             paths: its files, by ending.
             spec: of the shard.
-            trained: the template that it was started from.
         """
         rows = read_rows(paths["rows"])
         names = rows["identity"].dictionary
         shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard")
-        centroid_MD = template.centroids(codec.load(trained))
+        centroid_MD = template.centroids(shard.index)
         return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
 
     @property

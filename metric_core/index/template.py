@@ -78,12 +78,19 @@ def serialized(index: Any) -> bytes:
 
 
 def centroids(index: Any) -> np.ndarray | None:
-    """float32 (M, D): the centroids of an index's lists; None if it has no lists."""
+    """float32 (M, D): the centroids of an index's lists, in its own memory; None if it has no lists."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
         return None
-    centroid_MD: np.ndarray = faiss.downcast_index(ivf.quantizer).reconstruct_n(0, ivf.nlist)
+    flat = faiss.downcast_index(ivf.quantizer)
+    centroid_MD: np.ndarray = faiss.rev_swig_ptr(flat.get_xb(), ivf.nlist * ivf.d).reshape(ivf.nlist, ivf.d)
     return centroid_MD
+
+
+def drop_centroids(index: Any) -> None:
+    """Free an index's own centroids, which its lists can then be searched without only if they hold PQ codes and are
+    chosen by the caller."""
+    faiss.downcast_index(faiss.try_extract_index_ivf(index).quantizer).codes.resize(0)
 
 
 def for_search(index: Any, spec: IndexSpec) -> Any:

@@ -187,6 +187,6 @@ def _build_shard(work: Build, plan: Plan, number: int, parts: list[Part]) -> int
         rows = sum(part.rows for part in parts)
         blocks = (work.corpus.read(part) for part in parts)
         built = shard.build(plan.template, plan.spec, blocks, rows, Path(folder), near)
-        check.require_found(Index.single(built.paths, plan.spec, plan.template), f"shard {number}")
+        check.require_found(Index.single(built.paths, plan.spec), f"shard {number}")
         neighbours = versions.ipc(truth.best_table(near.best()))
         return work.version.put_shard(number, built, versions.digest(plan.template), neighbours).rows
