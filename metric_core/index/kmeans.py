@@ -13,7 +13,7 @@ _SPLIT = 1 / 1024  # by how much the halves of a list that is split differ, as i
 _PART, _PART_PASSES = 4, 6
 """The first passes are over one row in so many: the centroids still move far then."""
 _LEAST = 10  # rows per centroid of such a pass: with fewer, many centroids would have none
-_NEAR, _NEAR_PASSES = 64, 16
+_NEAR, _NEAR_PASSES = 64, 12
 """The last passes compare a row with so many centroids near its own only: hardly any row moves further."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from metric_core.index import products
 
-_CELLS = 1 << 19  # scores, or components of the vectors that scores are computed of once more, at a time
+_CELLS = 1 << 18  # scores, or components of the vectors that scores are computed of once more, at a time
 
 
 def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:

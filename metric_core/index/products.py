@@ -104,6 +104,11 @@ def nearest(x_ND: np.ndarray, centroid_MD: np.ndarray) -> tuple[np.ndarray, np.n
     return list_N, score_N
 
 
+def on_gpu(columns: int) -> bool:
+    """Whether products with so many columns are computed on a GPU."""
+    return _cuda(columns) is not None
+
+
 def _cuda(columns: int) -> Any | None:
     """PyTorch, if the process has loaded it already and it has a GPU that is worth using."""
     if columns < _WORTH_A_COPY:

@@ -28,7 +28,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
-_VECTOR_BYTES = 1 << 20
+_VECTOR_BYTES = 1 << 19  # vectors that are reranked at a time
 _FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 

@@ -29,10 +29,10 @@ import pyarrow.compute as pc
 from metric_core import storage
 from metric_core.errors import IndexBuildError
 from metric_core.index import codec, template
+from metric_core.index.assign import Assigner
 from metric_core.index.corpus import Rows
 from metric_core.index.engine import faiss
 from metric_core.index.nearest import Nearest
-from metric_core.index.products import nearest
 from metric_core.index.spec import IndexSpec
 
 FILES = ("faiss", "rows", "vectors")
@@ -108,16 +108,15 @@ def build(
     """
     index = codec.load(trained)
     centroid_MD = template.centroids(index)
+    assigner = None if centroid_MD is None else Assigner(centroid_MD)
     spool = _Spool(folder, spec, rows)
     face_ids, identities, views = [np.empty(0, np.int64)], [], []
     at = 0
     for block in blocks:
         if near is not None:
             near.add(block.face_id_N, block.embedding_ND, block.identity)
-        if centroid_MD is None:  # no lists: the order is by face_id alone
-            list_B = block.face_id_N >> 32
-        else:
-            list_B, _ = nearest(block.embedding_ND.astype(np.float32, copy=False), centroid_MD)
+        # Without lists, the order is by face_id alone.
+        list_B = block.face_id_N >> 32 if assigner is None else assigner.lists(block.embedding_ND)
         spool.add(list_B, np.arange(at, at + len(block)), block.embedding_ND)
         face_ids.append(block.face_id_N)
         identities.append(block.identity)
@@ -131,7 +130,7 @@ def build(
     order_N, start = np.empty(at, np.int64), 0
     with open(paths["vectors"], "wb") as vectors:
         for list_B, row_B, vector_BD in spool.sorted(face_id_N):
-            _add(index, vector_BD, start, None if centroid_MD is None else list_B)
+            _add(index, vector_BD, start, None if assigner is None else list_B)
             order_N[start : start + len(row_B)] = row_B
             start += len(row_B)
             if record is not None:

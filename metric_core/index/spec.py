@@ -20,7 +20,7 @@ RESULTS = 10
 _RESULT_BYTES = 8 + 4 + 4
 """A result: face_id, score, code of the identity."""
 
-_WORKSPACE = 4 << 20
+_WORKSPACE = 8 << 20
 """Bytes of blocks in work, heaps of candidates and look-up tables; they don't grow with the index."""
 
 _ROW_BYTES = 8 + 4
