@@ -107,7 +107,8 @@ def _main(path: str) -> None:
     clock = time.process_time()
     _search(index, query_QD)
     spent = time.process_time() - clock
-    print(json.dumps({"memory": max(0, _peak() - before), "cpu_per_probe": spent / PROBES, "opening": opening}))
+    found = Footprint(max(0, _peak() - before), spent / PROBES, opening)
+    sys.stdout.write(json.dumps(asdict(found)))
 
 
 if __name__ == "__main__":

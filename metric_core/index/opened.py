@@ -145,7 +145,8 @@ class OpenShard:
         first = ordered_U[np.concatenate([[0], cut_U])]
         last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
         handle = self._file.fileno()
-        data = b"".join([os.pread(handle, n, at) for at, n in zip((first * size).tolist(), ((last - first) * size).tolist())])
+        ranges = zip((first * size).tolist(), ((last - first) * size).tolist())
+        data = b"".join([os.pread(handle, length, at) for at, length in ranges])
         if len(data) != int((last - first).sum()) * size:
             raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
         run_U = np.searchsorted(first, ordered_U, side="right") - 1

@@ -136,7 +136,8 @@ def build(
             start += len(row_B)
             if record is not None:
                 _write_records(vectors, record, vector_BD, face_id_N[row_B], code_N[row_B])
-    _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], _views(views, [len(codes) for codes in identities], order_N))
+    view = _views(views, [len(codes) for codes in identities], order_N)
+    _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], view)
     faiss.write_index(template.for_search(index, spec), str(paths["faiss"]))
     if record is None:
         del paths["vectors"]
@@ -227,7 +228,7 @@ class _Spool:
         self._lists = spec.nlist or 1 << 31
         self._record = np.dtype([("list", "<i4"), ("row", "<i4"), ("vector", self._vector, (spec.dim,))])
         count = max(1, min(256, rows * self._record.itemsize // _BUCKET_BYTES))
-        self._files = [tempfile.TemporaryFile(dir=folder, buffering=1 << 16) for _ in range(count)]
+        self._files = [tempfile.TemporaryFile(dir=folder, buffering=1 << 16) for _ in range(count)]  # noqa: SIM115
 
     def add(self, list_B: np.ndarray, row_B: np.ndarray, vector_BD: np.ndarray) -> None:
         record_B = np.empty(len(list_B), self._record)
