@@ -88,7 +88,8 @@ class OpenShard:
     def candidates(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray] | None, k: int, allowed_N: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first; equal ones by position.
+        """The ``k`` rows with the highest scores by their codes, best first. Equal ones are by face_id, or by
+        position where candidates are reranked.
 
         Args:
             query_QD: float32 (Q, D), unit length.
@@ -109,7 +110,7 @@ class OpenShard:
             selector = faiss.IDSelectorBitmap(bits)
         if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
             return merging.best(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
-        return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.rows)
+        return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
 
     def rows_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 face_ids and the version's int32 codes of identities, (R,)."""

@@ -318,7 +318,7 @@ class Index:
     def _candidates(
         self, query_QD: np.ndarray, k: int, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first: shard, position there and score, (Q, k)."""
+        """The ``k`` rows with the highest scores by their codes, best first: shard, position, score; (Q, k)."""
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
