@@ -40,6 +40,9 @@ class OpenShard:
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
         self._record = None if vectors is None else record_type(spec)
+        # FAISS makes the tables of such sub-vectors for all queries by one product, whose last bits depend on the others
+        # (ProductQuantizer::compute_inner_prod_tables).
+        self._wide = spec.M is not None and spec.dim // spec.M >= 16
         held = self.rows
         if vectors is not None and self._record is not None:
             self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
@@ -158,14 +161,15 @@ class OpenShard:
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        list_QP, near_QP = probed
         score_QK, position_QK = np.empty((len(query_QD), k), np.float32), np.empty((len(query_QD), k), np.int64)
-        query_QD, pointer = np.ascontiguousarray(query_QD, dtype=np.float32), faiss.swig_ptr
-        how = faiss.SearchParametersIVF(nprobe=list_QP.shape[1], sel=selector)
-        self.index.search_preassigned_c(
-            len(query_QD), pointer(query_QD), k, pointer(list_QP), pointer(near_QP),
-            pointer(score_QK), pointer(position_QK), False, how,
-        )  # fmt: skip
+        query_QD = np.ascontiguousarray(query_QD, dtype=np.float32)
+        how = faiss.SearchParametersIVF(nprobe=probed[0].shape[1], sel=selector)
+        arrays = (query_QD, *probed, score_QK, position_QK)
+        step = 1 if self._wide else max(1, len(query_QD))
+        for start in range(0, len(query_QD), step):
+            part = [array[start : start + step] for array in arrays]
+            x, lists, near, scores, positions = (faiss.swig_ptr(array) for array in part)
+            self.index.search_preassigned_c(len(part[0]), x, k, lists, near, scores, positions, False, how)
         score_QK[position_QK < 0] = -np.inf
         return score_QK, position_QK
 

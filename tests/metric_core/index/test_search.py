@@ -100,6 +100,18 @@ def test_a_query_finds_the_same_to_the_bit_alone_and_in_a_batch(factory, people,
         assert index.identify(batch_QD[q : q + 1], [str(q)], 7).equals(mine.combine_chunks())
 
 
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x4fsr", "IVF8,PQ2x4fsr", "IVF8,PQ4x4fsr,Refine(SQ8)"])
+def test_so_it_does_where_sub_vectors_are_long(factory, people, open_of):
+    """FAISS makes tables of sub-vectors of 16 components and more by a matrix product."""
+    v = people(200, 4, dim=64)
+    index = open_of(v, factory, shards=1, nprobe=3, depth=20)
+    near = index.search(v.embedding_ND, 7)
+    for q in range(0, len(v), 13):
+        alone = index.search(v.embedding_ND[q : q + 1], 7)
+        assert alone.score_QK.tobytes() == near.score_QK[q : q + 1].tobytes()
+        np.testing.assert_array_equal(alone.face_id_QK[0], near.face_id_QK[q])
+
+
 @families
 def test_large_batches_are_cut_without_a_difference(factory, people, open_of, monkeypatch):
     v = people(130)
