@@ -70,7 +70,8 @@ def require_found(index: Index, what: str) -> None:
     """
     lost, looked = lookup(index)
     if lost:
-        raise IndexBuildError(f"{what}: {lost} of {looked} sampled vectors do not find themselves; build the index again")
+        found = f"{lost} of {looked} sampled vectors do not find themselves"
+        raise IndexBuildError(f"{what}: {found}; build the index again")
 
 
 def lookup(index: Index) -> tuple[int, int]:

@@ -96,8 +96,7 @@ class Choice:
     sample_rows: int
     """rows that were read for it"""
     seconds_per_row: float
-    """CPU seconds that the chosen one took to build on the sample, per row; measured, so not a part of what is stored"""
-
+    """CPU seconds per row that the chosen one took to build on the sample; measured, so not a part of what is stored"""
 
     def row(self) -> dict[str, Any]:
         """What a version records of it."""
@@ -233,7 +232,8 @@ def _specs(wanted: Wanted) -> list[IndexSpec]:
         return roomy[:1]
     nlist = 2 ** round(math.log2(4 * math.sqrt(rows)))
     sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
-    codes = [f"{code},Refine({refine})" for code in [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"] for refine in ("SQfp16", "SQ8")]
+    coarse = [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"]
+    codes = [f"{code},Refine({refine})" for code in coarse for refine in ("SQfp16", "SQ8")]
     return [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]] + flat
 
 
@@ -278,8 +278,8 @@ def _out_of_reach(wanted: Wanted, tried: list[Candidate]) -> str:
     return (
         f"no index within the budgets reaches an identity recall of {wanted.target.identity:g} on a sample"
         f"{'' if wanted.target.vectors is None else f' and a vector recall of {wanted.target.vectors:g}'}; the best, "
-        f"{best.spec.factory}, reaches {best.best or 0:.4f} with {shown(best.memory)} of memory and {shown(best.disk)} on "
-        f"disk; lower --target-identity-recall, or raise --memory-budget"
+        f"{best.spec.factory}, reaches {best.best or 0:.4f} with {shown(best.memory)} of memory and {shown(best.disk)} "
+        f"on disk; lower --target-identity-recall, or raise --memory-budget"
     )
 
 

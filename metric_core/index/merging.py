@@ -18,9 +18,10 @@ def empty(queries: int, k: int) -> Found:
     return np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64)
 
 
-def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> Found:
-    """The first ``k`` columns by descending score, then ascending id, padded with -inf and -1."""
-    order_QK = np.lexsort((id_QK, -score_QK), axis=-1)[:, :k]
+def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int, key_N: np.ndarray | None = None) -> Found:
+    """The first ``k`` columns by descending score, then ascending id (or ``key_N[id]``), padded with -inf and -1."""
+    key_QK = id_QK if key_N is None else key_N[id_QK]
+    order_QK = np.lexsort((key_QK, -score_QK), axis=-1)[:, :k]
     score_QK, id_QK = np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1)
     if (short := k - score_QK.shape[1]) > 0:
         score_QK = np.pad(score_QK, ((0, 0), (0, short)), constant_values=-np.inf)
@@ -28,14 +29,15 @@ def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> Found:
     return score_QK, id_QK
 
 
-def with_ties(search: Callable[[int], Found], k: int, rows: int) -> Found:
-    """The best ``k`` of ``rows``, ordered as in ``best``. FAISS keeps any of equal scores, so ``search`` is asked for
-    more until all candidates that tie with the last one are there."""
+def with_ties(search: Callable[[int], Found], k: int, key_N: np.ndarray) -> Found:
+    """The best ``k`` of the rows that ``key_N`` is of, ordered as in ``best``. FAISS keeps any of equal scores, so
+    ``search`` is asked for more until all candidates that tie with the last one are there."""
+    rows = len(key_N)
     fetch = min(k + 1, rows)
     while True:
         score_QK, id_QK = search(fetch)
         if fetch >= rows or not ((id_QK[:, -1] >= 0) & (score_QK[:, -1] == score_QK[:, min(k, fetch) - 1])).any():
-            return best(score_QK, id_QK, k)
+            return best(score_QK, id_QK, k, key_N)
         fetch = min(4 * fetch, rows)
 
 

@@ -40,6 +40,9 @@ class OpenShard:
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
         self._record = None if vectors is None else record_type(spec)
+        # FAISS makes the tables of such sub-vectors for all queries by one product, whose last bits depend on the others
+        # (ProductQuantizer::compute_inner_prod_tables).
+        self._wide = spec.M is not None and spec.dim // spec.M >= 16
         held = self.rows
         if vectors is not None and self._record is not None:
             self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
@@ -88,7 +91,8 @@ class OpenShard:
     def candidates(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray] | None, k: int, allowed_N: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first; equal ones by position.
+        """The ``k`` rows with the highest scores by their codes, best first. Equal ones are by face_id, or by
+        position where candidates are reranked.
 
         Args:
             query_QD: float32 (Q, D), unit length.
@@ -109,7 +113,7 @@ class OpenShard:
             selector = faiss.IDSelectorBitmap(bits)
         if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
             return merging.best(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
-        return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.rows)
+        return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
 
     def rows_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 face_ids and the version's int32 codes of identities, (R,)."""
@@ -145,7 +149,8 @@ class OpenShard:
         first = ordered_U[np.concatenate([[0], cut_U])]
         last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
         handle = self._file.fileno()
-        data = b"".join([os.pread(handle, n, at) for at, n in zip((first * size).tolist(), ((last - first) * size).tolist())])
+        ranges = zip((first * size).tolist(), ((last - first) * size).tolist())
+        data = b"".join([os.pread(handle, length, at) for at, length in ranges])
         if len(data) != int((last - first).sum()) * size:
             raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
         run_U = np.searchsorted(first, ordered_U, side="right") - 1
@@ -156,14 +161,15 @@ class OpenShard:
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        list_QP, near_QP = probed
         score_QK, position_QK = np.empty((len(query_QD), k), np.float32), np.empty((len(query_QD), k), np.int64)
-        query_QD, pointer = np.ascontiguousarray(query_QD, dtype=np.float32), faiss.swig_ptr
-        how = faiss.SearchParametersIVF(nprobe=list_QP.shape[1], sel=selector)
-        self.index.search_preassigned_c(
-            len(query_QD), pointer(query_QD), k, pointer(list_QP), pointer(near_QP),
-            pointer(score_QK), pointer(position_QK), False, how,
-        )  # fmt: skip
+        query_QD = np.ascontiguousarray(query_QD, dtype=np.float32)
+        how = faiss.SearchParametersIVF(nprobe=probed[0].shape[1], sel=selector)
+        arrays = (query_QD, *probed, score_QK, position_QK)
+        step = 1 if self._wide else max(1, len(query_QD))
+        for start in range(0, len(query_QD), step):
+            part = [array[start : start + step] for array in arrays]
+            x, lists, near, scores, positions = (faiss.swig_ptr(array) for array in part)
+            self.index.search_preassigned_c(len(part[0]), x, k, lists, near, scores, positions, False, how)
         score_QK[position_QK < 0] = -np.inf
         return score_QK, position_QK
 

@@ -277,9 +277,7 @@ class Index:
         ]
         return pa.Table.from_arrays(columns, schema=schema.MATCHES)
 
-    def reranked(
-        self, query_QD: np.ndarray, k: int, nprobe: int | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def reranked(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` rows with the highest scores by their codes, in this order: float32 scores by their stored vectors,
         int64 face_ids and int32 codes of identities, (Q, k); -inf, -1 and -1 where there are fewer.
 
@@ -319,7 +317,7 @@ class Index:
     def _candidates(
         self, query_QD: np.ndarray, k: int, nprobe: int | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes: shard, position in it and score, (Q, k), best first."""
+        """The ``k`` rows with the highest scores by their codes, best first: shard, position, score; (Q, k)."""
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
@@ -333,9 +331,7 @@ class Index:
         if self.spec.refine is None:  # all are needed: which of equal scores comes first is known by face_id only
             return shard_QC, position_QC, score_QC
         best_QK = np.argsort(-score_QC, axis=1, kind="stable")[:, :k]
-        shard_QK, position_QK, score_QK = (
-            np.take_along_axis(a, best_QK, 1) for a in (shard_QC, position_QC, score_QC)
-        )
+        shard_QK, position_QK, score_QK = (np.take_along_axis(a, best_QK, 1) for a in (shard_QC, position_QC, score_QC))
         return shard_QK, position_QK, score_QK
 
     def _check(self, query_QD: np.ndarray, top: int, exclude_face_id_Q: np.ndarray | None) -> None:
@@ -357,12 +353,14 @@ def _allowed(
     views: Sequence[str] | None,
 ) -> np.ndarray | None:
     """bool (N,): the rows of a shard that were allowed before and meet the conditions; None for all rows."""
-    allowed_N = before_N
-    for values, found in ((identities, _named), (face_ids, _with_ids), (views, _in_views)):
-        if values is not None:
-            now_N = found(shard, names, values)
-            allowed_N = now_N if allowed_N is None else allowed_N & now_N
-    return allowed_N
+    conditions = [
+        before_N,
+        None if identities is None else _named(shard, names, identities),
+        None if face_ids is None else np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)),
+        None if views is None else _in_views(shard, views),
+    ]
+    given = [rows_N for rows_N in conditions if rows_N is not None]
+    return np.logical_and.reduce(given) if given else None
 
 
 def _named(shard: OpenShard, names: pa.Array, identities: Sequence[str]) -> np.ndarray:
@@ -373,11 +371,7 @@ def _named(shard: OpenShard, names: pa.Array, identities: Sequence[str]) -> np.n
     return allowed_N
 
 
-def _with_ids(shard: OpenShard, names: pa.Array, face_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.isin(shard.face_id_N, np.asarray(face_ids, np.int64))
-
-
-def _in_views(shard: OpenShard, names: pa.Array, views: Sequence[str]) -> np.ndarray:
+def _in_views(shard: OpenShard, views: Sequence[str]) -> np.ndarray:
     if pa.types.is_null(shard.view.type):
         return np.zeros(shard.rows, bool)
     allowed_N: np.ndarray = pc.is_in(shard.view, pa.array(views, pa.string())).to_numpy(zero_copy_only=False)

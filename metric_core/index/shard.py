@@ -135,10 +135,11 @@ def build(
             start += len(row_B)
             if record is not None:
                 _write_records(vectors, record, vector_BD, face_id_N[row_B], code_N[row_B])
-    _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], _views(views, [len(codes) for codes in identities], order_N))
+    view = _views(views, [len(codes) for codes in identities], order_N)
+    _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], view)
     faiss.write_index(template.for_search(index, spec), str(paths["faiss"]))
     if record is None:
-        del paths["vectors"]
+        paths.pop("vectors").unlink()
     files = {name: File(path.stat().st_size, storage.sha256(str(path))) for name, path in paths.items()}
     return Built(at, len(names), files, paths)
 
@@ -156,29 +157,28 @@ def _require_distinct(face_id_N: np.ndarray) -> None:
         )
 
 
-def _codes(identities: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
-    """The distinct names in byte order, and int32 (N,), the position in them of each row's."""
-    if not identities:
+def _codes(columns: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
+    """The distinct strings in byte order, and int32 (N,), the position in them of each row's; -1 for null."""
+    if not columns:
         return pa.array([], pa.string()), np.empty(0, np.int32)
-    whole = pa.chunked_array(identities).unify_dictionaries()
+    whole = pa.chunked_array(columns).unify_dictionaries()
     dictionary = whole.chunk(0).dictionary
     rank_M = pc.sort_indices(dictionary).to_numpy()
-    code_N = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in whole.chunks])
-    used_M = np.bincount(code_N, minlength=len(rank_M)) > 0  # hidden rows may have been the only ones of a person
+    code_N = np.concatenate([chunk.indices.fill_null(-1).to_numpy() for chunk in whole.chunks])
+    used_M = np.bincount(code_N[code_N >= 0], minlength=len(rank_M)) > 0  # hidden rows may have been a person's only
     rank_M = rank_M[used_M[rank_M]]
-    new_M = np.full(len(dictionary), -1, np.int32)
+    new_M = np.full(len(dictionary) + 1, -1, np.int32)
     new_M[rank_M] = np.arange(len(rank_M), dtype=np.int32)
     return dictionary.take(pa.array(rank_M)), new_M[code_N]
 
 
 def _views(views: list[pa.DictionaryArray | None], lengths: list[int], order_N: np.ndarray) -> pa.Array:
     """The rows' views in the shard's order; of type null where no row has one."""
-    kind = pa.dictionary(pa.int32(), pa.string())
     if all(view is None for view in views):
         return pa.nulls(len(order_N))
-    chunks = [pa.nulls(n, kind) if view is None else view for view, n in zip(views, lengths)]
-    whole = pa.chunked_array(chunks, kind).unify_dictionaries().combine_chunks()
-    return whole.take(pa.array(order_N))
+    kind = pa.dictionary(pa.int32(), pa.string())
+    names, code_N = _codes([pa.nulls(n, kind) if view is None else view for view, n in zip(views, lengths)])
+    return pa.DictionaryArray.from_arrays(pa.array(code_N[order_N], mask=code_N[order_N] < 0), names)
 
 
 def _write_rows(path: Path, face_id_N: np.ndarray, names: pa.Array, code_N: np.ndarray, view: pa.Array) -> None:
@@ -226,7 +226,7 @@ class _Spool:
         self._lists = spec.nlist or 1 << 31
         self._record = np.dtype([("list", "<i4"), ("row", "<i4"), ("vector", self._vector, (spec.dim,))])
         count = max(1, min(256, rows * self._record.itemsize // _BUCKET_BYTES))
-        self._files = [tempfile.TemporaryFile(dir=folder, buffering=1 << 16) for _ in range(count)]
+        self._files = [tempfile.TemporaryFile(dir=folder, buffering=1 << 16) for _ in range(count)]  # noqa: SIM115
 
     def add(self, list_B: np.ndarray, row_B: np.ndarray, vector_BD: np.ndarray) -> None:
         record_B = np.empty(len(list_B), self._record)

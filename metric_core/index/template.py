@@ -45,7 +45,8 @@ def train(sample_ND: np.ndarray, spec: IndexSpec, seed: int, centroid_MD: np.nda
         centroid_MD = lists(sample_ND, spec, seed)
     index.quantizer.add(centroid_MD)
     if spec.code == "PQ":
-        index.do_polysemous_training = False  # an order of the codebook that fast scan makes no use of, at 15 times the cost
+        # an order of the codebook that fast scan makes no use of, at 15 times the cost
+        index.do_polysemous_training = False
     some_ND = np.ascontiguousarray(sample_ND[:: max(1, len(sample_ND) // _CODE_ROWS)], dtype=np.float32)
     list_N, _ = nearest(some_ND, centroid_MD)
     if index.by_residual:
@@ -100,4 +101,3 @@ def for_search(index: Any, spec: IndexSpec) -> Any:
         return index
     kind = {"PQ": faiss.IndexIVFPQFastScan, "RaBitQ": faiss.IndexIVFRaBitQFastScan}[spec.code]
     return kind(index)
-

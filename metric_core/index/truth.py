@@ -90,9 +90,8 @@ def parse_best(data: bytes) -> Best:
 
 def merged(parts: Sequence[Best]) -> Best:
     """The neighbours among all rows, from those among the rows of each shard."""
-    score_QC, face_id_QC, same_QC = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("score_QW", "face_id_QW", "same_QW")
-    )
+    names = ("score_QW", "face_id_QW", "same_QW")
+    score_QC, face_id_QC, same_QC = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names)
     order_QW = np.lexsort((face_id_QC, -score_QC), axis=-1)[:, :WIDTH]
     return Best(*(np.take_along_axis(column, order_QW, 1) for column in (score_QC, face_id_QC, same_QC)))
 
@@ -108,4 +107,5 @@ def _lists(array_QK: np.ndarray) -> pa.Array:
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     flat = column.combine_chunks()
     size = column.type.list_size
-    return flat.flatten().to_numpy(zero_copy_only=False).reshape(len(column), size)
+    matrix: np.ndarray = flat.flatten().to_numpy(zero_copy_only=False).reshape(len(column), size)
+    return matrix

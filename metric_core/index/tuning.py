@@ -98,7 +98,7 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, l
 
 
 def steps(nlist: int | None, least: int = 1) -> list[int | None]:
-    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12, 16 ... from ``least`` on, and all of them; [None] without lists."""
+    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12 ... from ``least`` on, and all of them; [None] without lists."""
     if nlist is None:
         return [None]
     numbers = {n for power in range(nlist.bit_length()) for n in (2**power, 3 * 2**power // 2) if least <= n < nlist}

@@ -238,9 +238,7 @@ class Version:
             Missing, Corrupt: a file is not there, or not what it was; see ``storage.verified``.
         """
         with ExitStack() as held:
-            yield {
-                ending: held.enter_context(self.local_file(shard, ending, verify=verify)) for ending in shard.files
-            }
+            yield {ending: held.enter_context(self.local_file(shard, ending, verify=verify)) for ending in shard.files}
 
     def local_file(self, shard: Shard, ending: str, *, verify: bool = False) -> AbstractContextManager[Path]:
         """As ``local_files``, for one of them."""

@@ -22,7 +22,7 @@ from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.tuning import Target
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Content, Version
 from workflows.index.config import IndexConfig
 from workflows.shared import cluster
 
@@ -68,7 +68,8 @@ class Build:
         """The best index, from a sample of the corpus. Raises ConfigError as ``choose.choose``."""
         wanted = self.wanted
         self.corpus.require_distinct()
-        return choose.choose(wanted, sample.draw(self.corpus, choose.sample_rows(wanted), self.config.seed), self.config.seed)
+        drawn = sample.draw(self.corpus, choose.sample_rows(wanted), self.config.seed)
+        return choose.choose(wanted, drawn, self.config.seed)
 
     def plan(self) -> Plan:
         """What was decided by an earlier run; else chosen now, and stored before any shard is built."""
@@ -155,9 +156,9 @@ class Build:
         if not target.met(tuned):
             wanted = f"{target.identity:g}" + ("" if target.vectors is None else f" and {target.vectors:g}")
             raise IndexBuildError(
-                f"the index {content.spec.factory} reaches an identity recall of {tuned.identity:.4f} and a vector recall "
-                f"of {tuned.recall:.4f} at best, not {wanted} as its sample promised; nothing was published; lower the "
-                f"target, or give a larger --memory-budget"
+                f"the index {content.spec.factory} reaches an identity recall of {tuned.identity:.4f} and a vector "
+                f"recall of {tuned.recall:.4f} at best, not {wanted} as its sample promised; nothing was published; "
+                f"lower the target, or give a larger --memory-budget"
             )
         return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
 
@@ -169,7 +170,9 @@ class Build:
         try:
             found = json.loads(choice)
             sound = found["template"] == versions.digest(trained) and found["probes"] == versions.digest(probes)
-            return Plan(IndexSpec(**found["spec"]), found["shards"], trained, Probes.parse(probes), found) if sound else None
+            if not sound:
+                return None
+            return Plan(IndexSpec(**found["spec"]), found["shards"], trained, Probes.parse(probes), found)
         except (ValueError, KeyError, TypeError):  # not what was written: decided again, to the same result
             return None
 

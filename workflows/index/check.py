@@ -1,4 +1,4 @@
-"""``likeness index check``: every file of an index, its vectors, and whether it still finds the people that it found."""
+"""``likeness index check``: every file of an index, its vectors, and whether it still finds whom it found."""
 
 from typing import Any
 

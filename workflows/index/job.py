@@ -32,7 +32,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
     Raises:
         FingerprintMismatch: the embeddings are of different models.
         Missing: the embeddings, or a folder given in ``tombstones``, do not exist.
-        ConfigError: nothing to index, embeddings that cannot be read as one, or budgets and targets that no index meets.
+        ConfigError: nothing to index, embeddings that cannot be read as one, or budgets and targets that no index
+            meets.
         Corrupt: a part was damaged or changed, or holds a face twice.
         IndexBuildError: a shard failed its checks, or the index misses its target; nothing was published.
     """
@@ -76,8 +77,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> str:
     """The result as lines, with bytes in binary units."""
-    lines = [(name, shown(value) if name in ("bytes", "memory", "task_memory") else value) for name, value in result.items()]
-    return "\n".join(f"{name}: {value}" for name, value in lines if value is not None)
+    sizes = {name: shown(result[name]) for name in ("bytes", "memory", "task_memory") if result.get(name) is not None}
+    return "\n".join(f"{name}: {value}" for name, value in (result | sizes).items() if value is not None)
 
 
 def _content(work: Build) -> Content:
@@ -106,11 +107,12 @@ def _finished(work: Build, content: Content, before: Manifest | None) -> Manifes
     """
     measured = footprint.measure(work.version, content)
     budget = work.config.memory_bytes
-    say(f"10,000 probes take {shown(measured.memory)} of memory and {measured.cpu_per_probe * 1e6:.0f} µs of a CPU each")
+    spent = measured.cpu_per_probe * 1e6
+    say(f"10,000 probes take {shown(measured.memory)} of memory and {spent:.0f} µs of a CPU each")
     if budget is not None and measured.memory > budget:
         raise IndexBuildError(
             f"a search of the index was measured to take {shown(measured.memory)} of memory, more than the budget of "
-            f"{shown(budget)}; nothing was published; give --memory-budget {measured.memory}, or less to get a smaller one"
+            f"{shown(budget)}; nothing was published; give --memory-budget {measured.memory}, or less for a smaller one"
         )
     source = work.corpus.collection
     about = provenance.record(embeddings=source.uri, faces=source.faces) | {"measured": asdict(measured)}

@@ -19,7 +19,8 @@ def draw(content: Content, out: str) -> None:
     axes = figure.subplots()
     curve = content.recall["curve"]
     work = [point["work"] / 1000 for point in curve]
-    for name, label in (("identity", "right person first"), ("first", "nearest vector"), ("recall", "10 nearest vectors")):
+    shown = {"identity": "right person first", "first": "nearest vector", "recall": "10 nearest vectors"}
+    for name, label in shown.items():
         axes.plot(work, [point[name] for point in curve], marker="o", label=label)
     axes.plot(content.recall["work"] / 1000, content.recall["identity"], "k*", markersize=14, label="chosen")
     axes.set_xscale("log")
