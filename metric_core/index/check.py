@@ -42,6 +42,8 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
         content: of its manifest.
         verify: hash files again that have not changed since they were hashed.
     """
+    if problem := version.plan_problem():
+        yield problem
     for number, shard in enumerate(content.shards):
         for ending in shard.files:
             try:

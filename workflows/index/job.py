@@ -12,7 +12,7 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import IndexBuildError, Occupied
 from metric_core.index import check, footprint
 from metric_core.index.corpus import Corpus
-from metric_core.index.spec import shown
+from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 from workflows.index import picture
@@ -40,6 +40,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
     store = IndexStore(storage.absolute(config.out))
     source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     corpus = Corpus.of(source)
+    if config.spec is not None:
+        IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
     if config.dry_run:
         return _estimate(Build(config, corpus, Version(store.uri, "dry-run")), start)
     plan = {
@@ -52,7 +54,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
         "shards": config.shards,
         "seed": config.seed,
     }
-    version, finished = store.begin(plan)
+    version, finished = store.begin(plan, say)
     _tell_of_others(store, version)
     work = Build(config, corpus, version)
     damaged = list(check.damage(version, Content.parse(finished.content))) if finished else []
