@@ -92,7 +92,8 @@ def _other_M(M: int, dim: int) -> str:
 
 
 def nearest(factory: str, dim: int) -> str:
-    """The valid string for ``dim`` (or ``ANY_DIM``) that is spelled most like ``factory``, with its numbers where they are valid."""
+    """The valid string for ``dim``, or ``ANY_DIM``, that is spelled most like ``factory``; its numbers are kept where
+    they are valid."""
     lists = found[1] if (found := re.search(r"IVF([1-9][0-9]*)", factory, re.IGNORECASE)) else "1024"
     M = found[1] if (found := re.search(r"PQ([0-9]+)", factory, re.IGNORECASE)) else "32"
     codes = ["SQfp16", "SQ8", f"PQ{M}x4fsr", "RaBitQfs", *(f"RaBitQfs{bits}" for bits in range(2, _MAX_BITS + 1))]

@@ -183,6 +183,8 @@ class Version:
             return None
         try:
             found = json.loads(data)
+            if found.pop("receipt") != manifest.digest(found):
+                raise ValueError("it was edited")
             if found.pop("near") != digest(near):
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
@@ -190,13 +192,14 @@ class Version:
             raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
 
     def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
-        """Store a shard's files, the probes' neighbours in it, and then its receipt: those that are missing or damaged."""
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
         shard = Shard(built.digest, built.rows, built.people, built.files, template)
         for ending, path in built.paths.items():
             if not self._is_stored(shard, ending):
                 storage.put_file(path, self.address(shard, ending))
         self.put(_near(number), near)
-        self.put(_receipt(number), manifest.canonical(asdict(shard) | {"near": digest(near)}))
+        receipt = asdict(shard) | {"near": digest(near)}
+        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
         return shard
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:

@@ -44,7 +44,8 @@ def crowd(out: Path, people: int = 160, each: int = 5, *, first: int = 0, unit: 
     """Write an artefact of people who are easy to tell apart; returns its address. Ids count from ``first``."""
     random = np.random.default_rng(first)
     count = people * each
-    vector_ND = np.repeat(random.standard_normal((people, DIM)), each, axis=0) + 0.2 * random.standard_normal((count, DIM))
+    centre_ND = np.repeat(random.standard_normal((people, DIM)), each, axis=0)
+    vector_ND = centre_ND + 0.2 * random.standard_normal((count, DIM))
     vector_ND = (vector_ND / np.linalg.norm(vector_ND, axis=1, keepdims=True)).astype(np.float32)
     ids = list(range(first, first + count))
     names = [f"p{number // each:04d}" for number in ids]
