@@ -21,12 +21,12 @@ _TOP, _NPROBE, _DEPTH = 10, 8, 64
 _SAME = 2e-3  # a row that was stored in half precision or 8 bits finds itself with at least 1 minus this
 
 
-def sound_receipt(version: Version, number: int) -> tuple[Shard, bytes] | None:
-    """The receipt of a shard whose files are all there and have their digests, and the probes' neighbours in it; None
-    if it must be built (again)."""
+def sound_receipt(version: Version, number: int, template: str) -> tuple[Shard, bytes] | None:
+    """The receipt of a shard that was started from the template with this sha256, and whose files are all there and
+    have their digests, and the probes' neighbours in it; None if it must be built (again)."""
     try:
         found = version.receipt(number)
-        if found is not None:
+        if found is not None and found[0].template == template:
             with version.local_files(found[0]):
                 return found
     except (Missing, Corrupt):  # it is built again, to the same digest
@@ -42,6 +42,8 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
         content: of its manifest.
         verify: hash files again that have not changed since they were hashed.
     """
+    if problem := version.plan_problem():
+        yield problem
     for number, shard in enumerate(content.shards):
         for ending in shard.files:
             try:

@@ -120,6 +120,7 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
         ConfigError: nothing that fits the budgets reaches the target, or there are too few or equal vectors; the
             message says what could be had instead.
     """
+    _require_varied(sample.rows, wanted)
     trial = _Trial(wanted, sample, seed)
     table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted)]
     table = [one for one in table if not (one.spec.refine == "SQ8" and _fits(wanted, _finer(wanted, one)))]
@@ -209,6 +210,19 @@ class _Trial:
         self._least_nprobe = max(least, min(point["nprobe"] or 1 for point in reached))
         self._least_depth[spec.code] = min(point["depth"] or 0 for point in reached)
         return replace(candidate, tuned=found, best=highest, note="more work")
+
+
+def _require_varied(rows: Rows, wanted: Wanted) -> None:
+    """Raises ConfigError where there is nobody to be told apart from anybody else."""
+    if len(rows) < 2:
+        return
+    if rows.identity.null_count == 0 and len(np.unique(rows.code_N)) == 1:
+        raise ConfigError(
+            f"all of the {len(rows):,} vectors that were looked at are of one person, {rows.identity[0].as_py()!r}, so "
+            f"there is nobody to tell apart; look at the identities of the catalogue"
+        )
+    if wanted.spec is None and (np.ptp(rows.embedding_ND, axis=0) == 0).all():
+        raise ConfigError(template.all_equal(len(rows)))
 
 
 def _probes(rows: Rows) -> Probes:

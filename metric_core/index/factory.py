@@ -22,6 +22,9 @@ FORMS = (
 )
 """The accepted factory strings: M is the number of 4-bit sub-quantisers, bits are per component (1 if left out)."""
 
+ANY_DIM = 0
+"""In place of a dimension that is not known yet: what depends on it is not checked."""
+
 _MAX_BITS = 9
 """FAISS's RaBitQ: one sign bit and up to 8 extra bits per component (``RaBitQuantizer``, nb_bits)."""
 
@@ -63,7 +66,7 @@ def parse(factory: str) -> Parsed | None:
 
 
 def reasons_against(parsed: Parsed, dim: int) -> list[str]:
-    """Why a factory string of an accepted form can't be built for vectors of ``dim`` components."""
+    """Why a factory string of an accepted form can't be built for vectors of ``dim`` components, or of ``ANY_DIM``."""
     reasons = []
     if parsed.nlist == 0:
         reasons.append("there must be 1 list or more")
@@ -89,7 +92,8 @@ def _other_M(M: int, dim: int) -> str:
 
 
 def nearest(factory: str, dim: int) -> str:
-    """The valid string for ``dim`` that is spelled most like ``factory``, with its numbers where they are valid."""
+    """The valid string for ``dim``, or ``ANY_DIM``, that is spelled most like ``factory``; its numbers are kept where
+    they are valid."""
     lists = found[1] if (found := re.search(r"IVF([1-9][0-9]*)", factory, re.IGNORECASE)) else "1024"
     M = found[1] if (found := re.search(r"PQ([0-9]+)", factory, re.IGNORECASE)) else "32"
     codes = ["SQfp16", "SQ8", f"PQ{M}x4fsr", "RaBitQfs", *(f"RaBitQfs{bits}" for bits in range(2, _MAX_BITS + 1))]

@@ -65,11 +65,16 @@ def lists(sample_ND: np.ndarray, spec: IndexSpec, seed: int) -> np.ndarray:
             f"ask for fewer lists or for 'Flat'"
         )
     if len(sample_ND) > 1 and (np.ptp(sample_ND, axis=0) == 0).all():
-        raise ConfigError(
-            f"all {len(sample_ND)} sampled vectors are equal, so they cannot be told apart; look at the pictures and "
-            f"at the model that embedded them, or give --spec Flat"
-        )
+        raise ConfigError(all_equal(len(sample_ND)))
     return kmeans(sample_ND, spec.nlist or 1, seed=seed)
+
+
+def all_equal(count: int) -> str:
+    """The message for so many vectors that are all equal."""
+    return (
+        f"all {count} sampled vectors are equal, so they cannot be told apart; look at the pictures and at the model "
+        f"that embedded them, or give --spec Flat"
+    )
 
 
 def serialized(index: Any) -> bytes:

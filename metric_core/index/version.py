@@ -32,9 +32,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest
+from metric_core.artefacts import ids, manifest, migrate
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt, IndexBuildError
+from metric_core.errors import Corrupt, IndexBuildError, Missing
 from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
 
@@ -139,6 +139,11 @@ class Version:
     id: str
     """Digest of the plan, so that a job that was killed continues its own version."""
 
+    @classmethod
+    def of(cls, index_uri: str, plan: Mapping[str, Any]) -> "Version":
+        """The version that a plan in today's format describes."""
+        return cls(index_uri, manifest.digest(migrate.hashed(KIND, "plan", plan))[:16])
+
     @property
     def uri(self) -> str:
         """The version's folder."""
@@ -163,8 +168,9 @@ class Version:
         return storage.read_bytes(address) if storage.exists(address) else None
 
     def put(self, name: str, data: bytes) -> None:
-        """Store one of its own files. Whoever builds a version holds the index's lease."""
-        storage.write_bytes(self.file(name), data)
+        """Store one of its own files, unless it is there already. Whoever builds a version holds the index's lease."""
+        if self.read(name) != data:
+            storage.write_bytes(self.file(name), data)
 
     def receipt(self, number: int) -> tuple[Shard, bytes] | None:
         """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.
@@ -177,6 +183,8 @@ class Version:
             return None
         try:
             found = json.loads(data)
+            if found.pop("receipt") != manifest.digest(found):
+                raise ValueError("it was edited")
             if found.pop("near") != digest(near):
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
@@ -184,13 +192,14 @@ class Version:
             raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
 
     def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
-        """Store a shard's files, the probes' neighbours in it, and then its receipt."""
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
         shard = Shard(built.digest, built.rows, built.people, built.files, template)
         for ending, path in built.paths.items():
-            storage.put_file(path, self.address(shard, ending))
-        storage.write_bytes(self.file(_near(number)), near)
+            if not self._is_stored(shard, ending):
+                storage.put_file(path, self.address(shard, ending))
+        self.put(_near(number), near)
         receipt = asdict(shard) | {"near": digest(near)}
-        storage.write_bytes(self.file(_receipt(number)), manifest.canonical(receipt))
+        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
         return shard
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
@@ -213,6 +222,25 @@ class Version:
             return int(json.loads(self.read(manifest.PLAN) or b"{}").get("format", 0))
         except ValueError:
             return 0
+
+    def plan_problem(self) -> str | None:
+        """What is wrong with its plan, by whose digest it is named; None if nothing is.
+
+        Raises:
+            SchemaMismatch: a newer version of Likeness wrote it.
+        """
+        address, data = self.file(manifest.PLAN), self.read(manifest.PLAN)
+        if data is None:
+            return f"{address} is missing"
+        try:
+            found = json.loads(data)
+            if found["kind"] == KIND:
+                _, number = migrate.require_readable(found, address)
+                if Version.of(self.index_uri, migrate.upgraded(KIND, "plan", found["plan"], number)) == self:
+                    return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{address} is damaged ({error})"
+        return f"{address} is not the plan that the version is named by"
 
     def content(self) -> Content:
         """The content of the manifest. Raises as ``manifest``."""
@@ -243,6 +271,13 @@ class Version:
     def local_file(self, shard: Shard, ending: str, *, verify: bool = False) -> AbstractContextManager[Path]:
         """As ``local_files``, for one of them."""
         return storage.verified(self.address(shard, ending), shard.files[ending].sha256, again=verify)
+
+    def _is_stored(self, shard: Shard, ending: str) -> bool:
+        try:
+            with self.local_file(shard, ending):
+                return True
+        except (Missing, Corrupt):
+            return False
 
     def read_checked(self, name: str, file: File) -> bytes:
         """The bytes of one of its own files.

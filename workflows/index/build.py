@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Build:
     config: IndexConfig
     corpus: Corpus
     version: Version
+    before: Content | None = None
+    """what the version's manifest describes, if it is finished and is mended now"""
 
     @property
     def wanted(self) -> Wanted:
@@ -83,9 +85,8 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        self.version.put(versions.TEMPLATE, made.template)
-        self.version.put(versions.PROBES, probes)
-        self.version.put(versions.CHOICE, manifest.canonical(choice))
+        files = {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: manifest.canonical(choice)}
+        self._put(files)
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -100,7 +101,7 @@ class Build:
         cluster.require_memory(max(memory), "give more --shards, or a node with more memory")
         work, decided, running = ray.put(self), ray.put(plan), []
         for number, run in enumerate(runs):
-            if (done := check.sound_receipt(self.version, number)) is not None:
+            if (done := check.sound_receipt(self.version, number, plan.choice["template"])) is not None:
                 yield done[0].rows
             else:
                 task = _build_shard.options(memory=memory[number])
@@ -124,8 +125,7 @@ class Build:
                 names.append(shard.read_rows(paths["rows"])["identity"].dictionary)
         own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
         own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
-        for name, data in own.items():
-            self.version.put(name, data)
+        self._put(own)
         for name in (versions.TEMPLATE, versions.PROBES, versions.CHOICE):
             own[name] = self.version.read(name) or b""
         return Content(
@@ -162,6 +162,23 @@ class Build:
             )
         return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
 
+    def require_same(self, found: str, expected: str) -> None:
+        """Refuse to replace a file of a finished version by another one. Raises IndexBuildError."""
+        if found != expected:
+            raise IndexBuildError(
+                f"{self.version.uri}: what was built again differs from what its manifest describes, as it does with "
+                f"another processor or other versions of FAISS and NumPy; build a new version beside it with another "
+                f"--seed"
+            )
+
+    def _put(self, files: Mapping[str, bytes]) -> None:
+        """Store some of the version's own files."""
+        for name, data in files.items():
+            if self.before is not None:
+                self.require_same(versions.digest(data), self.before.files[name].sha256)
+        for name, data in files.items():
+            self.version.put(name, data)
+
     def _stored_plan(self) -> Plan | None:
         """The plan of an earlier run; None if there is none, or if a part of it was damaged."""
         choice, trained, probes = (self.version.read(n) for n in (versions.CHOICE, versions.TEMPLATE, versions.PROBES))
@@ -190,6 +207,8 @@ def _build_shard(work: Build, plan: Plan, number: int, parts: list[Part]) -> int
         rows = sum(part.rows for part in parts)
         blocks = (work.corpus.read(part) for part in parts)
         built = shard.build(plan.template, plan.spec, blocks, rows, Path(folder), near)
+        if work.before is not None:
+            work.require_same(built.digest, work.before.shards[number].digest)
         check.require_found(Index.single(built.paths, plan.spec), f"shard {number}")
         neighbours = versions.ipc(truth.best_table(near.best()))
         return work.version.put_shard(number, built, versions.digest(plan.template), neighbours).rows

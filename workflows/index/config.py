@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from metric_core.index import factory
 from metric_core.options import Options, out_of_range
 from workflows.shared.options import RunOptions
 
@@ -61,8 +62,23 @@ class IndexConfig(RunOptions):
                     problems.append(f"{name} is {getattr(self, name)!r}; expected more than nothing")
             except ValueError as error:
                 problems.append(f"{name} is {getattr(self, name)!r}; {error}")
-        if self.spec is not None and not self.spec.strip():
-            problems.append("spec is empty; leave it out for the best one")
+        return problems if self.spec is None else problems + self._problems_of(self.spec)
+
+    def _problems_of(self, spec: str) -> list[str]:
+        """Those that do not depend on the vectors' dimension."""
+        if not spec.strip():
+            return ["spec is empty; leave it out for the best one"]
+        parsed = factory.parse(spec)
+        if parsed is None:
+            near = factory.nearest(spec, factory.ANY_DIM)
+            return [f"spec is {spec!r}; expected {', '.join(factory.FORMS)}; the nearest is {near!r}"]
+        problems = [f"spec is {spec!r}; {reason}" for reason in factory.reasons_against(parsed, factory.ANY_DIM)]
+        exact = [name for name in ("target_identity_recall", "target_recall") if getattr(self, name) == 1]
+        if exact and parsed.code != "Flat":
+            problems.append(
+                f"{exact[0]} is 1 and spec is {spec!r}, which does not find everything; expected a target below 1, or "
+                f"--spec Flat or IVF<lists>,Flat"
+            )
         return problems
 
     @property

@@ -9,12 +9,12 @@ from typing import Any
 from metric_core import storage
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import IndexBuildError, Occupied
+from metric_core.errors import IndexBuildError
 from metric_core.index import check, footprint
 from metric_core.index.corpus import Corpus
-from metric_core.index.spec import shown
+from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content, Version
+from metric_core.index.version import KIND, Content, Version
 from workflows.index import picture
 from workflows.index.build import Build, memory_of
 from workflows.index.config import IndexConfig
@@ -41,6 +41,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
     store = IndexStore(storage.absolute(config.out))
     source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     corpus = Corpus.of(source)
+    if config.spec is not None:
+        IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
     if config.dry_run:
         return _estimate(Build(config, corpus, Version(store.uri, "dry-run")), start)
     plan = {
@@ -53,10 +55,11 @@ def run(config: IndexConfig) -> dict[str, Any]:
         "shards": config.shards,
         "seed": config.seed,
     }
-    version, finished = store.begin(plan)
+    version, finished = store.begin(plan, say)
     _tell_of_others(store, version)
-    work = Build(config, corpus, version)
-    damaged = list(check.damage(version, Content.parse(finished.content))) if finished else []
+    before = Content.parse(finished.content) if finished else None
+    work = Build(config, corpus, version, before)
+    damaged = list(check.damage(version, before)) if before else []
     for line in damaged:
         say(line)
     if finished and not damaged:
@@ -66,7 +69,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
             cluster.require_shared([store.uri, *(one.manifest.uri for one in source.sources)])
             content = _content(work)
             held.confirm()
-            finished = _finished(work, content, finished)
+            finished = _finished(work, content)
     store.publish(version)
     say(f"version {version.id} of {store.uri} is live")
     content = Content.parse(finished.content)
@@ -99,7 +102,7 @@ def _content(work: Build) -> Content:
     return content
 
 
-def _finished(work: Build, content: Content, before: Manifest | None) -> Manifest:
+def _finished(work: Build, content: Content) -> Manifest:
     """Write the manifest, with what a search of 10,000 probes was measured to take.
 
     Raises:
@@ -116,15 +119,10 @@ def _finished(work: Build, content: Content, before: Manifest | None) -> Manifes
         )
     source = work.corpus.collection
     about = provenance.record(embeddings=source.uri, faces=source.faces) | {"measured": asdict(measured)}
-    try:
-        return work.version.finish(content, about)
-    except Occupied as error:
-        if before is None:
-            raise
-        raise IndexBuildError(
-            f"{work.version.uri}: what was built again differs from what its manifest describes, as it does with "
-            f"another processor or other versions of FAISS and NumPy; build a new version beside it with another --seed"
-        ) from error
+    if work.before is not None:
+        new, old = (Manifest.of("", KIND, asdict(one), {}) for one in (content, work.before))
+        work.require_same(new.digest, old.digest)
+    return work.version.finish(content, about)
 
 
 def _tell_of_others(store: IndexStore, version: Version) -> None:
