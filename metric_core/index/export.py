@@ -127,6 +127,8 @@ def _merged(index: Index) -> Any:
             merged = own
         else:
             merged.merge_from(own, merged.ntotal if shard.lists is not None else 0)
+    if index.spec.fast_scan:
+        _clear_padding(merged)
     if index.nlist is not None:
         merged.nprobe = index.nprobe
     return merged if index.spec.refine is None else _refined(index, merged)
@@ -147,6 +149,19 @@ def _keep(own: Any, kept_N: np.ndarray) -> None:
         if size := ivf.invlists.list_size(number):
             ids = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size)
             ids[:] = position_N[ids]
+
+
+def _clear_padding(merged: Any) -> None:
+    """Zero the unused ends of the lists' last blocks: they hold what was in memory there, such as removed rows."""
+    lists = faiss.downcast_InvertedLists(merged.invlists)
+    nothing = np.zeros(lists.packer.code_size, np.uint8)
+    for number in range(lists.nlist):
+        whole, used = divmod(lists.list_size(number), lists.n_per_block)
+        if used:
+            blocks = faiss.rev_swig_ptr(lists.get_codes(number), (whole + 1) * lists.block_size)
+            last = blocks[whole * lists.block_size :].reshape(1, -1)
+            for offset in range(used, lists.n_per_block):
+                lists.packer.pack_1(nothing, offset, last)
 
 
 def _refined(index: Index, merged: Any) -> Any:
