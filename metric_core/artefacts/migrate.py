@@ -49,7 +49,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
             },
         ),
     ),
-    "matches": (),
+    # 2: a search may be restricted to some faces.
+    "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),
 }
 
 BEFORE_NUMBERS: dict[str, dict[str, Any]] = {"embeddings": {"since": [], "gone": None}}
