@@ -45,7 +45,14 @@ STEPS: dict[str, tuple[Step, ...]] = {
         Step(
             since="0.1.0",
             added={
-                "content": {"people": None, "depth": None, "choice": None, "files": {}, "masks": [], "calibration": None}
+                "content": {
+                    "people": None,
+                    "depth": None,
+                    "choice": None,
+                    "files": {},
+                    "masks": [],
+                    "calibration": None,
+                }
             },
         ),
     ),

@@ -11,8 +11,8 @@ The FAISS index is an ``IndexIDMap2`` around
                                store a scale per vector, so records of 8 bits become half precision here, which keeps
                                their values and takes twice the space
 
-FAISS reranks ``k_factor`` x ``k`` candidates, Likeness the tuned ``depth`` of them whatever ``k`` is. The default in the
-file is ``k_factor`` = ``depth``, with which no search compares fewer than the tuned number. A search for ``k``
+FAISS reranks ``k_factor`` x ``k`` candidates, Likeness the tuned ``depth`` of them whatever ``k`` is. The default in
+the file is ``k_factor`` = ``depth``, with which no search compares fewer than the tuned number. A search for ``k``
 neighbours that compares exactly as many is
 
     how = faiss.IndexRefineSearchParameters(
@@ -120,7 +120,7 @@ def _merged(index: Index) -> Any:
     """All shards as one FAISS index, whose ids are positions."""
     merged: Any = None
     for shard, kept_N in _kept(index):
-        # Lists for fast scan are in memory already. Others are mapped from their file, and FAISS aborts on changing them.
+        # Lists for fast scan are in memory already. Others are mapped from their file, and FAISS aborts if one changes.
         own = shard.index if index.spec.fast_scan else codec.load(template.serialized(shard.index))
         _keep(own, kept_N)
         if merged is None:

@@ -76,7 +76,9 @@ def _unknown_people(index: Index, identities: Sequence[str]) -> list[str]:
     unknown = _missing(identities, index.names)
     near = difflib.get_close_matches(unknown[0], _alike(index.names, unknown[0]), n=1, cutoff=0.0) if unknown else []
     people = len(index.names)
-    return _line("identities", unknown, f"the index has {people} people; the nearest name is {near[0]!r}" if near else "")
+    return _line(
+        "identities", unknown, f"the index has {people} people; the nearest name is {near[0]!r}" if near else ""
+    )
 
 
 def _unknown_faces(index: Index, face_ids: Sequence[int]) -> list[str]:
@@ -92,7 +94,9 @@ def _unknown_views(index: Index, views: Sequence[str]) -> list[str]:
 
 
 def _missing(values: Sequence[str], known: pa.Array) -> list[str]:
-    return [value for value, at in zip(values, pc.index_in(pa.array(values, pa.string()), known).to_pylist()) if at is None]
+    return [
+        value for value, at in zip(values, pc.index_in(pa.array(values, pa.string()), known).to_pylist()) if at is None
+    ]
 
 
 def _alike(names: pa.Array, name: str) -> list[str]:

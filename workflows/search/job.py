@@ -15,7 +15,7 @@ from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, Missing
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
-from workflows.search import filters, gallery
+from workflows.search import filters
 from workflows.search.config import SearchConfig
 from workflows.shared import erasures, provenance
 from workflows.shared.console import say
@@ -97,6 +97,8 @@ def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str
 
 
 def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collection | None, out: str) -> None:
+    from workflows.search import gallery  # imports Pillow, which other searches for embeddings do without
+
     address = config.faces or index.version.faces()
     if not address:
         raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")

