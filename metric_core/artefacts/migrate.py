@@ -45,11 +45,19 @@ STEPS: dict[str, tuple[Step, ...]] = {
         Step(
             since="0.1.0",
             added={
-                "content": {"people": None, "depth": None, "choice": None, "files": {}, "masks": [], "calibration": None}
+                "content": {
+                    "people": None,
+                    "depth": None,
+                    "choice": None,
+                    "files": {},
+                    "masks": [],
+                    "calibration": None,
+                }
             },
         ),
     ),
-    "matches": (),
+    # 2: a search may be restricted to some faces.
+    "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),
 }
 
 BEFORE_NUMBERS: dict[str, dict[str, Any]] = {"embeddings": {"since": [], "gone": None}}

@@ -123,7 +123,8 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     _require_varied(sample.rows, wanted)
     trial = _Trial(wanted, sample, seed)
     table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted)]
-    table = [one for one in table if not (one.spec.refine == "SQ8" and _fits(wanted, _finer(wanted, one)))]
+    if wanted.spec is None:
+        table = [one for one in table if not (one.spec.refine == "SQ8" and _fits(wanted, _finer(wanted, one)))]
     fitting = [one for one in table if _fits(wanted, one)]
     if not fitting:
         raise ConfigError(_too_large(wanted, table))

@@ -148,6 +148,12 @@ class Index:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def left(self) -> int:
+        """Vectors that may be found."""
+        allowed = self.allowed or (None,) * len(self.shards)
+        return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in zip(self.shards, allowed))
+
+    @property
     def nlist(self) -> int | None:
         """Lists, which all shards have in common; None for an exact scan."""
         return None if self.centroid_MD is None else len(self.centroid_MD)
@@ -173,11 +179,12 @@ class Index:
             _allowed(shard, before, self.names, identities, face_ids, views)
             for shard, before in zip(self.shards, self.allowed or (None,) * len(self.shards))
         )
+        found = replace(self, allowed=allowed)
         if self.nprobe is None or self.nlist is None:
-            return replace(self, allowed=allowed)
-        left = sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in zip(self.shards, allowed))
-        nprobe = self.nlist if left <= _FEW else min(self.nlist, -(-self.nprobe * self.rows // left))
-        return replace(self, allowed=allowed, nprobe=nprobe)
+            return found
+        left = found.left
+        nprobe = self.nlist if left <= _FEW else min(self.nlist, -(-self.nprobe * self.left // left))
+        return replace(found, nprobe=nprobe)
 
     def without(self, face_ids: np.ndarray) -> "Index":
         """The same index, without some faces: int64 (any number,), their ids."""
@@ -241,7 +248,7 @@ class Index:
         self._check(query_QD, top, exclude_face_id_Q)
         if len(name_Q) != len(query_QD):
             raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
-        rows, lists = max(1, self.rows), self.nlist or 1
+        rows, lists = max(1, self.left), self.nlist or 1
         parts: list[tuple[np.ndarray, ...]] = []
         work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
