@@ -123,9 +123,11 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     _require_varied(sample.rows, wanted)
     trial = _Trial(wanted, sample, seed)
     table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted)]
-    if wanted.spec is None:
-        table = [one for one in table if not (one.spec.refine == "SQ8" and _fits(wanted, _finer(wanted, one)))]
-    fitting = [one for one in table if _fits(wanted, one)]
+    fits = {one.spec.factory for one in table if _fits(wanted, one)}
+    # Vectors are stored in 8 bits only to save disk.
+    finer = {one.spec.factory: one.spec.factory.replace("Refine(SQ8)", "Refine(SQfp16)") for one in table}
+    table = [one for one in table if one.spec.refine != "SQ8" or finer[one.spec.factory] not in fits]
+    fitting = [one for one in table if one.spec.factory in fits]
     if not fitting:
         raise ConfigError(_too_large(wanted, table))
     tried: dict[str, Candidate] = {}
@@ -260,12 +262,6 @@ def _sized(wanted: Wanted, spec: IndexSpec, people: int) -> Candidate:
 
 def _fits(wanted: Wanted, candidate: Candidate) -> bool:
     return candidate.memory <= (wanted.memory or math.inf) and candidate.disk <= (wanted.disk or math.inf)
-
-
-def _finer(wanted: Wanted, candidate: Candidate) -> Candidate:
-    """The same candidate with vectors stored in half precision. They are stored in 8 bits only to save disk."""
-    spec = IndexSpec(wanted.dim, candidate.spec.factory.replace("Refine(SQ8)", "Refine(SQfp16)"))
-    return _sized(replace(wanted, shards=candidate.shards), spec, 1)
 
 
 def _too_large(wanted: Wanted, table: list[Candidate]) -> str:

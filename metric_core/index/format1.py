@@ -55,34 +55,35 @@ def opened(uri: str, content: Mapping[str, Any], *, verify: bool) -> tuple[list[
 
 
 def _read(uri: str, shard: Mapping[str, Any], verify: bool) -> tuple[Any, pa.RecordBatch]:
-    """A shard's index, its ids replaced by their ranks, and its rows by face_id."""
+    """A shard's index, its ids replaced by positions, and its rows in their order."""
     address, beside = _faiss(uri, shard["number"]), storage.join(uri, f"identities-{shard['number']:03d}.parquet")
     with storage.verified(address, shard["sha256"], again=verify) as path:
         index = codec.read_file(path)
     with storage.verified(beside, shard["identities_sha256"], again=verify) as path:
         table = pq.read_table(path, read_dictionary=["identity"])
-    face_id_N = table["face_id"].to_numpy()
-    index, ids = _ranked(index, face_id_N)
-    if not np.array_equal(np.sort(ids), face_id_N):
+    index, id_N = _positioned(index)
+    if not np.array_equal(np.sort(id_N), table["face_id"].to_numpy()):
         raise Corrupt(f"{beside} does not have the face_ids of {address}; {_REMEDY}")
-    columns = [table["face_id"].combine_chunks(), table["identity"].combine_chunks(), pa.nulls(len(face_id_N))]
+    table = table.take(pa.array(np.searchsorted(table["face_id"].to_numpy(), id_N)))
+    columns = [table["face_id"].combine_chunks(), table["identity"].combine_chunks(), pa.nulls(len(id_N))]
     return index, pa.RecordBatch.from_arrays(columns, ["face_id", "identity", "view"])
 
 
-def _ranked(index: Any, face_id_N: np.ndarray) -> tuple[Any, np.ndarray]:
-    """The index with each id's rank among ``face_id_N``, which is sorted, in its place; and the ids that it had."""
+def _positioned(index: Any) -> tuple[Any, np.ndarray]:
+    """The index with positions, list by list, in place of its ids; and int64 (N,), the id at each position."""
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
-        ids = faiss.vector_to_array(index.id_map)
+        id_N = faiss.vector_to_array(index.id_map)
         flat = faiss.IndexFlat(index.d, index.metric_type)
-        flat.add(faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal)[np.argsort(ids)])
-        return flat, ids
-    found = [np.empty(0, np.int64)]
+        flat.add(faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal)[np.argsort(id_N)])
+        return flat, np.sort(id_N)
+    found, start = [np.empty(0, np.int64)], 0
     for number in range(ivf.nlist):
         if size := ivf.invlists.list_size(number):
             there = faiss.rev_swig_ptr(ivf.invlists.get_ids(number), size)
             found.append(there.copy())
-            there[:] = np.searchsorted(face_id_N, there)
+            there[:] = np.arange(start, start + size)
+            start += size
     return index, np.concatenate(found)
 
 

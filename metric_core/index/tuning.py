@@ -174,7 +174,7 @@ def _point(
     there_Q = (truth.best.face_id_QW[:, :NEIGHBOURS] >= 0).sum(axis=1)  # an index may have fewer vectors
     first_QT, hit_QT = _among(truth, face_id_QT, np.minimum(there_Q, 1)), _among(truth, face_id_QT, there_Q)
     first = float(first_QT[there_Q > 0, 0].mean()) if there_Q.any() else 1.0
-    recall = float(np.minimum(hit_QT.sum(axis=1), there_Q).sum() / max(1, there_Q.sum()))
+    recall = float(np.minimum(hit_QT.sum(axis=1), there_Q).sum() / there_Q.sum()) if there_Q.any() else 1.0
     person_Q, counted_Q = (code_QT[:, 0] == own_Q) & (own_Q >= 0), truth.first_Q
     identity = float(person_Q[counted_Q].mean()) if counted_Q.any() else first
     deep = min(round((depth or 0) * crowding), _DEPTHS[-1])

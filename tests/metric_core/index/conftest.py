@@ -16,12 +16,19 @@ from metric_core.artefacts.faces import face_id
 from metric_core.index import shard, template, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
+from metric_core.index.engine import faiss
 from metric_core.index.search import Index
 from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.version import Content, Shard, Version
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests run side by side, and FAISS's waiting threads would take the processors from the others."""
+    faiss.omp_set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

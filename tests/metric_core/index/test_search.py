@@ -12,6 +12,7 @@ from metric_core.artefacts import schema
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import search, template
 from metric_core.index.corpus import Rows
+from metric_core.index.engine import faiss
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.index.spec import IndexSpec
 
@@ -100,6 +101,20 @@ def test_a_query_finds_the_same_to_the_bit_alone_and_in_a_batch(factory, people,
         assert index.identify(batch_QD[q : q + 1], [str(q)], 7).equals(mine.combine_chunks())
 
 
+@families
+def test_the_number_of_threads_makes_no_difference(factory, people, open_of):
+    v = people(130)
+    index, found = open_of(v, factory, shards=2, nprobe=3, depth=20), []
+    for threads in (1, 3):
+        faiss.omp_set_num_threads(threads)
+        try:
+            found.append(index.search(v.embedding_ND[:50], 7))
+        finally:
+            faiss.omp_set_num_threads(1)
+    assert found[0].score_QK.tobytes() == found[1].score_QK.tobytes()
+    np.testing.assert_array_equal(found[0].face_id_QK, found[1].face_id_QK)
+
+
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4fsr", "IVF8,PQ2x4fsr", "IVF8,PQ4x4fsr,Refine(SQ8)"])
 def test_so_it_does_where_sub_vectors_are_long(factory, people, open_of):
     """FAISS makes tables of sub-vectors of 16 components and more by a matrix product."""
@@ -182,7 +197,9 @@ def test_nprobe_is_passed_and_never_set(factory, people, open_of):
 def test_a_deeper_search_compares_more_candidates(people, open_of):
     v = people(200, 5)
     index = open_of(v, "IVF4,PQ2x4fsr,Refine(SQfp16)", shards=2, nprobe=4, depth=1)
-    found = [(index.search(v.embedding_ND, 1, depth=depth).face_id_QK[:, 0] == v.face_id_N).mean() for depth in (1, 300)]
+    found = [
+        (index.search(v.embedding_ND, 1, depth=depth).face_id_QK[:, 0] == v.face_id_N).mean() for depth in (1, 300)
+    ]
     assert found[0] < 0.9 < found[1]
 
 

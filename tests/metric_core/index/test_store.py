@@ -20,7 +20,9 @@ def store(tmp_path) -> IndexStore:
     return IndexStore(str(tmp_path))
 
 
-@pytest.mark.parametrize(("factory", "nprobe", "depth"), [("Flat", None, None), ("IVF4,Flat", 2, None), (REFINED, 3, 30)])
+@pytest.mark.parametrize(
+    ("factory", "nprobe", "depth"), [("Flat", None, None), ("IVF4,Flat", 2, None), (REFINED, 3, 30)]
+)
 def test_written_published_and_opened(factory, nprobe, depth, people, write_index, store):
     v = people(130)
     version = write_index(store.uri, v, factory, nprobe=nprobe, depth=depth)
@@ -56,9 +58,7 @@ def test_versions_share_shards_of_equal_content(people, write_index, store):
     first, second = write_index(store.uri, v, seed=1), write_index(store.uri, v, seed=2)
     assert [s.digest for s in first.content().shards] == [s.digest for s in second.content().shards]
     assert len(list(Path(store.uri, "shards").iterdir())) == 6
-    assert first.sizes().keys() & second.sizes().keys() == {
-        str(path) for path in Path(store.uri, "shards").iterdir()
-    }
+    assert first.sizes().keys() & second.sizes().keys() == {str(path) for path in Path(store.uri, "shards").iterdir()}
 
 
 def test_killed_between_shards_there_is_nothing_to_open(people, write_index, store):
