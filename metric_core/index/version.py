@@ -219,8 +219,9 @@ class Version:
     def format(self) -> int:
         """The format number of its plan; 0 if it has none that can be read."""
         try:
-            return int(json.loads(self.read(manifest.PLAN) or b"{}").get("format", 0))
-        except ValueError:
+            data = self.read(manifest.PLAN)
+            return 0 if data is None else int(json.loads(data).get("format", 1))  # the first one had no number
+        except (ValueError, TypeError, AttributeError):
             return 0
 
     def plan_problem(self) -> str | None:
