@@ -6,6 +6,7 @@ A damaged or missing file is mended by the job that built the index, to the same
 # R: sampled rows.
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from metric_core.index.truth import Truth
 from metric_core.index.version import Content, Shard, Version
 
 _SAMPLE = 256  # rows of a shard that are looked for
-_TOP, _NPROBE, _DEPTH = 10, 8, 64
+_TOP, _NPROBE = 10, 8
+_DEPTHS = (64, 512)  # what the first does not find among rows of equal coarse codes, the other may
 _SAME = 2e-3  # a row that was stored in half precision or 8 bits finds itself with at least 1 minus this
 
 
@@ -77,18 +79,25 @@ def require_found(index: Index, what: str) -> None:
 
 
 def lookup(index: Index) -> tuple[int, int]:
-    """How many of some rows of every shard do not find themselves, or a copy of themselves, and of how many."""
+    """How many of some rows of every shard do not find themselves in it, or a copy of themselves, and of how many."""
     lost = looked = 0
-    for shard in index.shards:
+    for shard, allowed_N in zip(index.shards, index.allowed or (None,) * len(index.shards)):
+        alone = replace(index, shards=(shard,), allowed=(allowed_N,))
         at_R = np.unique(np.linspace(0, max(0, shard.rows - 1), min(shard.rows, _SAMPLE)).astype(np.int64))
+        at_R = at_R if allowed_N is None else at_R[allowed_N[at_R]]
         if not len(at_R):
             continue
         vector_RD = shard.vectors_at(at_R)
         vector_RD /= np.linalg.norm(vector_RD, axis=1, keepdims=True)
-        near = index.search(vector_RD, _TOP, nprobe=min(_NPROBE, index.nlist or 1), depth=_DEPTH)
-        own_R = (near.face_id_QK == shard.face_id_N[at_R][:, None]).any(axis=1)
-        found_R = own_R | (near.score_QK[:, -1] >= 1 - _SAME)  # all of the ten are copies of it
-        lost, looked = lost + int((~found_R).sum()), looked + len(at_R)
+        looked += len(at_R)
+        for depth in _DEPTHS:
+            near = alone.search(vector_RD, _TOP, nprobe=min(_NPROBE, index.nlist or 1), depth=depth)
+            own_R = (near.face_id_QK == shard.face_id_N[at_R][:, None]).any(axis=1)
+            lost_R = ~(own_R | (near.score_QK[:, -1] >= 1 - _SAME))  # all of the ten may be copies of it
+            at_R, vector_RD = at_R[lost_R], vector_RD[lost_R]
+            if not len(at_R):
+                break
+        lost += len(at_R)
     return lost, looked
 
 
