@@ -133,7 +133,7 @@ def search_faiss(work: Work, shards: int) -> Cases:
 
 def one_probe(work: Work) -> Cases:
     """A search on the command line, the whole process."""
-    of = work.minted(120_000 if work.quick else 200_000, 512)
+    of = work.minted(60_000 if work.quick else 200_000, 512)
     job = work.index(of)
     probe = work.minted(1, 512)
     command = ("search", "--embeddings", probe.path, "--index", job.path)
@@ -259,7 +259,7 @@ def chosen(names: list[str], patterns: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = table.parser(__doc__, f"120,000 rows, and only {', '.join(QUICK)}")
+    parser = table.parser(__doc__, f"60,000 rows, and only {', '.join(QUICK)}")
     parser.add_argument("--case", action="append", metavar="PATTERN", help="only these; may be repeated")
     parser.add_argument("--work", type=Path, help="folder that keeps corpora and indexes; default: a temporary one")
     parser.add_argument("--law", choices=sorted(LAWS), default="drawn", help="of the synthetic vectors; lfw is harder")

@@ -61,7 +61,7 @@ class Work:
     @property
     def main(self) -> Vectors:
         """The corpus of most cases."""
-        return self.minted(120_000 if self.quick else 1_000_000, 128)
+        return self.minted(60_000 if self.quick else 1_000_000, 128)
 
     def minted(self, rows: int, dim: int) -> Vectors:
         """A synthetic corpus of 64 parts."""
