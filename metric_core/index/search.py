@@ -365,27 +365,20 @@ def _allowed(
     views: Sequence[str] | None,
 ) -> np.ndarray | None:
     """bool (N,): the rows of a shard that were allowed before and meet the conditions; None for all rows."""
-    allowed_N = before_N
-    for values, found in ((identities, _named), (face_ids, _with_ids), (views, _in_views)):
-        if values is not None:
-            now_N = found(shard, names, values)
-            allowed_N = now_N if allowed_N is None else allowed_N & now_N
-    return allowed_N
+    met = [] if before_N is None else [before_N]
+    if identities is not None:
+        code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
+        wanted_M = np.zeros(len(names), bool)
+        wanted_M[code] = True
+        met.append(wanted_M[shard.identity_N])
+    if face_ids is not None:
+        met.append(np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)))
+    if views is not None:
+        met.append(_in_views(shard, views))
+    return np.logical_and.reduce(met) if met else None
 
 
-def _named(shard: OpenShard, names: pa.Array, identities: Sequence[str]) -> np.ndarray:
-    code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
-    wanted_M = np.zeros(len(names), bool)
-    wanted_M[code] = True
-    allowed_N: np.ndarray = wanted_M[shard.identity_N]
-    return allowed_N
-
-
-def _with_ids(shard: OpenShard, names: pa.Array, face_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.isin(shard.face_id_N, np.asarray(face_ids, np.int64))
-
-
-def _in_views(shard: OpenShard, names: pa.Array, views: Sequence[str]) -> np.ndarray:
+def _in_views(shard: OpenShard, views: Sequence[str]) -> np.ndarray:
     if pa.types.is_null(shard.view.type):
         return np.zeros(shard.rows, bool)
     allowed_N: np.ndarray = pc.is_in(shard.view, pa.array(views, pa.string())).to_numpy(zero_copy_only=False)

@@ -392,7 +392,7 @@ OPTIONS = {
     "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
     "index": "address verbose embeddings out tombstones shards target-recall memory-budget seed",
-    "search": "index model image embeddings top out gallery faces",
+    "search": "index model image embeddings verify identities face-ids views split top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
     "neighbours",
