@@ -360,22 +360,17 @@ def _allowed(
     views: Sequence[str] | None,
 ) -> np.ndarray | None:
     """bool (N,): the rows of a shard that were allowed before and meet the conditions; None for all rows."""
-    conditions = [
-        before_N,
-        None if identities is None else _named(shard, names, identities),
-        None if face_ids is None else np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)),
-        None if views is None else _in_views(shard, views),
-    ]
-    given = [rows_N for rows_N in conditions if rows_N is not None]
-    return np.logical_and.reduce(given) if given else None
-
-
-def _named(shard: OpenShard, names: pa.Array, identities: Sequence[str]) -> np.ndarray:
-    code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
-    wanted_M = np.zeros(len(names), bool)
-    wanted_M[code] = True
-    allowed_N: np.ndarray = wanted_M[shard.identity_N]
-    return allowed_N
+    met = [] if before_N is None else [before_N]
+    if identities is not None:
+        code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
+        wanted_M = np.zeros(len(names), bool)
+        wanted_M[code] = True
+        met.append(wanted_M[shard.identity_N])
+    if face_ids is not None:
+        met.append(np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)))
+    if views is not None:
+        met.append(_in_views(shard, views))
+    return np.logical_and.reduce(met) if met else None
 
 
 def _in_views(shard: OpenShard, views: Sequence[str]) -> np.ndarray:

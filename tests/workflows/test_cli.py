@@ -395,7 +395,7 @@ OPTIONS = {
     "memory-budget disk-budget spec shards seed",
     "index check": "index version verify",
     "index export": "index version out",
-    "search": "index model image embeddings top out gallery faces",
+    "search": "index model image embeddings verify identities face-ids views split top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
     "neighbours",

@@ -50,7 +50,7 @@ class Corpus:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """110 people with 6 faces each, in two splits; of every three faces one is seen from the front, one from the left."""
+    """110 people with 6 faces each, in two splits; of three faces one is seen from the front, one from the left."""
     root = tmp_path_factory.mktemp("filters")
     random = np.random.default_rng(3)
     found = [
