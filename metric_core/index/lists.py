@@ -1,22 +1,22 @@
 """The inverted lists that are nearest to a query. Unlike FAISS's, the choice does not depend on the batch."""
 
-# Q: queries, M: centroids, one per inverted list, D: components, P: lists per query, C: candidate pairs.
+# Q: queries, T: queries of a tile, M: centroids, one per inverted list, D: components, P: lists per query.
 
 import numpy as np
 
-from metric_core.index import products
-
-_CELLS = 1 << 18  # scores, or components of the vectors that scores are computed of once more, at a time
+_TILE = 32
+"""Queries that are multiplied at a time, padded with zeros: the last bits of a product depend on its shape, so all have
+the same. A multiple of the rows that BLAS kernels hold in registers."""
 
 
 def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``nprobe`` centroids with the largest inner products for every query, best first, ties by number.
+    """The centroids with the largest inner products for every query, ascending by number; of those that tie, the first.
 
     A query's result has the same bits whatever other queries are there.
 
     Args:
         query_QD: float32 (Q, D).
-        centroid_MD: float32 (M, D), norm <= 2.
+        centroid_MD: float32 (M, D).
         nprobe: P; more than M means all.
 
     Returns:
@@ -30,21 +30,26 @@ def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tu
     width = min(nprobe, len(centroid_MD))
     list_QP = np.empty((len(query_QD), width), np.int64)
     score_QP = np.empty((len(query_QD), width), np.float32)
-    queries = max(1, _CELLS // max(len(centroid_MD), 2 * width * query_QD.shape[1]))
-    for start in range(0, len(query_QD), queries):
-        part = slice(start, start + queries)
-        list_QP[part], score_QP[part] = _best_lists(query_QD[part], centroid_MD, width)
+    tile_TD = np.zeros((_TILE, centroid_MD.shape[1]), np.float32)
+    for start in range(0, len(query_QD), _TILE):
+        part = slice(start, min(start + _TILE, len(query_QD)))
+        count = part.stop - start
+        tile_TD[:count], tile_TD[count:] = query_QD[part], 0
+        score_TM = (tile_TD @ centroid_MD.T)[:count]
+        list_QP[part] = _largest(score_TM, width)
+        score_QP[part] = np.take_along_axis(score_TM, list_QP[part], 1)
     return list_QP, score_QP
 
 
-def _best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    product_QM = products.product(query_QD, centroid_MD)
-    at = len(centroid_MD) - width
-    last_Q = np.partition(product_QM, at, axis=1)[:, at]  # half the time of argpartition
-    near_QM = product_QM >= (last_Q - 2 * products.slack(query_QD))[:, None]
-    query_C, list_C = np.divmod(np.flatnonzero(near_QM), len(centroid_MD))
-    score_C = products.scores(centroid_MD, list_C, query_QD, query_C)
-    order_C = np.lexsort((list_C, -score_C, query_C))
-    begin_Q = np.searchsorted(query_C, np.arange(len(query_QD)))
-    best_QP = order_C[begin_Q[:, None] + np.arange(width)]  # every query has at least that many candidates
-    return list_C[best_QP], score_C[best_QP]
+def _largest(score_TM: np.ndarray, width: int) -> np.ndarray:
+    """int64 (T, P): the columns of the ``width`` largest scores of each row, ascending; of equal ones, the first."""
+    queries, lists = score_TM.shape
+    at = lists - width
+    last_T = np.partition(score_TM, at, axis=1)[:, at]  # half the time of argpartition
+    row_C, column_C = np.divmod(np.flatnonzero(score_TM >= last_T[:, None]), lists)
+    if len(column_C) > queries * width:  # some tie with the last one
+        order_C = np.lexsort((column_C, -score_TM[row_C, column_C], row_C))
+        begin_T = np.searchsorted(row_C, np.arange(queries))
+        best_TP: np.ndarray = np.sort(column_C[order_C[begin_T[:, None] + np.arange(width)]], axis=1)
+        return best_TP
+    return column_C.reshape(queries, width)

@@ -28,7 +28,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
-_VECTOR_BYTES = 1 << 19  # vectors that are reranked at a time
+_VECTOR_BYTES = 1 << 20  # vectors that are reranked at a time
 _FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 
@@ -317,6 +317,10 @@ class Index:
             mine_QK = (shard_QK == number) & (position_QK >= 0)
             if self.spec.refine is None:
                 face_id_QK[mine_QK], code_QK[mine_QK] = shard.rows_at(position_QK[mine_QK])
+            elif mine_QK.all():
+                vector_RD, face_id_R, code_R = shard.records_at(position_QK.ravel())
+                face_id_QK[:], code_QK[:] = face_id_R.reshape(mine_QK.shape), code_R.reshape(mine_QK.shape)
+                score_QK[:] = np.vecdot(vector_RD.reshape(*mine_QK.shape, -1), query_QD[:, None])
             else:
                 vector_RD, face_id_QK[mine_QK], code_QK[mine_QK] = shard.records_at(position_QK[mine_QK])
                 score_QK[mine_QK] = np.vecdot(vector_RD, query_QD[np.nonzero(mine_QK)[0]])
