@@ -157,9 +157,7 @@ def frozen_version(frozen: Path) -> Path:
     return version
 
 
-def test_a_finished_index_answers_and_the_same_command_builds_todays_beside_it(
-    frozen: Path, ray_session: None
-) -> None:
+def test_a_finished_index_answers_and_the_same_command_builds_todays_beside_it(frozen: Path, ray_session: None) -> None:
     old = frozen_version(frozen)
     before = times(old)
     stored = pq.read_table(frozen / "matches" / "matches.parquet").to_pylist()

@@ -67,7 +67,7 @@ class IndexConfig(RunOptions):
     def _problems_of(self, spec: str) -> list[str]:
         """Those that do not depend on the vectors' dimension."""
         if not spec.strip():
-            return ["spec is empty; leave it out for the best one"]
+            return [f"spec is {spec!r}; leave it out for the best one"]
         parsed = factory.parse(spec)
         if parsed is None:
             near = factory.nearest(spec, factory.ANY_DIM)

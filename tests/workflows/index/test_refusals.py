@@ -46,12 +46,24 @@ def embeddings(tmp_path: Path, ray_session: None) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spec": "IVF40,PQ4x4fsr"}, r"needs at least 1560 vectors to train its lists, got 800; ask for fewer lists or"),
+        (
+            {"spec": "IVF40,PQ4x4fsr"},
+            r"needs at least 1560 vectors to train its lists, got 800; ask for fewer lists or",
+        ),
         ({"spec": "IVF4,PQ5x4fsr"}, r"M is 5, which does not divide 16 components; nearest valid M: 4 and 8"),
-        ({"spec": None, "memory_budget": "1KB"}, r"take at least .* more than the budget of 1000B; give --memory-budget"),
-        ({"spec": None, "disk_budget": "1KB"}, r"take at least .* on disk .* more than the budget of 1000B; give --disk"),
+        (
+            {"spec": None, "memory_budget": "1KB"},
+            r"take at least .* more than the budget of 1000B; give --memory-budget",
+        ),
+        (
+            {"spec": None, "disk_budget": "1KB"},
+            r"take at least .* on disk .* more than the budget of 1000B; give --disk",
+        ),
         ({"memory_budget": "1KB"}, r"take at least .*IVF4,PQ4x4fsr.* more than the budget of 1000B"),
-        ({"spec": "IVF4,PQ2x4fsr", "target_recall": 0.999}, r"no index within the budgets reaches .*; the best, IVF4,PQ2x"),
+        (
+            {"spec": "IVF4,PQ2x4fsr", "target_recall": 0.999},
+            r"no index within the budgets reaches .*; the best, IVF4,PQ2x",
+        ),
     ],
     ids=["lists", "M", "memory", "disk", "memory-of-a-spec", "target"],
 )
@@ -70,7 +82,10 @@ def test_of_options_that_no_index_meets(
         (["--spec", "HNSW32"], "spec is 'HNSW32'; expected Flat, .*; the nearest is '.*'"),
         (["--spec", "IVF0,SQ8"], "spec is 'IVF0,SQ8'; there must be 1 list or more"),
         (["--spec", "IVF4,RaBitQfs12"], "spec is 'IVF4,RaBitQfs12'; RaBitQ has 1 to 9 bits per component, not 12"),
-        (["--spec", "IVF4,SQ8", "--target-identity-recall", "1"], "target_identity_recall is 1 and spec is 'IVF4,SQ8', .*"),
+        (
+            ["--spec", "IVF4,SQ8", "--target-identity-recall", "1"],
+            "target_identity_recall is 1 and spec is 'IVF4,SQ8', .*",
+        ),
         (["--spec", "SQfp16", "--target-recall", "1"], "target_recall is 1 and spec is 'SQfp16', .*or --spec Flat.*"),
         (["--memory-budget", "much"], "memory_budget is 'much'; expected a size such as 4GiB or 500MB"),
         (["--disk-budget", "0"], "disk_budget is '0'; expected more than nothing"),
