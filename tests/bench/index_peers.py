@@ -82,31 +82,3 @@ def search(index: str, merged: str, probes: str, rounds: int) -> dict[str, float
     same = float((found["ours"] == found["plain"]).mean())
     return {name: statistics.median(taken) for name, taken in figures.items()} | {"same": same}
 
-
-def merge(index: str, corpus: str, out: str) -> None:
-    """One plain FAISS file with the lists, codes and stored vectors of our index."""
-    from metric_core.index import codec, template
-    from metric_core.index.version import TEMPLATE
-
-    opened = Index.open(index)
-    id_N, x_ND = parquet(corpus)
-    base = codec.load(opened.version.read(TEMPLATE) or b"")
-    if opened.nlist is None:
-        base.add(x_ND)
-    else:
-        from metric_core.index.products import nearest
-
-        list_N, position_N = nearest(x_ND, opened.centroid_MD)[0], np.arange(len(x_ND))
-        pointer = faiss.swig_ptr
-        base.add_core(len(x_ND), pointer(x_ND), pointer(position_N), pointer(list_N))
-        base = template.for_search(base, opened.spec)
-    if opened.spec.refine is not None:
-        stored = faiss.index_factory(opened.dim, opened.spec.refine, faiss.METRIC_INNER_PRODUCT)
-        stored.train(x_ND[:16_384])
-        stored.add(x_ND)
-        base = faiss.IndexRefine(base, stored)
-    whole = faiss.IndexIDMap2(base)
-    faiss.copy_array_to_vector(id_N, whole.id_map)
-    whole.construct_rev_map()
-    whole.ntotal = base.ntotal
-    faiss.write_index(whole, out)

@@ -61,7 +61,7 @@ class Work:
     @property
     def main(self) -> Vectors:
         """The corpus of most cases."""
-        return self.minted(60_000 if self.quick else 1_000_000, 128)
+        return self.minted(120_000 if self.quick else 1_000_000, 128)
 
     def minted(self, rows: int, dim: int) -> Vectors:
         """A synthetic corpus of 64 parts."""
@@ -94,6 +94,11 @@ class Work:
             task = used.peaks.get("ray::_build_sha", 0)
             record.write_text(json.dumps(asdict(Built(str(path), used.cpu, used.wall, task))))
         return Built(**json.loads(record.read_text()))
+
+    @property
+    def tight(self) -> int:
+        """The part of the raw bytes of cases about small indexes; so few rows as --quick has need half."""
+        return 2 if self.quick else 8
 
     def budget(self, of: Vectors, part: int, number: int = 0) -> Built:
         """The index chosen for one ``part``-th of the raw bytes, with the target of the acceptance. Raises Failed."""
