@@ -40,8 +40,8 @@ def many(people: Callable[..., Rows]) -> Rows:
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is small enough to be scanned, and tried, is smaller."""
     monkeypatch.setattr(choose, "FLAT_ROWS", 1000)
-    monkeypatch.setattr(choose, "PROBES", 150)
-    monkeypatch.setattr(choose, "TRIAL_ROWS", 6000)
+    monkeypatch.setattr(choose, "PROBES", 400)
+    monkeypatch.setattr(choose, "TRIAL_ROWS", 3000)
 
 
 def test_few_vectors_are_scanned(people):
@@ -114,8 +114,8 @@ def test_a_budget_that_is_too_small_is_answered_with_the_least(people, many, lar
         memory, disk = str(error.value).splitlines()
         for line, words, option in ((memory, "of memory", "memory"), (disk, "on disk", "disk")):
             found = re.match(
-                rf"{len(v):,} vectors of 16 components take at least (\S+) {words} \(\S+\), more than the budget of 1000B; "
-                rf"give --{option}-budget at least (\S+),",
+                rf"{len(v):,} vectors of 16 components take at least (\S+) {words} \(\S+\), more than the budget of "
+                rf"1000B; give --{option}-budget at least (\S+),",
                 line,
             )
             assert found
