@@ -40,8 +40,8 @@ class OpenShard:
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
         self._record = None if vectors is None else record_type(spec)
-        # FAISS makes the tables of such sub-vectors for all queries by one product, whose last bits depend on the others
-        # (ProductQuantizer::compute_inner_prod_tables).
+        # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
+        # other queries then (ProductQuantizer::compute_inner_prod_tables).
         self._wide = spec.M is not None and spec.dim // spec.M >= 16
         held = self.rows
         if vectors is not None and self._record is not None:

@@ -26,10 +26,10 @@ FROZEN = Path(__file__).parents[2] / "frozen" / "1"
 
 def _written(out: Path, v: Rows, factory: str, shards: int = 3, nprobe: int | None = None) -> Version:
     """A version as the code of format 1 wrote it; rows in no particular order."""
-    version, content_D = Version(str(out), "0123456789abcdef"), v.embedding_ND.shape[1]
+    version, dim = Version(str(out), "0123456789abcdef"), v.embedding_ND.shape[1]
     folder = Path(version.uri)
     folder.mkdir(parents=True)
-    template = faiss.index_factory(content_D, factory, faiss.METRIC_INNER_PRODUCT)
+    template = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     template.train(v.embedding_ND)
     trained = faiss.serialize_index(template)
     listed = []
@@ -61,7 +61,7 @@ def _written(out: Path, v: Rows, factory: str, shards: int = 3, nprobe: int | No
     content = {
         "fingerprint": "f" * 64,
         "namespace": "test",
-        "spec": {"dim": content_D, "factory": factory, "shards": shards, "nprobe": nprobe},
+        "spec": {"dim": dim, "factory": factory, "shards": shards, "nprobe": nprobe},
         "template": "t" * 64,
         "shards": listed,
         "rows": len(v),
@@ -76,8 +76,7 @@ def _written(out: Path, v: Rows, factory: str, shards: int = 3, nprobe: int | No
     return version
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_frozen_index_opens_and_answers_as_it_did(threads):
+def test_a_frozen_index_opens_and_answers_as_it_did():
     index = Index.open(str(FROZEN / "index"))
     source = Collection.open(f"{FROZEN / 'embeddings'},{FROZEN / 'delta'}")
     found = pa.concat_tables(

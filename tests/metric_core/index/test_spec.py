@@ -182,7 +182,7 @@ def test_padding_is_what_rows_spread_at_random_give(rows, nlist, shards):
 
 def test_a_record_holds_vector_face_id_and_identity():
     assert IndexSpec(128, "IVF64,PQ32x4fsr,Refine(SQfp16)").record_bytes == 268
-    assert IndexSpec(128, "IVF64,PQ32x4fsr,Refine(SQ8)").record_bytes == 140
+    assert IndexSpec(128, "IVF64,PQ32x4fsr,Refine(SQ8)").record_bytes == 144  # and the scale
     assert IndexSpec(128, "IVF64,PQ32x4fsr").record_bytes == 0
 
 
