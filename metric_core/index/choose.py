@@ -69,6 +69,8 @@ class Candidate:
     """predicted growth of resident memory, in bytes"""
     disk: int
     """predicted bytes of its files"""
+    mapped: bool = False
+    """whether there is memory to map its records for reranking"""
     tuned: Tuned | None = None
     """as measured on the sample; None if it was not tried, or does not reach the target"""
     best: float | None = None
@@ -133,7 +135,7 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     tried: dict[str, Candidate] = {}
     for one in fitting:
         best = min((other.tuned.work for other in tried.values() if other.tuned), default=math.inf)
-        if trial.least_work(one.spec) >= best:
+        if trial.least_work(one) >= best:
             tried[one.spec.factory] = replace(one, note="costs more, however well it finds")
         else:
             tried[one.spec.factory] = trial.of(one)
@@ -187,12 +189,12 @@ class _Trial:
             self._templates[spec.factory] = template.train(rows_ND, spec, self._seed, centroid_MD)
         return self._templates[spec.factory]
 
-    def least_work(self, spec: IndexSpec) -> float:
+    def least_work(self, candidate: Candidate) -> float:
         """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
         needs no fewer candidates."""
-        crowding = self._wanted.rows / max(1, len(self._rows))
+        spec, crowding = candidate.spec, self._wanted.rows / max(1, len(self._rows))
         depth = round(self._least_depth.get(spec.code, 0) * crowding) if spec.refine else 0
-        return work(spec, self._wanted.rows, self._least_nprobe, depth)
+        return work(spec, self._wanted.rows, self._least_nprobe, depth, mapped=candidate.mapped)
 
     def of(self, candidate: Candidate) -> Candidate:
         """The candidate with what was measured."""
@@ -202,7 +204,7 @@ class _Trial:
             clock, near = time.process_time(), self.probes.nearest()
             built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), near)
             self.seconds_per_row[spec.factory] = (time.process_time() - clock) / max(1, len(self._rows))
-            index = Index.single(built.paths, spec)
+            index = replace(Index.single(built.paths, spec), mapped=candidate.mapped)
             crowding = self._wanted.rows / max(1, len(self._rows))
             target, least = self._wanted.target, self._least_nprobe
             found = tuning.tune(index, self._truth, target, crowding=crowding, least_nprobe=least)
@@ -256,8 +258,12 @@ def _specs(wanted: Wanted) -> list[IndexSpec]:
 
 def _sized(wanted: Wanted, spec: IndexSpec, people: int) -> Candidate:
     shards = wanted.shards or max(1, math.ceil(spec.disk_bytes(wanted.rows, people, 1) / SHARD_BYTES))
-    memory, disk = (count(wanted.rows, people, shards) for count in (spec.resident_bytes, spec.disk_bytes))
-    return Candidate(spec, shards, memory, disk)
+    disk = spec.disk_bytes(wanted.rows, people, shards)
+    if spec.refine is not None:
+        memory = spec.resident_bytes(wanted.rows, people, shards, mapped=True)
+        if memory <= (wanted.memory or math.inf):
+            return Candidate(spec, shards, memory, disk, mapped=True)
+    return Candidate(spec, shards, spec.resident_bytes(wanted.rows, people, shards), disk)
 
 
 def _fits(wanted: Wanted, candidate: Candidate) -> bool:

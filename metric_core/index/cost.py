@@ -15,8 +15,8 @@ from metric_core.index.spec import IndexSpec
 _PRODUCT = 0.024
 """A component of a matrix product by numpy: 0.024 at 128 and at 512 components."""
 
-_SELECT = 8.4
-"""A centroid's score in the choice of the best lists (``argpartition`` of 4096)."""
+_SELECT = 4.0
+"""A centroid's score in the choice of the best lists: 2.4 by heaps (48 of 4096), 5.5 by ``partition`` (more than 64)."""
 
 _COMPARE = 1.8
 """A row's score compared with the worst of the best so far, where all rows are scanned."""
@@ -49,7 +49,11 @@ _RERANK = {"SQfp16": (1090.0, 4.2), "SQ8": (1200.0, 1.2)}
 1353 at 128 components, 3250 and 1811 at 512."""
 
 
-def work(spec: IndexSpec, rows: int, nprobe: int | None, depth: int, *, shards: int = 1) -> float:
+_RERANK_MAPPED = (100.0, 2.0)
+"""The same where records are mapped: no call to read them; 360 at 128 components."""
+
+
+def work(spec: IndexSpec, rows: int, nprobe: int | None, depth: int, *, shards: int = 1, mapped: bool = False) -> float:
     """Nanoseconds per query of one core, in a large batch of queries: a figure to rank candidates by.
 
     Lists are taken to be equally long. What a batch shares, such as decoding an index that is scanned whole, costs
@@ -61,13 +65,16 @@ def work(spec: IndexSpec, rows: int, nprobe: int | None, depth: int, *, shards: 
         nprobe: lists scanned per query, from 1 to the index's; None for an index without lists.
         depth: candidates compared again per query; 0 without refining.
         shards: files that the rows are spread over: every list is opened in each.
+        mapped: whether the records for refining are mapped into memory.
     """
     if spec.nlist is None:
         return rows * (spec.dim * _PRODUCT + _COMPARE)
     assert nprobe is not None, f"{spec.factory} has lists"
     coarse = spec.nlist * (spec.dim * _PRODUCT + _SELECT)
     scan = rows * min(1.0, nprobe / spec.nlist) * _row(spec) + nprobe * shards * _list(spec)
-    return coarse + scan + (depth * _line(_RERANK[spec.refine], spec.dim) if spec.refine else 0.0)
+    if spec.refine is None:
+        return coarse + scan
+    return coarse + scan + depth * _line(_RERANK_MAPPED if mapped else _RERANK[spec.refine], spec.dim)
 
 
 def _row(spec: IndexSpec) -> float:

@@ -16,7 +16,7 @@ _HEAP = 64
 
 
 def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-    """The centroids with the largest inner products for every query, ascending by number; of those that tie, the first.
+    """The centroids with the largest inner products for every query, in no particular order; of those that tie, the first.
 
     A query's result has the same bits whatever other queries are there.
 
@@ -42,25 +42,25 @@ def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tu
         count = part.stop - start
         tile_TD[:count], tile_TD[count:] = query_QD[part], 0
         score_TM: np.ndarray = (tile_TD @ centroid_MD.T)[:count]
-        list_QP[part] = _largest(score_TM, width)
-        score_QP[part] = np.take_along_axis(score_TM, list_QP[part], 1)
+        if width <= _HEAP:
+            _fill_heaps(score_TM, score_QP[part], list_QP[part])
+        else:
+            list_QP[part] = _largest(score_TM, width)
+            score_QP[part] = np.take_along_axis(score_TM, list_QP[part], 1)
     return list_QP, score_QP
 
 
-def _heaped(score_TM: np.ndarray, width: int) -> np.ndarray:
-    value_TP, column_TP = np.empty((len(score_TM), width), np.float32), np.empty((len(score_TM), width), np.int64)
+def _fill_heaps(score_TM: np.ndarray, score_TP: np.ndarray, list_TP: np.ndarray) -> None:
+    """Fills the last two arguments with the P largest scores of each row and their columns."""
     heaps = faiss.float_minheap_array_t()
-    heaps.k, heaps.nh, heaps.val, heaps.ids = width, len(score_TM), faiss.swig_ptr(value_TP), faiss.swig_ptr(column_TP)
+    heaps.k, heaps.nh, heaps.val, heaps.ids = score_TP.shape[1], len(score_TP), faiss.swig_ptr(score_TP), faiss.swig_ptr(list_TP)
     heaps.heapify()
     heaps.addn(score_TM.shape[1], faiss.swig_ptr(score_TM))
-    return column_TP
 
 
 def _largest(score_TM: np.ndarray, width: int) -> np.ndarray:
     """int64 (T, P): the columns of the ``width`` largest scores of each row, ascending; of equal ones, the first."""
     queries, lists = score_TM.shape
-    if width <= _HEAP:
-        return np.sort(_heaped(score_TM, width), axis=1)
     at = lists - width
     last_T = np.partition(score_TM, at, axis=1)[:, at]  # half the time of argpartition
     row_C, column_C = np.divmod(np.flatnonzero(score_TM >= last_T[:, None]), lists)

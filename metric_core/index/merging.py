@@ -22,7 +22,11 @@ def best(score_QK: np.ndarray, id_QK: np.ndarray, k: int, key_N: np.ndarray | No
     """The first ``k`` columns by descending score, then ascending id (or ``key_N[id]``), padded with -inf and -1."""
     key_QK = id_QK if key_N is None else key_N[id_QK]
     order_QK = np.lexsort((key_QK, -score_QK), axis=-1)[:, :k]
-    score_QK, id_QK = np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1)
+    return padded(np.take_along_axis(score_QK, order_QK, 1), np.take_along_axis(id_QK, order_QK, 1), k)
+
+
+def padded(score_QK: np.ndarray, id_QK: np.ndarray, k: int) -> Found:
+    """With as many columns of -inf and -1 as make ``k``."""
     if (short := k - score_QK.shape[1]) > 0:
         score_QK = np.pad(score_QK, ((0, 0), (0, short)), constant_values=-np.inf)
         id_QK = np.pad(id_QK, ((0, 0), (0, short)), constant_values=-1)

@@ -27,7 +27,14 @@ class OpenShard:
     """One shard. Searching does not change it, so any number of threads may search it."""
 
     def __init__(
-        self, index: Any, rows: pa.RecordBatch, spec: IndexSpec, code_M: np.ndarray, vectors: Path | None, where: str
+        self,
+        index: Any,
+        rows: pa.RecordBatch,
+        spec: IndexSpec,
+        code_M: np.ndarray,
+        vectors: Path | None,
+        where: str,
+        mapped: bool = False,
     ) -> None:
         """See ``open`` for how it is made of files.
 
@@ -47,11 +54,14 @@ class OpenShard:
         if vectors is not None and self._record is not None:
             self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
             held = os.fstat(self._file.fileno()).st_size // self._record.itemsize
+            self._mapped = np.memmap(self._file, self._record, "r") if mapped and held else None
         if not int(index.ntotal) == self.rows == held or len(self.names) != len(code_M):
             raise Corrupt(f"{where}: its files do not have equally many rows; start the job that built the index again")
 
     @classmethod
-    def open(cls, paths: Mapping[str, Path], spec: IndexSpec, code_M: np.ndarray, where: str) -> "OpenShard":
+    def open(
+        cls, paths: Mapping[str, Path], spec: IndexSpec, code_M: np.ndarray, where: str, *, mapped: bool = False
+    ) -> "OpenShard":
         """Open local files that are known to be ours.
 
         Args:
@@ -59,13 +69,14 @@ class OpenShard:
             spec: of the version.
             code_M: int32 (M,), the version's code of each of the shard's identities.
             where: the shard's address, for messages.
+            mapped: map the records for reranking into memory instead of reading them one by one.
 
         Raises:
             Corrupt: the files do not fit together.
         """
         # FAISS copies mapped fast-scan lists into memory and keeps the pages as well, which takes twice their size.
         index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
-        return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where)
+        return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped)
 
     @property
     def rows(self) -> int:
@@ -112,7 +123,7 @@ class OpenShard:
             bits = np.packbits(allowed_N, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
         if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
-            return merging.best(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
+            return merging.padded(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
         return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
 
     def rows_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,15 +147,19 @@ class OpenShard:
         return vector_RD
 
     def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), read from the records' file.
+        """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), from the records for reranking.
 
-        Neighbouring records are read at once. Only these bytes are read, and nothing stays mapped.
+        If the records are not mapped, neighbouring ones are read at once, only these bytes, and nothing stays in memory.
         """
+        record_R = self._read_records(position_R) if self._mapped is None else self._mapped[position_R]
+        return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]
+
+    def _read_records(self, position_R: np.ndarray) -> np.ndarray:
         assert self._record is not None
         size = self._record.itemsize
         ordered_U, back_R = np.unique(position_R, return_inverse=True)
         if not len(ordered_U):
-            return np.empty((0, self._spec.dim), np.float32), np.empty(0, np.int64), np.empty(0, np.int32)
+            return np.empty(0, self._record)
         cut_U = np.flatnonzero(np.diff(ordered_U) * size > size + _GAP_BYTES) + 1
         first = ordered_U[np.concatenate([[0], cut_U])]
         last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
@@ -155,8 +170,8 @@ class OpenShard:
             raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
         run_U = np.searchsorted(first, ordered_U, side="right") - 1
         start = np.concatenate([[0], np.cumsum(last - first)[:-1]])
-        record_R = np.frombuffer(data, self._record)[(start[run_U] + ordered_U - first[run_U])[back_R]]
-        return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]
+        record_R: np.ndarray = np.frombuffer(data, self._record)[(start[run_U] + ordered_U - first[run_U])[back_R]]
+        return record_R
 
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any

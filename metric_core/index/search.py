@@ -19,7 +19,7 @@ from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import format1, merging, template
+from metric_core.index import format1, merging, template, threads
 from metric_core.index.lists import best_lists
 from metric_core.index.opened import OpenShard
 from metric_core.index.shard import read_rows
@@ -28,6 +28,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
+_QUERIES = 512  # queries that are scanned for at a time: FAISS holds up to 5 KB of tables for each
 _VECTOR_BYTES = 1 << 20  # vectors that are reranked at a time
 _FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
@@ -63,6 +64,8 @@ class Index:
     """lists scanned per query; None for an exact scan"""
     depth: int | None = None
     """candidates per query that are compared again by their stored vectors; None where none are stored"""
+    mapped: bool = False
+    """whether the records for reranking are in memory"""
     allowed: tuple[np.ndarray | None, ...] = ()
     """bool (N,) per shard: the rows that may be found; None or nothing: all of them"""
 
@@ -105,7 +108,7 @@ class Index:
         shards = []
         for receipt, code_M in zip(content.shards, code_of):
             with version.local_files(receipt, verify=verify) as paths:
-                shards.append(OpenShard.open(paths, content.spec, code_M, version.address(receipt)))
+                shards.append(OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped))
         if content.spec.code == "PQ" and content.spec.refine is not None:
             for shard in shards[1:]:
                 template.drop_centroids(shard.index)  # the first shard has the same
@@ -119,6 +122,7 @@ class Index:
             version=version,
             nprobe=content.nprobe,
             depth=content.depth,
+            mapped=content.mapped,
         )
         masked_M = version.read_masks(content)
         return index.without(masked_M) if len(masked_M) else index
@@ -294,25 +298,30 @@ class Index:
         score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
         face_id_QK = np.full((len(query_QD), width), -1, np.int64)
         code_QK = np.full((len(query_QD), width), -1, np.int32)
-        cells = _CELLS // (k * len(self.shards))
-        if self.spec.refine is not None:
-            cells = min(cells, _VECTOR_BYTES // (k * self.dim * 4))
-        for start in range(0, len(query_QD), step := max(1, cells)):
-            chunk = slice(start, start + step)
-            self._rerank(query_QD[chunk], k, nprobe, score_QK[chunk], face_id_QK[chunk], code_QK[chunk])
+        several = max(1, min(_QUERIES, _CELLS // (k * len(self.shards))))
+        few = max(1, _VECTOR_BYTES // (k * self.dim * 4))
+
+        def fill(scan: slice) -> None:
+            shard_QK, position_QK, score_QK[scan] = self._candidates(query_QD[scan], k, nprobe)
+            for first in range(0, len(position_QK), few):
+                mine = slice(first, min(first + few, len(position_QK)))
+                here = slice(scan.start + mine.start, scan.start + mine.stop)
+                found = (score_QK[here], face_id_QK[here], code_QK[here])
+                self._rerank(query_QD[here], shard_QK[mine], position_QK[mine], *found)
+
+        threads.each(fill, [slice(at, at + several) for at in range(0, len(query_QD), several)])
         return score_QK, face_id_QK, code_QK
 
     def _rerank(
         self,
         query_QD: np.ndarray,
-        k: int,
-        nprobe: int | None,
+        shard_QK: np.ndarray,
+        position_QK: np.ndarray,
         score_QK: np.ndarray,
         face_id_QK: np.ndarray,
         code_QK: np.ndarray,
     ) -> None:
-        """Fills the last three arguments."""
-        shard_QK, position_QK, score_QK[:] = self._candidates(query_QD, k, nprobe)
+        """Fills the last three arguments; without records for reranking, the scores stay as they are."""
         for number, shard in enumerate(self.shards):
             mine_QK = (shard_QK == number) & (position_QK >= 0)
             if self.spec.refine is None:

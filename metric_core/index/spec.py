@@ -177,11 +177,11 @@ class IndexSpec(Options):
             padded = filled * max(_BLOCK, rows / filled + (_BLOCK - 1) / 2)
         return math.ceil(padded * self.code_bytes) + rows * 8 + lists * 8
 
-    def resident_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
+    def resident_bytes(self, rows: int, people: int, shards: int, *, mapped: bool = False, views: bool = False) -> int:
         """How much the resident memory of a process grows that opens the index and searches 10,000 probes.
 
         Counted are pages that such a search touches, mapped ones too: all lists, and each row's face_id and identity
-        unless the records for refining hold them, which are read by ``pread`` and not mapped. Centroids are counted
+        unless the records for refining hold them, which are read by ``pread`` where there is no room to map them. Centroids are counted
         once, as all shards have the same. Batches must be small enough for the workspace: FAISS has a table of about
         8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured at 128 components).
 
@@ -189,13 +189,16 @@ class IndexSpec(Options):
             rows: vectors in the index.
             people: identities in the index.
             shards: files that the rows are spread over.
+            mapped: whether the records for refining are mapped, too.
             views: whether rows have a view.
         """
-        mapped = self.list_bytes(rows, shards) + self.trained_bytes
+        pages = self.list_bytes(rows, shards) + self.trained_bytes
         if self.refine is None:
-            mapped += rows * (_ROW_BYTES + views)
+            pages += rows * (_ROW_BYTES + views)
+        elif mapped:
+            pages += rows * self.record_bytes
         maps = 4 * _local_names(rows, people, shards)
-        return mapped + maps + PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES) + _WORKSPACE
+        return pages + maps + PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES) + _WORKSPACE
 
     def disk_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
         """Bytes of the index's files; arguments as of ``resident_bytes``.

@@ -178,7 +178,7 @@ def _point(
     person_Q, counted_Q = (code_QT[:, 0] == own_Q) & (own_Q >= 0), truth.first_Q
     identity = float(person_Q[counted_Q].mean()) if counted_Q.any() else first
     deep = min(round((depth or 0) * crowding), _DEPTHS[-1])
-    effort = work(index.spec, round(index.rows * crowding), nprobe, deep, shards=len(index.shards))
+    effort = work(index.spec, round(index.rows * crowding), nprobe, deep, shards=len(index.shards), mapped=index.mapped)
     return Point(nprobe, depth, identity, first, recall, effort)
 
 

@@ -91,6 +91,8 @@ class Content:
     """tuned lists per query; None for an exact scan"""
     depth: int | None
     """tuned candidates per query that are reranked; None where nothing is"""
+    mapped: bool
+    """whether there is memory to map the records for reranking, which are read one by one otherwise"""
     recall: dict[str, Any]
     """as measured on the held-out probes: ``asdict(tuning.Tuned)``"""
     inputs: dict[str, Any]

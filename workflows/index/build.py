@@ -38,6 +38,8 @@ class Plan:
     shards: int
     template: bytes
     probes: Probes
+    mapped: bool
+    """whether there is memory to map the records for reranking"""
     choice: dict[str, Any]
     """as a version records it"""
 
@@ -82,12 +84,13 @@ class Build:
         probes = versions.ipc(made.probes.to_table())
         choice = made.row() | {
             "spec": asdict(made.chosen.spec),
+            "mapped": made.chosen.mapped,
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
         files = {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: manifest.canonical(choice)}
         self._put(files)
-        return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, choice)
+        return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
         """The rows of each shard when it is done: a Ray task builds and checks each one that is missing or damaged.
@@ -138,6 +141,7 @@ class Build:
             people=len(pa.ipc.open_file(own[versions.NAMES]).read_all()),
             nprobe=None,
             depth=None,
+            mapped=plan.mapped,
             recall={},
             inputs={"embeddings": self.corpus.collection.digest},
             choice=plan.choice,
@@ -189,7 +193,8 @@ class Build:
             sound = found["template"] == versions.digest(trained) and found["probes"] == versions.digest(probes)
             if not sound:
                 return None
-            return Plan(IndexSpec(**found["spec"]), found["shards"], trained, Probes.parse(probes), found)
+            spec, shards = IndexSpec(**found["spec"]), found["shards"]
+            return Plan(spec, shards, trained, Probes.parse(probes), found["mapped"], found)
         except (ValueError, KeyError, TypeError):  # not what was written: decided again, to the same result
             return None
 
