@@ -76,13 +76,11 @@ def test_of_embed_otherwise(chain: Chain, tmp_path: Path, more: dict[str, Any], 
 
 def test_of_index_otherwise(chain: Chain, tmp_path: Path) -> None:
     dry = index.run(IndexConfig(embeddings=chain.embeddings, out=str(tmp_path / "i"), dry_run=True))
-    assert sorted(names(dry)) == sorted(
-        "spec rows shards bytes memory task_memory sample_rows identity_recall cpu_seconds seconds".split()
-    )
+    expected = "spec rows shards bytes memory task_memory sample_rows identity_recall cpu_seconds seconds"
+    assert sorted(names(dry)) == sorted(expected.split())
     checked = index_check.run(IndexCheckConfig(index=chain.index))
-    assert sorted(names(checked)) == sorted(
-        "index version format rows people shards files looked_up identity_recall".split()
-    )
+    expected = "index version format rows people shards files looked_up identity_recall"
+    assert sorted(names(checked)) == sorted(expected.split())
 
 
 @pytest.mark.parametrize(

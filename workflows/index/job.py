@@ -27,7 +27,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
     Returns:
         {index, version, rows, people, shards, bytes, spec, nprobe, depth, identity_recall, recall, memory, seconds};
-        after a dry run, {spec, shards, rows, bytes, memory, sample_rows, task_memory, identity_recall, seconds}.
+        after a dry run, {spec, rows, shards, bytes, memory, task_memory, sample_rows, identity_recall, cpu_seconds,
+        seconds}.
 
     Raises:
         FingerprintMismatch: the embeddings are of different models.
