@@ -31,8 +31,8 @@ MEASURED_DIM = 128
 KMEANS_PASSES = 2
 """Products of all training rows with all centroids that k-means takes, its passes over parts included."""
 CPU_FLOPS, GPU_FLOPS = 8e10, 2e13
-"""Floating-point operations per second of a matrix product in float32: one core with AVX-512; a current data-centre GPU,
-in part of its peak."""
+"""Floating-point operations per second of a matrix product in float32: one core with AVX-512, and a part
+of a data-centre GPU's peak; both are assumptions, change them for other machines."""
 PEOPLE = 5
 """Pictures per person."""
 READ = 1.2
@@ -77,7 +77,7 @@ def plan(rows: int, dim: int, machines: int, cores: int, measured: dict[int, flo
     kmeans = 2.0 * KMEANS_PASSES * train * nlist * dim
     tasks_cpu = (per_row * rows + per_pair * rows * nlist) * wider
     yield f"{rows:,} vectors of {dim} components, {nlist:,} lists, {machines} machines of {cores} cores"
-    yield f"fit: {fixed:.3g} s + {per_row * 1e6:.3g} µs per row + {per_pair * 1e9:.3g} ns per row and list, at {MEASURED_DIM}"
+    yield f"{fixed:.3g} s + {per_row * 1e6:.3g} µs per row + {per_pair * 1e9:.3g} ns per row and list, at {MEASURED_DIM}"
     yield ""
     yield f"{'read from storage, vectors in float16':<44}{shown(round(READ * rows * dim * 2)):>12}"
     yield f"{'training rows':<44}{train:>12,}"
