@@ -110,4 +110,7 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    {"build": build, "search": search}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "build":
+        build(sys.argv[2], sys.argv[3])
+    else:
+        search(sys.argv[2])
