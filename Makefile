@@ -46,7 +46,7 @@ chaos: $(READY)           ## thirty kills of an embed job over 20,000 pictures, 
 
 bench: bench-mining       ## timings of losses and miners against pytorch-metric-learning
 
-bench-%: $(READY)         ## one program of tests/bench: mining, study, embedding, decode, start, kernels
+bench-%: $(READY)         ## one program of tests/bench: mining, study, embedding, decode, start, kernels, index
 	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --requirement infra/constraints-bench.txt
 	$(BIN)/python tests/bench/$*.py
 

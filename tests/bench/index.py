@@ -36,6 +36,8 @@ from index_work import Built, Vectors, Work
 from population import LAWS
 from table import Case, less, more, skipped
 
+from metric_core.artefacts.collection import Collection
+
 Cases = Iterator[Case]
 PARTS_OF_RAW = {2: 0.99, 4: 0.99, 8: 0.98, 16: 0.95}
 """Budgets as parts of the raw float32 bytes, and the identity recall that each must allow."""
@@ -82,7 +84,9 @@ def build_faiss(work: Work, part: int) -> Cases:
     cpu, wall = (statistics.median(getattr(job, figure) for job in jobs) for figure in ("cpu", "wall"))
     peer_cpu, peer_wall = (statistics.median(getattr(used, figure) for _, used in plain) for figure in ("cpu", "wall"))
     stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in plain[-1][0].items())
-    yield less(f"{name}/cpu", cpu - ray_cpu, peer_cpu, f"CPU s, without Ray's {ray_cpu:.1f}; {about['spec']}; peer: {stages}")
+    yield less(
+        f"{name}/cpu", cpu - ray_cpu, peer_cpu, f"CPU s, without Ray's {ray_cpu:.1f}; {about['spec']}; peer: {stages}"
+    )
     yield less(f"{name}/wall", wall - ray_wall, peer_wall, f"s, without Ray's {ray_wall:.1f}; the peer on one thread")
 
 
@@ -124,7 +128,14 @@ def search_exact(work: Work) -> Cases:
 def search_faiss(work: Work, shards: int) -> Cases:
     """The index of an eighth beside the one file exported of it, at the same parameters."""
     of = work.main
-    options = ("--memory-budget", str(of.raw // work.tight), "--target-identity-recall", "0.98", "--shards", str(shards))
+    options = (
+        "--memory-budget",
+        str(of.raw // work.tight),
+        "--target-identity-recall",
+        "0.98",
+        "--shards",
+        str(shards),
+    )
     job = work.index(of, *options)
     merged = str(work.folder / "merged.faiss")
     likeness("index", "export", "--index", job.path, "--out", merged)
@@ -190,8 +201,8 @@ def real(work: Work, name: str) -> Cases:
     """Vectors of pictures; probes are pictures of the corpus, which do not find themselves."""
     folder = str(work.folder / f"real-{name}")
     path = real_vectors.lfw(folder) if name == "lfw_dev" else real_vectors.people_drawn(folder)
-    rows = ours.Corpus.of(ours.Collection.open(path))
-    of = Vectors(path, rows.rows, rows.dim, None)
+    source = Collection.open(path)
+    of = Vectors(path, source.rows, source.dim, None)
     job = work.index(of, "--memory-budget", str(PROCESS_BYTES + of.raw // 8))
     about, found = child(ours.about, index=job.path), _searched(work, job, of, exact=True)
     yield more(f"real/{name}/identity", found["identity"], 0.99, f"of 1; {of.rows} x {of.dim}, {about['spec']}")
@@ -211,7 +222,9 @@ def kernel(work: Work, name: str) -> Cases:
         unit = f"CPU s; {kernels.QUERIES} queries, {rows} x {of.dim}"
     yield less(f"kernels/{name}/cpu", found["ours"], found["theirs"], unit)
     if name == "kmeans":
-        yield less("kernels/kmeans/error", found["ours_error"], found["theirs_error"], "1 - mean product, held-out rows")
+        yield less(
+            "kernels/kmeans/error", found["ours_error"], found["theirs_error"], "1 - mean product, held-out rows"
+        )
 
 
 def _searched(work: Work, job: Built, of: Vectors, *, exact: bool = False) -> dict[str, float]:

@@ -94,7 +94,13 @@ def search(folder: str) -> None:
     right_Q = (at_Q >= 0) & (people_N[np.maximum(at_Q, 0)] == given["code"])
     key = json.loads(Path(f"{folder}/infos.json").read_text()).get("index_key", "")
     recall = float((at_Q == given["nearest"]).mean())
-    figures = {"memory": memory, "cpu": cpu, "identity": float(right_Q[given["first"]].mean()), "recall": recall, "key": key}
+    figures = {
+        "memory": memory,
+        "cpu": cpu,
+        "identity": float(right_Q[given["first"]].mean()),
+        "recall": recall,
+        "key": key,
+    }
     print(json.dumps(figures))
 
 
@@ -104,4 +110,7 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    {"build": build, "search": search}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "build":
+        build(sys.argv[2], sys.argv[3])
+    else:
+        search(sys.argv[2])

@@ -54,7 +54,12 @@ def _with_truth(rows: Rows, query_QD: np.ndarray, names: list[str], exclude_Q: n
     near.add(rows.face_id_N, rows.embedding_ND, rows.identity)
     best = near.best()
     np.savez(
-        out, query=query_QD, name=np.array(names), exclude=exclude_Q, first=best.same_QW[:, 0], face=best.face_id_QW[:, 0]
+        out,
+        query=query_QD,
+        name=np.array(names),
+        exclude=exclude_Q,
+        first=best.same_QW[:, 0],
+        face=best.face_id_QW[:, 0],
     )
     return len(names)
 
@@ -69,7 +74,9 @@ def search(index: str, probes: str, rounds: int, corpus: str | None = None) -> d
     opened, given = Index.open(index), np.load(probes)
     query_QD, exclude_Q = given["query"], given["exclude"]
     runs: dict[str, Callable[[], Any]] = {
-        "identify": lambda: [opened.identify(query_QD[b], [""] * _size(query_QD[b]), 5) for b in _batches(len(query_QD))],
+        "identify": lambda: [
+            opened.identify(query_QD[b], [""] * _size(query_QD[b]), 5) for b in _batches(len(query_QD))
+        ],
         "search": lambda: [opened.search(query_QD[b], 1) for b in _batches(len(query_QD))],
     }
     nearest: dict[str, np.ndarray] = {}

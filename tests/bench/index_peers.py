@@ -1,4 +1,4 @@
-"""Plain FAISS in one process, which the benchmark compares our index with: the same spec built, and the same lists searched."""
+"""Plain FAISS in one process, which the benchmark compares our index with: building it, and searching its export."""
 
 # N: rows, Q: probes, D: components.
 
@@ -81,4 +81,3 @@ def search(index: str, merged: str, probes: str, rounds: int) -> dict[str, float
                 figures[name].append((time.process_time() - start) / len(query_QD))
     same = float((found["ours"] == found["plain"]).mean())
     return {name: statistics.median(taken) for name, taken in figures.items()} | {"same": same}
-

@@ -65,7 +65,12 @@ class _Watch:
             except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
                 continue
             values = rest.split()
-            alive[int(entry.name)] = name.partition("(")[2], int(values[1]), int(values[11]) + int(values[12]), values[19]
+            alive[int(entry.name)] = (
+                name.partition("(")[2],
+                int(values[1]),
+                int(values[11]) + int(values[12]),
+                values[19],
+            )
         ours = {pid for pid, (_, _, _, start) in alive.items() if pid == self.root or (pid, start) in self.ticks}
         while more := {pid for pid, (_, parent, _, _) in alive.items() if parent in ours} - ours:
             ours |= more

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from index_process import Failed, likeness, run
+from index_process import Failed, run
 
 CALLS = "openat,read,pread64,readv,preadv,preadv2,mmap,close,sendfile,copy_file_range"
 _READ = re.compile(r"^(?:read|pread64|readv|preadv2?)\(\d+<([^>]*)>.* = (\d+)$")

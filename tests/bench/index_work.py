@@ -70,7 +70,7 @@ class Work:
         return Vectors(mint(str(path), rows, dim, parts=min(PARTS, rows), law=law), rows, dim, self.law)
 
     def probes(self, of: Vectors) -> str:
-        """A file of probes with their truth: new pictures of a synthetic corpus's people, or real vectors themselves."""
+        """A file of probes with their truth: new pictures of a synthetic corpus's people, or real vectors."""
         path = Path(f"{of.path}-probes.npz")
         if not path.exists():
             new = path.with_suffix(".new.npz")
@@ -119,5 +119,7 @@ class Work:
 
     @cached_property
     def _sources(self) -> str:
-        files = [path for folder in ("metric_core", "workflows/index") for path in sorted((ROOT / folder).rglob("*.py"))]
+        files = [
+            path for folder in ("metric_core", "workflows/index") for path in sorted((ROOT / folder).rglob("*.py"))
+        ]
         return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

@@ -1,11 +1,11 @@
 """A plan for an index that is too large to try: tasks, bytes, memory and hours, from the growth that was measured.
 
     python tests/bench/index.py --case 'growth/*' --json > growth.json
-    python tests/bench/sizing.py [--growth growth.json] [--rows 1e9] [--dim 512] [--machines 16] [--cores 32]
+    python tests/bench/sizing.py --growth growth.json [--rows 1e9] [--dim 512] [--machines 16] [--cores 32]
 
 A build's CPU time is taken to be  fixed + per row · rows + per pair · rows · lists,  fitted to the measured builds
 (non-negative least squares); the last two grow with the number of components. Bytes and memory are those that the
-builder itself predicts. Without --growth, the constants below are used.
+builder itself predicts.
 """
 
 # N: builds, C: coefficients.
@@ -25,14 +25,13 @@ from metric_core.index.choose import SHARD_BYTES
 from metric_core.index.spec import IndexSpec, shown
 from workflows.index.build import memory_of
 
-MEASURED = {100_000: 30.0, 300_000: 40.0, 1_000_000: 80.0}
-"""CPU seconds of a build without Ray's start, by rows, at 128 components."""
 MEASURED_DIM = 128
+"""Components of the vectors of the growth cases."""
 KMEANS_PASSES = 2
 """Products of all training rows with all centroids that k-means takes, its passes over parts included."""
 CPU_FLOPS, GPU_FLOPS = 8e10, 2e13
-"""Floating-point operations per second of a matrix product in float32: one core with AVX-512; a current data-centre GPU,
-in part of its peak."""
+"""Floating-point operations per second of a matrix product in float32: one core with AVX-512, and a part
+of a data-centre GPU's peak; both are assumptions, change them for other machines."""
 PEOPLE = 5
 """Pictures per person."""
 READ = 1.2
@@ -77,7 +76,8 @@ def plan(rows: int, dim: int, machines: int, cores: int, measured: dict[int, flo
     kmeans = 2.0 * KMEANS_PASSES * train * nlist * dim
     tasks_cpu = (per_row * rows + per_pair * rows * nlist) * wider
     yield f"{rows:,} vectors of {dim} components, {nlist:,} lists, {machines} machines of {cores} cores"
-    yield f"fit: {fixed:.3g} s + {per_row * 1e6:.3g} µs per row + {per_pair * 1e9:.3g} ns per row and list, at {MEASURED_DIM}"
+    per = f"{per_row * 1e6:.3g} µs per row + {per_pair * 1e9:.3g} ns per row and list"
+    yield f"{fixed:.3g} s + {per}, at {MEASURED_DIM} components"
     yield ""
     yield f"{'read from storage, vectors in float16':<44}{shown(round(READ * rows * dim * 2)):>12}"
     yield f"{'training rows':<44}{train:>12,}"
@@ -101,13 +101,13 @@ def plan(rows: int, dim: int, machines: int, cores: int, measured: dict[int, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--growth", type=Path, help="JSON of the benchmark's growth cases")
+    parser.add_argument("--growth", type=Path, required=True, help="JSON of the benchmark's growth cases")
     parser.add_argument("--rows", type=float, default=1e9)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--machines", type=int, default=16)
     parser.add_argument("--cores", type=int, default=32, help="of one machine")
     options = parser.parse_args()
-    measured = growth(options.growth) if options.growth else MEASURED
+    measured = growth(options.growth)
     for line in plan(int(options.rows), options.dim, options.machines, options.cores, measured):
         print(line)
 
