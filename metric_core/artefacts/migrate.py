@@ -40,7 +40,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
     # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),
-    # 2: shards are of whole parts, named by their content and beside the versions. Format 1 is read by ``index.format1``.
+    # 2: shards are of whole parts, named by content and beside the versions. Format 1 is read by ``index.format1``.
     "index": (
         Step(
             since="0.1.0",

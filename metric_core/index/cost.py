@@ -16,7 +16,7 @@ _PRODUCT = 0.024
 """A component of a matrix product by numpy: 0.024 at 128 and at 512 components."""
 
 _SELECT = 4.0
-"""A centroid's score in the choice of the best lists: 2.4 by heaps (48 of 4096), 5.5 by ``partition`` (more than 64)."""
+"""A centroid's score in the choice of the best lists: 2.4 by heaps (48 of 4096), 5.5 by ``partition`` (over 64)."""
 
 _COMPARE = 1.8
 """A row's score compared with the worst of the best so far, where all rows are scanned."""

@@ -16,7 +16,7 @@ _HEAP = 64
 
 
 def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-    """The centroids with the largest inner products for every query, in no particular order; of those that tie, the first.
+    """The centroids with the largest inner products for every query, in any order; of those that tie, the first.
 
     A query's result has the same bits whatever other queries are there.
 
@@ -53,7 +53,12 @@ def best_lists(query_QD: np.ndarray, centroid_MD: np.ndarray, nprobe: int) -> tu
 def _fill_heaps(score_TM: np.ndarray, score_TP: np.ndarray, list_TP: np.ndarray) -> None:
     """Fills the last two arguments with the P largest scores of each row and their columns."""
     heaps = faiss.float_minheap_array_t()
-    heaps.k, heaps.nh, heaps.val, heaps.ids = score_TP.shape[1], len(score_TP), faiss.swig_ptr(score_TP), faiss.swig_ptr(list_TP)
+    heaps.k, heaps.nh, heaps.val, heaps.ids = (
+        score_TP.shape[1],
+        len(score_TP),
+        faiss.swig_ptr(score_TP),
+        faiss.swig_ptr(list_TP),
+    )
     heaps.heapify()
     heaps.addn(score_TM.shape[1], faiss.swig_ptr(score_TM))
 

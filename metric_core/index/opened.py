@@ -149,7 +149,7 @@ class OpenShard:
     def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), from the records for reranking.
 
-        If the records are not mapped, neighbouring ones are read at once, only these bytes, and nothing stays in memory.
+        If the records are not mapped, neighbouring ones are read at once, only these, and nothing stays in memory.
         """
         record_R = self._read_records(position_R) if self._mapped is None else self._mapped[position_R]
         return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]

@@ -108,7 +108,9 @@ class Index:
         shards = []
         for receipt, code_M in zip(content.shards, code_of):
             with version.local_files(receipt, verify=verify) as paths:
-                shards.append(OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped))
+                shards.append(
+                    OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
+                )
         if content.spec.code == "PQ" and content.spec.refine is not None:
             for shard in shards[1:]:
                 template.drop_centroids(shard.index)  # the first shard has the same
