@@ -8,6 +8,8 @@ near: the quantisation error grows by 0.3 %. A search scans dozens of lists, so 
 
 # N: rows, M: centroids, G: groups of centroids, D: components.
 
+from itertools import pairwise
+
 import numpy as np
 
 from metric_core.index import products
@@ -42,7 +44,7 @@ class Assigner:
             group_R, _ = nearest(x_RD, self._group_GD)
             order_R = np.argsort(group_R, kind="stable")
             edges = np.searchsorted(group_R[order_R], np.arange(_GROUPS + 1))
-            for number, (first, last) in enumerate(zip(edges, edges[1:])):
+            for number, (first, last) in enumerate(pairwise(edges)):
                 if first < last:
                     row_R = order_R[first:last]
                     best_R = (x_RD[row_R] @ self._own[number]).argmax(axis=1)

@@ -101,7 +101,7 @@ def _main(path: str) -> None:
     asked = json.loads(Path(path).read_text())
     version, content = Version(asked["uri"], asked["id"]), Content.parse(asked["content"])
     with threadpool_limits(1):  # threads that wait for work use CPU as well
-        print(json.dumps(asdict(_measured(version, content))))
+        sys.stdout.write(json.dumps(asdict(_measured(version, content))))
 
 
 def _measured(version: Version, content: Content) -> Footprint:

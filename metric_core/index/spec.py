@@ -181,9 +181,10 @@ class IndexSpec(Options):
         """How much the resident memory of a process grows that opens the index and searches 10,000 probes.
 
         Counted are pages that such a search touches, mapped ones too: all lists, and each row's face_id and identity
-        unless the records for refining hold them, which are read by ``pread`` where there is no room to map them. Centroids are counted
-        once, as all shards have the same. Batches must be small enough for the workspace: FAISS has a table of about
-        8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured at 128 components).
+        unless the records for refining hold them, which are read by ``pread`` where there is no room to map them.
+        Centroids are counted once, as all shards have the same. Batches must be small enough for the workspace: FAISS
+        has a table of about 8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured
+        at 128 components).
 
         Args:
             rows: vectors in the index.

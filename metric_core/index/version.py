@@ -91,8 +91,6 @@ class Content:
     """tuned lists per query; None for an exact scan"""
     depth: int | None
     """tuned candidates per query that are reranked; None where nothing is"""
-    mapped: bool
-    """whether there is memory to map the records for reranking, which are read one by one otherwise"""
     recall: dict[str, Any]
     """as measured on the held-out probes: ``asdict(tuning.Tuned)``"""
     inputs: dict[str, Any]
@@ -101,6 +99,8 @@ class Content:
     """how the spec was chosen"""
     files: dict[str, File]
     """the version's own files, by name"""
+    mapped: bool = False
+    """whether there is memory to map the records for reranking, which are read one by one otherwise"""
     masks: list[dict[str, Any]] = field(default_factory=list)
     """faces that are in the shards and must not be found: {name, rows, sha256, why} of each list of face_ids"""
     calibration: dict[str, Any] | None = None
