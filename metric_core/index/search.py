@@ -92,7 +92,7 @@ class Index:
             return cls.load(found, Content.parse(stored.content), verify=verify)
         shards, names = format1.opened(found.uri, stored.content, verify=verify)
         spec = IndexSpec(stored.content["spec"]["dim"], stored.content["spec"]["factory"])
-        centroid_MD = template.centroids(shards[0].index)
+        centroid_MD = template.centroids(shards[0].index, copy=False)
         return cls(
             tuple(shards), names, centroid_MD, spec, stored.content["fingerprint"], found, stored.content["nprobe"]
         )
@@ -114,7 +114,7 @@ class Index:
         if content.spec.code == "PQ" and content.spec.refine is not None:
             for shard in shards[1:]:
                 template.drop_centroids(shard.index)  # the first shard has the same
-        centroid_MD = template.centroids(shards[0].index)
+        centroid_MD = template.centroids(shards[0].index, copy=False)
         index = cls(
             shards=tuple(shards),
             names=names,
@@ -140,7 +140,7 @@ class Index:
         rows = read_rows(paths["rows"])
         names = rows["identity"].dictionary
         shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard")
-        centroid_MD = template.centroids(shard.index)
+        centroid_MD = template.centroids(shard.index, copy=False)
         return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
 
     @property

@@ -83,14 +83,19 @@ def serialized(index: Any) -> bytes:
     return data
 
 
-def centroids(index: Any) -> np.ndarray | None:
-    """float32 (M, D): the centroids of an index's lists, in its own memory; None if it has no lists."""
+def centroids(index: Any, *, copy: bool = True) -> np.ndarray | None:
+    """float32 (M, D): the centroids of an index's lists; None if it has no lists.
+
+    Args:
+        index: an index that has its centroids.
+        copy: False for its own memory, which must not be used when the index is gone.
+    """
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is None:
         return None
     flat = faiss.downcast_index(ivf.quantizer)
     centroid_MD: np.ndarray = faiss.rev_swig_ptr(flat.get_xb(), ivf.nlist * ivf.d).reshape(ivf.nlist, ivf.d)
-    return centroid_MD
+    return centroid_MD.copy() if copy else centroid_MD
 
 
 def drop_centroids(index: Any) -> None:

@@ -151,7 +151,7 @@ def require_memory(bytes_needed: int, remedy: str) -> None:
     most = max((int(node["Resources"].get("memory", 0)) for node in _live_nodes()), default=0)
     if bytes_needed > most:
         raise ConfigError(
-            f"a task needs {bytes_needed / 2**30:.1f} GiB of memory, the largest node has {most / 2**30:.1f} GiB; {remedy}"
+            f"a task needs {bytes_needed / 2**30:.1f} GiB of memory, no node has over {most / 2**30:.1f} GiB; {remedy}"
         )
 
 

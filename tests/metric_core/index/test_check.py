@@ -1,6 +1,7 @@
 """What a check of an index finds: every kind of damage, by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ def _flip(path: Path) -> None:
 def test_a_whole_version_has_no_damage(version):
     content = version.content()
     assert list(check.damage(version, content)) == list(check.damage(version, content, verify=True)) == []
-    assert [check.sound_receipt(version, n)[0] for n in range(3)] == content.shards
-    assert check.sound_receipt(version, 3) is None
+    assert [check.sound_receipt(version, n, content.template)[0] for n in range(3)] == content.shards
+    assert check.sound_receipt(version, 3, content.template) is None
 
 
 @pytest.mark.parametrize("ending", ["faiss", "rows", "vectors"])
@@ -44,13 +45,13 @@ def test_damage_to_a_shard_is_told(ending, version):
     _flip(path)
     (line,) = check.damage(version, content)
     assert line.startswith(f"shard 1: {path}: its sha256")
-    assert check.sound_receipt(version, 1) is None
+    assert check.sound_receipt(version, 1, content.template) is None
     path.unlink()
     (line,) = check.damage(version, content)
     assert line.startswith("shard 1: ")
     assert str(path) in line
-    assert check.sound_receipt(version, 1) is None
-    assert check.sound_receipt(version, 0) is not None
+    assert check.sound_receipt(version, 1, content.template) is None
+    assert check.sound_receipt(version, 0, content.template) is not None
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -74,7 +75,9 @@ def test_damage_to_receipts_is_told(version):
     assert lines[0] == "shard 0: its receipt is missing or is not the manifest's"
     assert lines[1].startswith(f"shard 1: {one} is damaged")
     assert len(lines) == 2
-    assert check.sound_receipt(version, 0) is check.sound_receipt(version, 1) is None
+    assert (
+        check.sound_receipt(version, 0, content.template) is check.sound_receipt(version, 1, content.template) is None
+    )
     for ending in ("json", "arrow"):  # those of another shard
         Path(version.file(f"shard-001.{ending}")).write_bytes(Path(version.file(f"shard-002.{ending}")).read_bytes())
     assert "shard 1: its receipt is missing or is not the manifest's" in list(check.damage(version, content))
@@ -101,7 +104,8 @@ def test_copies_of_one_picture_and_empty_shards_are_no_fault(factory, people, op
 def test_rows_in_lists_of_other_centroids_are_lost(people, tmp_path):
     v, spec = people(260), IndexSpec(16, "IVF32,SQ8")
     built = shard.build(template.train(v.embedding_ND, spec, 0), spec, [v], len(v), tmp_path)
-    strange = Index.single(built.paths, spec, template.train(v.embedding_ND, spec, 1))
+    other_MD = template.lists(v.embedding_ND, spec, 1)
+    strange = replace(Index.single(built.paths, spec), centroid_MD=other_MD)
     lost, looked = check.lookup(strange)
     assert lost > 0.2 * looked
     with pytest.raises(IndexBuildError, match=rf"shard 7: {lost} of {looked} sampled vectors do not find themselves"):

@@ -168,7 +168,7 @@ def test_a_shard_without_rows(factory, people, tmp_path):
     v = people(130)
     built = _build(tmp_path / "shard", v, factory, [])
     assert (built.rows, built.people) == (0, 0)
-    index = Index.single(built.paths, IndexSpec(16, factory), template.train(v.embedding_ND, IndexSpec(16, factory), 0))
+    index = Index.single(built.paths, IndexSpec(16, factory))
     assert (index.rows, index.names.to_pylist()) == (0, [])
     assert (index.search(v.embedding_ND[:2], 3).face_id_QK == -1).all()
 

@@ -111,7 +111,7 @@ def test_a_flipped_byte_is_refused_before_the_file_is_read(ending, people, write
     assert len(opened) == 1, "only the first shard was read"
 
 
-@pytest.mark.parametrize("name", [versions.NAMES, versions.CODES, versions.TEMPLATE])
+@pytest.mark.parametrize("name", [versions.NAMES, versions.CODES])
 def test_a_damaged_file_of_the_version_is_refused(name, people, write_index, tmp_path):
     version = write_index(tmp_path, people(130), "IVF4,Flat")
     path = Path(version.file(name))
