@@ -36,6 +36,7 @@ PROBES = 1024
 """Held-out probes; they put the standard error of a recall of 0.99 at 0.3 %."""
 TRIAL_PROBES = 512
 """Probes of a trial, whose result is measured again on the finished index."""
+_FEWER_LISTS = (1, 2, 4)
 PER_IDENTITY = 8
 """Training rows of one person: more would draw lists to those with most pictures."""
 
@@ -124,8 +125,11 @@ def choose(wanted: Wanted, sample: Sample, seed: int) -> Choice:
     """
     _require_varied(sample.rows, wanted)
     trial = _Trial(wanted, sample, seed)
-    table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted)]
-    fits = {one.spec.factory for one in table if _fits(wanted, one)}
+    for fewer in _FEWER_LISTS:  # fewer lists take less memory, and are not as good
+        table = [_sized(wanted, spec, trial.people) for spec in _specs(wanted, fewer)]
+        fits = {one.spec.factory for one in table if _fits(wanted, one)}
+        if fits:
+            break
     # Vectors are stored in 8 bits only to save disk.
     finer = {one.spec.factory: one.spec.factory.replace("Refine(SQ8)", "Refine(SQfp16)") for one in table}
     table = [one for one in table if one.spec.refine != "SQ8" or finer[one.spec.factory] not in fits]
@@ -235,7 +239,7 @@ def _probes(rows: Rows) -> Probes:
     return Probes(rows.face_id_N, names, np.ascontiguousarray(rows.embedding_ND, np.float32))
 
 
-def _specs(wanted: Wanted) -> list[IndexSpec]:
+def _specs(wanted: Wanted, fewer: int = 1) -> list[IndexSpec]:
     """What is considered, the cheapest to search first.
 
     The number of lists is the power of two nearest to 4 sqrt(rows), the lower end of FAISS's guideline (wiki,
@@ -249,7 +253,7 @@ def _specs(wanted: Wanted) -> list[IndexSpec]:
         return flat[:1]
     if rows <= FLAT_ROWS and (roomy := [spec for spec in flat if _fits(wanted, _sized(wanted, spec, rows))]):
         return roomy[:1]
-    nlist = 2 ** round(math.log2(4 * math.sqrt(rows)))
+    nlist = max(1, 2 ** round(math.log2(4 * math.sqrt(rows))) // fewer)
     sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
     coarse = [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"]
     codes = [f"{code},Refine({refine})" for code in coarse for refine in ("SQfp16", "SQ8")]

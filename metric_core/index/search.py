@@ -28,8 +28,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
-_QUERIES = 512  # queries that are scanned for at a time: FAISS holds up to 5 KB of tables for each
-_VECTOR_BYTES = 1 << 20  # vectors that are reranked at a time
+_QUERY_BYTES = 5 << 10  # FAISS's tables for each query of a scan
 _FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 
@@ -104,7 +103,7 @@ class Index:
         Raises:
             Corrupt: as ``open``.
         """
-        names, code_of = version.read_names(content)
+        names, code_of = version.read_names(content, verify=verify)
         shards = []
         for receipt, code_M in zip(content.shards, code_of):
             with version.local_files(receipt, verify=verify) as paths:
@@ -300,8 +299,9 @@ class Index:
         score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
         face_id_QK = np.full((len(query_QD), width), -1, np.int64)
         code_QK = np.full((len(query_QD), width), -1, np.int32)
-        several = max(1, min(_QUERIES, _CELLS // (k * len(self.shards))))
-        few = max(1, _VECTOR_BYTES // (k * self.dim * 4))
+        room = self.spec.workspace_bytes(self.rows)
+        several = max(1, min(room // _QUERY_BYTES, _CELLS // (k * len(self.shards))))
+        few = max(1, room // (k * self.dim * 4))
 
         def fill(scan: slice) -> None:
             shard_QK, position_QK, score_QK[scan] = self._candidates(query_QD[scan], k, nprobe)

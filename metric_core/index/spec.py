@@ -20,8 +20,19 @@ RESULTS = 10
 _RESULT_BYTES = 8 + 4 + 4
 """A result: face_id, score, code of the identity."""
 
-_WORKSPACE = 8 << 20
-"""Bytes of blocks in work, heaps of candidates and look-up tables; they don't grow with the index."""
+_LEAST_WORKSPACE, _MOST_WORKSPACE = 512 << 10, 2 << 20
+_BASE_BYTES = 2 << 20
+"""What a search of an index of any size adds to its process."""
+
+_WORKSPACES = 6
+"""Blocks of queries, candidates and vectors that a search holds at a time, each of ``workspace_bytes`` at most."""
+
+_ROUNDED = 1.2
+"""FAISS keeps a fast-scan list's codes in a power of two of bytes (``AlignedTable``): a fifth more than the file has,
+as measured for a million rows."""
+
+_SHOWN_NAME_BYTES = 4 + 9
+"""An identity's name in mapped pages: offset and text."""
 
 _ROW_BYTES = 8 + 4
 """face_id and shard-local code of the identity."""
@@ -193,13 +204,19 @@ class IndexSpec(Options):
             mapped: whether the records for refining are mapped, too.
             views: whether rows have a view.
         """
-        pages = self.list_bytes(rows, shards) + self.trained_bytes
+        codes = self.list_bytes(rows, shards) - rows * 8 if self.fast_scan else 0
+        pages = self.list_bytes(rows, shards) + round((_ROUNDED - 1) * codes) + self.trained_bytes
         if self.refine is None:
             pages += rows * (_ROW_BYTES + views)
         elif mapped:
             pages += rows * self.record_bytes
-        maps = 4 * _local_names(rows, people, shards)
-        return pages + maps + PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES) + _WORKSPACE
+        names = 4 * _local_names(rows, people, shards) + people * _SHOWN_NAME_BYTES
+        probes = PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES)
+        return pages + names + probes + _BASE_BYTES + _WORKSPACES * self.workspace_bytes(rows)
+
+    def workspace_bytes(self, rows: int) -> int:
+        """Size of the blocks that a search of so many rows works in: in proportion to the index, within limits."""
+        return min(_MOST_WORKSPACE, max(_LEAST_WORKSPACE, rows * (self.code_bytes + 8) // 32))
 
     def disk_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
         """Bytes of the index's files; arguments as of ``resident_bytes``.

@@ -66,6 +66,11 @@ class IndexStore:
             storage.remove(version.file(manifest.NAME))
             return version, manifest.begin(version.uri, KIND, plan)
 
+    def forget_plan(self, version: Version) -> None:
+        """Remove a version of which nothing but its plan is there."""
+        if [name for name in storage.names(version.uri) if not name.startswith(".")] == [manifest.PLAN]:
+            storage.remove_tree(version.uri)
+
     def version(self, name: str | None = None) -> Version:
         """The version whose id is ``name``, whether it exists or not; None: the live one. Raises as ``current``."""
         return self.current() if name is None else Version(self.uri, name)

@@ -19,8 +19,8 @@ from metric_core.index.truth import Truth
 
 NEIGHBOURS = 10
 """Neighbours whose recall ``--target-recall`` is about."""
-_DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-_STAGES = (32, 128, 512)
+_DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_STAGES = (32, 128, 512, 2048)
 """Depths that are tried are extended in these stages, while that helps."""
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much
 _FURTHER = 2  # steps of nprobe that are tried beyond the first that reaches the target: fewer candidates may do then

@@ -294,15 +294,16 @@ class Version:
             raise Corrupt(f"{self.file(name)} {what}; {_REMEDY}")
         return data
 
-    def read_names(self, content: Content) -> tuple[pa.Array, list[np.ndarray]]:
+    def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
         """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
 
         Raises:
             Corrupt: as ``read_checked``.
         """
-        data = self.read_checked(NAMES, content.files[NAMES])
-        names = pa.ipc.open_file(pa.BufferReader(data)).read_all()["identity"].combine_chunks()
-        code_N = np.load(io.BytesIO(self.read_checked(CODES, content.files[CODES])), allow_pickle=False)
+        with storage.verified(self.file(NAMES), content.files[NAMES].sha256, again=verify) as path:
+            names = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["identity"].combine_chunks()
+        with storage.verified(self.file(CODES), content.files[CODES].sha256, again=verify) as path:
+            code_N = np.load(path, mmap_mode="r", allow_pickle=False)
         return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])
 
     def read_masks(self, content: Content) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 from metric_core import storage
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import IndexBuildError
+from metric_core.errors import ConfigError, IndexBuildError
 from metric_core.index import check, footprint
 from metric_core.index.corpus import Corpus
 from metric_core.index.spec import IndexSpec, shown
@@ -68,7 +68,11 @@ def run(config: IndexConfig) -> dict[str, Any]:
     else:
         with cluster.connected(config), lease.held(store.uri) as held:
             cluster.require_shared([store.uri, *(one.manifest.uri for one in source.sources)])
-            content = _content(work)
+            try:
+                content = _content(work)
+            except ConfigError:
+                store.forget_plan(version)  # nothing was built that could be continued
+                raise
             held.confirm()
             finished = _finished(work, content)
     store.publish(version)
