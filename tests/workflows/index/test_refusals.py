@@ -187,7 +187,7 @@ def test_of_a_task_that_no_node_has_the_memory_for(
 ) -> None:
     honest = cluster.require_memory
     monkeypatch.setattr(cluster, "require_memory", lambda need, remedy: honest(need + (1 << 50), remedy))
-    message = r"a task needs 1048576\.\d GiB of memory and the largest node offers .*; give more --shards, or a node"
+    message = r"a task needs 1048576\.\d GiB of memory, no node has over .*; give more --shards, or a node"
     refused(indexed.options(embeddings(), tmp_path / "index"), ConfigError, message, 2)
 
 
