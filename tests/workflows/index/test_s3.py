@@ -71,12 +71,12 @@ def test_from_the_build_to_a_mended_object(store: Flaky, cache: Path, tmp_path: 
     for copy in cache.iterdir():
         copy.unlink()
     probe_QD = Collection.open(source).load().embedding_ND[::50].astype("float32")
-    first = Index.open(out).search(probe_QD, 3)
+    first = Index.open(out).search(probe_QD, 3, nprobe=64, depth=100)
     named = {file.sha256 for shard in version.content().shards for file in shard.files.values()}
     named |= {version.content().files[name].sha256 for name in (versions.NAMES, versions.CODES)}
     assert {path.name for path in cache.iterdir()} == named, "one copy of each file that is mapped"
     asked = store.counts.total()
-    again = Index.open(out).search(probe_QD, 3)
+    again = Index.open(out).search(probe_QD, 3, nprobe=64, depth=100)
     assert (again.face_id_QK == first.face_id_QK).all()
     assert first.face_id_QK[:, 0].tolist() == list(range(0, 800, 50))
     assert store.counts.total() - asked < 30, "the shards are not downloaded again"
@@ -99,7 +99,7 @@ def test_from_the_build_to_a_mended_object(store: Flaky, cache: Path, tmp_path: 
     assert version.manifest().digest == digest
     assert stored(store, "mended") == whole
     assert check.run(CheckConfig(index=out, verify=True))["rows"] == 800
-    assert (Index.open(out).search(probe_QD, 3).face_id_QK == first.face_id_QK).all()
+    assert (Index.open(out).search(probe_QD, 3, nprobe=64, depth=100).face_id_QK == first.face_id_QK).all()
 
 
 @pytest.mark.slow
