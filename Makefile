@@ -40,12 +40,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: $(READY)           ## thirty kills of an embed job over 20,000 pictures; the suite has five over 4,000
+chaos: $(READY)           ## thirty kills of an embed job over 20,000 pictures, twenty of an index build; the suite has five and three
 	LIKENESS_KILLS=30 LIKENESS_IMAGES=20000 $(BIN)/python -m pytest tests/workflows/embed/test_chaos.py -s --timeout 3600
+	LIKENESS_KILLS=20 LIKENESS_ROWS=100000 $(BIN)/python -m pytest tests/workflows/index/test_kills.py -s --timeout 3600
 
 bench: bench-mining       ## timings of losses and miners against pytorch-metric-learning
 
-bench-%: $(READY)         ## one program of tests/bench: mining, study, embedding, decode, start
+bench-%: $(READY)         ## one program of tests/bench: mining, study, embedding, decode, start, kernels, index
 	$(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --requirement infra/constraints-bench.txt
 	$(BIN)/python tests/bench/$*.py
 

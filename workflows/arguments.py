@@ -160,7 +160,8 @@ def _add(group: Any, option: Option) -> None:
     elif typing.get_origin(kind) is typing.Literal:
         how |= {"choices": typing.get_args(kind)}
     elif typing.get_origin(kind) is list:
-        how |= {"nargs": "*" if option.positional else "+", "metavar": option.placeholder}
+        nargs = "*" if option.positional else "+"
+        how |= {"nargs": nargs, "metavar": option.placeholder, "type": typing.get_args(kind)[0]}
     else:
         how |= {"type": kind, "metavar": option.placeholder}
     if option.positional:

@@ -46,6 +46,8 @@ JOBS = {
     "train": _job("train", "TrainConfig", "learn a metric from a catalogue"),
     "embed": _job("embed", "EmbedConfig", "embed every face of a catalogue"),
     "index": _job("index", "IndexConfig", "build and publish a search index from embeddings"),
+    "index check": _job("index", "CheckConfig", "verify an index, down to its vectors", "check"),
+    "index export": _job("index", "ExportConfig", "write an index as one file for plain FAISS", "export"),
     "search": _job("search", "SearchConfig", "find whom pictures show"),
     "verify": _job("verify", "VerifyConfig", "decide whether two pictures show one person"),
     "evaluate": _job("evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
@@ -73,7 +75,7 @@ MESSAGE_CHARACTERS = 200
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
     args = sys.argv[1:] if argv is None else argv
-    words = next((n for n in (1, 2) if " ".join(args[:n]) in JOBS), 0)
+    words = next((n for n in (2, 1) if " ".join(args[:n]) in JOBS), 0)
     if not words:
         return _without_job(args)
     name, rest = " ".join(args[:words]), args[words:]

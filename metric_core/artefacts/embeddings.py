@@ -12,9 +12,8 @@ Shape letters: N faces, D components.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest, schema
+from metric_core.artefacts import ids, manifest, partial, schema
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import Corrupt
 
 UNIT_TOLERANCE = 1e-3
 GONE = "gone.parquet"
-AHEAD = 8
-"""Files that are read ahead: there are many small ones, and each takes round trips to an object store."""
+REMEDY = "embed again to another --out"
+"""What to do about a damaged artefact, for messages."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,20 @@ def to_table(
 
 def from_table(table: pa.Table) -> Vectors:
     """The table's columns as arrays; float16 vectors are widened to float32."""
-    list_type = table.schema.field("embedding").type
-    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Vectors(
         face_id_N=table["face_id"].to_numpy(),
         identity_N=np.array(table["identity"].to_pylist(), dtype=object),
-        embedding_ND=flat.reshape(-1, list_type.list_size).astype(np.float32, copy=False),
+        embedding_ND=components(table).astype(np.float32, copy=False),
     )
+
+
+def components(table: pa.Table) -> np.ndarray:
+    """(N, D): the table's vectors, in the dtype in which they are stored."""
+    column = table["embedding"]
+    whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one chunk
+    flat = whole.flatten().to_numpy(zero_copy_only=False)
+    vector_ND: np.ndarray = flat.reshape(-1, table.schema.field("embedding").type.list_size)
+    return vector_ND
 
 
 def check_unit(embedding_ND: np.ndarray, what: str) -> None:
@@ -119,6 +125,11 @@ class Embeddings:
         return int(self.manifest.content["dim"])
 
     @property
+    def dtype(self) -> str:
+        """``float32`` or ``float16``, in which the vectors are stored."""
+        return str(self.manifest.content["dtype"])
+
+    @property
     def namespace(self) -> str:
         """The namespace that the face_ids were derived in."""
         return str(self.manifest.content["namespace"])
@@ -133,25 +144,50 @@ class Embeddings:
         """{name, rows, sha256} of each part, in order."""
         return list(self.manifest.content["parts"])
 
+    def address(self, part: dict[str, Any]) -> str:
+        """Where a part's file is."""
+        return storage.join(self.manifest.uri, part["name"])
+
     @property
     def since(self) -> list[str]:
         """The plan ids of the artefacts that this one is a delta of, in order; empty when it is not a delta."""
         return [one["plan_id"] for one in self.manifest.content["since"]]
 
-    def read_part(self, part: dict[str, Any]) -> pa.Table:
-        """One part's rows; its bytes, schema and vectors are checked.
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the parts."""
+        return schema.embeddings(self.dim, {"float32": pa.float32(), "float16": pa.float16()}[self.dtype])
+
+    def read_part(self, part: dict[str, Any], coded: Sequence[str] = ()) -> pa.Table:
+        """One part's rows, each column in one piece; its bytes, schema and vectors are checked.
+
+        Args:
+            part: of ``parts``.
+            coded: columns of strings that are read as dictionaries.
 
         Raises:
             Corrupt: the bytes or the row count differ from the manifest's, or a vector is not of unit length.
             SchemaMismatch: the columns are not those of ``schema.embeddings``.
         """
-        dtype = {"float32": pa.float32(), "float16": pa.float16()}[self.manifest.content["dtype"]]
-        table = self._read(part["name"], part, schema.embeddings(self.dim, dtype))
-        try:
-            check_unit(from_table(table).embedding_ND, storage.join(self.manifest.uri, part["name"]))
-        except ValueError as error:
-            raise Corrupt(str(error)) from error
-        return table
+        return self._whole(part, self._read(part["name"], part, self.schema, coded))
+
+    def footer(self, part: dict[str, Any]) -> pq.FileMetaData:
+        """A part's footer, which lists its row groups; nothing else is fetched.
+
+        Raises:
+            Corrupt: it cannot be parsed, or the part's rows are not as many as the manifest says.
+        """
+        with self._opened(part) as file:
+            return file.metadata
+
+    def read_groups(
+        self, part: dict[str, Any], footer: pq.FileMetaData, groups: Sequence[int], coded: Sequence[str] = ()
+    ) -> pa.Table:
+        """The rows of some row groups; only they are fetched, so the sha256 is not checked. Otherwise as
+        ``read_part``."""
+        with self._opened(part, coded=coded, footer=footer) as file:
+            table = file.read_row_groups(list(groups))
+        return self._whole(part, schema.check(table, self.schema, self.address(part), coded))
 
     def iter_vectors(self) -> Iterator[Vectors]:
         """The artefact's rows, one part at a time. Raises as ``read_part``."""
@@ -160,13 +196,19 @@ class Embeddings:
                 yield from_table(self.read_part(part))
 
     def iter_columns(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of the rows, one part at a time; only they are fetched, so the sha256 is not checked."""
+        """Some columns of the rows, one part at a time; only they are fetched, so the sha256 is not checked.
+
+        Raises:
+            Corrupt: a part cannot be parsed, or its rows are not as many as the manifest says.
+            SchemaMismatch: a column is missing or of another type.
+        """
+        expected = pa.schema([self.schema.field(name) for name in columns])
 
         def read(part: dict[str, Any]) -> pa.Table:
-            with storage.open_read(storage.join(self.manifest.uri, part["name"]), ahead=False) as f:
-                return pq.read_table(f, columns=list(columns), pre_buffer=True)
+            with self._opened(part) as file:
+                return schema.check(file.read(columns=list(columns)), expected, self.address(part))
 
-        return _ahead(read, [part for part in self.parts if part["rows"]])
+        return partial.ahead(read, [part for part in self.parts if part["rows"]])
 
     def iter_tags(self) -> Iterator[pa.Table]:
         """``schema.TAGS`` of every input face, one unit at a time.
@@ -174,11 +216,13 @@ class Embeddings:
         Raises:
             Corrupt: as ``read_part``.
         """
-        return _ahead(lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"])
+        return partial.ahead(
+            lambda file: self._read(f"tags/{file['name']}", file, schema.TAGS), self.manifest.content["tags"]
+        )
 
     def iter_quarantine(self) -> Iterator[pa.Table]:
         """``schema.QUARANTINE`` of every face that could not be embedded. Raises Corrupt as ``read_part``."""
-        return _ahead(
+        return partial.ahead(
             lambda file: self._read(f"quarantine/{file['name']}", file, schema.QUARANTINE),
             self.manifest.content["quarantine"],
         )
@@ -192,29 +236,34 @@ class Embeddings:
         """All rows at once, for galleries that fit in memory."""
         return concatenate(list(self.iter_vectors()), self.dim)
 
-    def _read(self, name: str, file: dict[str, Any], expected: pa.Schema) -> pa.Table:
+    @contextmanager
+    def _opened(self, part: dict[str, Any], **options: Any) -> Iterator[pq.ParquetFile]:
+        with partial.opened(self.address(part), REMEDY, **options) as file:
+            _require_rows(file.metadata.num_rows, part, self.address(part))
+            yield file
+
+    def _whole(self, part: dict[str, Any], table: pa.Table) -> pa.Table:
+        """The table with each column in one piece, if its vectors are of unit length. Raises Corrupt."""
+        table = table.unify_dictionaries().combine_chunks()
+        try:
+            check_unit(components(table), self.address(part))
+        except ValueError as error:
+            raise Corrupt(f"{error}; {REMEDY}") from error
+        return table
+
+    def _read(self, name: str, file: dict[str, Any], expected: pa.Schema, coded: Sequence[str] = ()) -> pa.Table:
         address = storage.join(self.manifest.uri, name)
         data = storage.read_bytes(address)
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
-            raise Corrupt(f"{address}: its sha256 is not the manifest's; embed again to another --out")
-        table = schema.check(pq.read_table(pa.BufferReader(data)), expected, address)
-        if table.num_rows != file["rows"]:
-            raise Corrupt(
-                f"{address}: {table.num_rows} rows, the manifest says {file['rows']}; embed again to another --out"
-            )
-        return table
+            raise Corrupt(f"{address}: its sha256 is not the manifest's; {REMEDY}")
+        table = pq.read_table(pa.BufferReader(data), read_dictionary=list(coded))
+        _require_rows(table.num_rows, file, address)
+        return schema.check(table, expected, address, coded)
 
 
-def _ahead(read: Callable[[dict[str, Any]], pa.Table], files: list[dict[str, Any]]) -> Iterator[pa.Table]:
-    """The result of ``read`` for each file, in order, while the next files are being read."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        running: deque[Future[pa.Table]] = deque()
-        for file in files:
-            running.append(pool.submit(read, file))
-            if len(running) > AHEAD:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
+def _require_rows(rows: int, file: dict[str, Any], address: str) -> None:
+    if rows != file["rows"]:
+        raise Corrupt(f"{address}: {rows} rows, the manifest says {file['rows']}; {REMEDY}")
 
 
 def concatenate(blocks: Sequence[Vectors], dim: int) -> Vectors:

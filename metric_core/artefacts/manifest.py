@@ -65,7 +65,7 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     """
     inside = [name for name in storage.names(uri) if not name.startswith(".")]  # dot files are temporary
     if not inside:
-        storage.create_if_absent(storage.join(uri, PLAN), _pretty({**migrate.head(kind), "plan": dict(plan)}))
+        storage.create_if_absent(storage.join(uri, PLAN), plan_file(kind, plan))
     elif PLAN not in inside:
         raise Occupied(
             f"{uri} holds {', '.join(inside[:3])}{'…' if len(inside) > 3 else ''} but no {PLAN}: not the output of "
@@ -87,6 +87,11 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
         changes = "; ".join(f"{n}: {_short(there.get(n))} there, {_short(here.get(n))} here" for n in differ)
         raise Occupied(f"{uri} was begun with other arguments ({changes}); repeat those or give --out another folder")
     return read(uri, kind) if NAME in inside else None
+
+
+def plan_file(kind: str, plan: Mapping[str, Any]) -> bytes:
+    """What ``begin`` writes to ``PLAN``."""
+    return _pretty({**migrate.head(kind), "plan": dict(plan)})
 
 
 def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:

@@ -40,8 +40,24 @@ STEPS: dict[str, tuple[Step, ...]] = {
     # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),
-    "index": (),
-    "matches": (),
+    # 2: shards are of whole parts, named by content and beside the versions. Format 1 is read by ``index.format1``.
+    "index": (
+        Step(
+            since="0.1.0",
+            added={
+                "content": {
+                    "people": None,
+                    "depth": None,
+                    "choice": None,
+                    "files": {},
+                    "masks": [],
+                    "calibration": None,
+                }
+            },
+        ),
+    ),
+    # 2: a search may be restricted to some faces.
+    "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),
 }
 
 BEFORE_NUMBERS: dict[str, dict[str, Any]] = {"embeddings": {"since": [], "gone": None}}

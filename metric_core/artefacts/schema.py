@@ -3,6 +3,8 @@
 Columns are plain Arrow types, so that pyarrow, pandas, polars and DuckDB read them without this package.
 """
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from metric_core.errors import SchemaMismatch
@@ -81,8 +83,10 @@ def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
     )
 
 
-def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] = ()) -> pa.Table:
     """The table itself, if its columns and types are those of the schema and nulls are only where they may be.
+
+    ``coded``: columns that were read as dictionaries of what is in the file; the type of their values is compared.
 
     Raises:
         SchemaMismatch: names every column that is missing, unknown, of another type or null where it must not be.
@@ -91,8 +95,12 @@ def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     for f in schema:
         if f.name not in table.column_names:
             problems.append(f"{f.name} is missing")
-        elif table.schema.field(f.name).type != f.type:
-            problems.append(f"{f.name} is {table.schema.field(f.name).type}, not {f.type}")
+            continue
+        found = table.schema.field(f.name).type
+        if f.name in coded and pa.types.is_dictionary(found):
+            found = found.value_type
+        if found != f.type:
+            problems.append(f"{f.name} is {found}, not {f.type}")
         elif not f.nullable and table[f.name].null_count:
             problems.append(f"{f.name} has {table[f.name].null_count} nulls")
     problems += [f"{name} is unknown" for name in table.column_names if name not in schema.names]

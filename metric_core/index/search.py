@@ -1,27 +1,35 @@
 """An index opened for searching: the nearest vectors in all shards, and the nearest *people*.
 
-Searching does not change an index, so any number of threads may search the same one.
+What a search finds is a function of the version, the query and the parameters: not of the other queries of the call,
+nor of the number of threads. Searching does not change an index, so any number of threads may search the same one.
 """
 
-# Q: queries, D: components, K: neighbours per query.
+# Q: queries, D: components, K: neighbours per query, N: rows of a shard, M: lists, P: lists per query.
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import merging
-from metric_core.index.engine import faiss
-from metric_core.index.identities import Identities
+from metric_core.index import format1, merging, template, threads
+from metric_core.index.lists import best_lists
+from metric_core.index.opened import OpenShard
+from metric_core.index.shard import read_rows
+from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
-_CELLS = 1 << 22  # candidates (query x neighbour x shard) in memory at a time
+_CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
+_QUERY_BYTES = 5 << 10  # FAISS's tables for each query of a scan
+_FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 
 @dataclass(frozen=True)
@@ -32,64 +40,162 @@ class Neighbours:
     """float32, cosine similarity; -inf where there are fewer than K"""
     face_id_QK: np.ndarray
     """int64; -1 where there are fewer than K"""
+    code_QK: np.ndarray
+    """int32; positions in the index's ``names``, -1 where there are fewer than K"""
 
 
 @dataclass(frozen=True)
 class Index:
-    """A version of an index, in memory and ready to be searched."""
+    """A version of an index, ready to be searched."""
 
-    shards: tuple[Any, ...]
-    """FAISS indexes from one template; each face_id is in one of them"""
-    identities: Identities
-    """the identity of each face_id"""
-    dim: int
-    """components per vector"""
+    shards: tuple[OpenShard, ...]
+    """each face_id is in one of them"""
+    names: pa.Array
+    """the distinct identities, in byte order"""
+    centroid_MD: np.ndarray | None
+    """float32, the centroids of the lists, which all shards have in common; None for an exact scan"""
+    spec: IndexSpec
     fingerprint: str
     """of the model that made the vectors"""
     version: Version
     """the handle of the version that was loaded"""
     nprobe: int | None = None
-    """inverted lists scanned per query and shard; None for a flat index"""
+    """lists scanned per query; None for an exact scan"""
+    depth: int | None = None
+    """candidates per query that are compared again by their stored vectors; None where none are stored"""
+    mapped: bool = False
+    """whether the records for reranking are in memory"""
+    allowed: tuple[np.ndarray | None, ...] = ()
+    """bool (N,) per shard: the rows that may be found; None or nothing: all of them"""
 
     @classmethod
-    def open(cls, uri: str, version: str | None = None) -> "Index":
-        """Load a finished version: the one with the id ``version``, else the live one.
+    def open(cls, uri: str | PathLike[str], version: str | None = None, *, verify: bool = False) -> "Index":
+        """Open a finished version: the one with the id ``version``, else the live one.
+
+        A file is hashed when this machine opens it for the first time. Its digest is then remembered with its size,
+        times and inode, and it is hashed again only when one of these changed.
+
+        Args:
+            uri: folder or object-store address of the index.
+            version: id of a version; None for the live one.
+            verify: hash every file again.
 
         Raises:
             Missing: there is no index, or no such version.
             Unfinished: no version was published yet, or the version has no manifest.
-            Corrupt: a file is not what its digest says, or a shard is not of the version's template.
+            Corrupt: a file is not what its digest says.
         """
-        found = IndexStore(storage.absolute(uri)).version(version)
-        return cls.load(found, found.content())
+        found = IndexStore(storage.absolute(str(uri))).version(version)
+        stored = found.manifest()
+        if stored.format > 1:
+            return cls.load(found, Content.parse(stored.content), verify=verify)
+        shards, names = format1.opened(found.uri, stored.content, verify=verify)
+        spec = IndexSpec(stored.content["spec"]["dim"], stored.content["spec"]["factory"])
+        centroid_MD = template.centroids(shards[0].index, copy=False)
+        return cls(
+            tuple(shards), names, centroid_MD, spec, stored.content["fingerprint"], found, stored.content["nprobe"]
+        )
 
     @classmethod
-    def load(cls, version: Version, content: Content) -> "Index":
-        """Load the shards of a version that may not have its manifest yet, to tune it and measure its recall.
+    def load(cls, version: Version, content: Content, *, verify: bool = False) -> "Index":
+        """Open the shards of a version that may not have its manifest yet, to tune it and measure its recall.
 
         Raises:
             Corrupt: as ``open``.
         """
-        loaded = [version.read_shard(shard, content.template) for shard in content.shards]
-        return cls(
-            shards=tuple(shard for shard, _ in loaded),
-            identities=Identities.of([table for _, table in loaded]),
-            dim=content.spec.dim,
+        names, code_of = version.read_names(content, verify=verify)
+        shards = []
+        for receipt, code_M in zip(content.shards, code_of):
+            with version.local_files(receipt, verify=verify) as paths:
+                shards.append(
+                    OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
+                )
+        if content.spec.code == "PQ" and content.spec.refine is not None:
+            for shard in shards[1:]:
+                template.drop_centroids(shard.index)  # the first shard has the same
+        centroid_MD = template.centroids(shards[0].index, copy=False)
+        index = cls(
+            shards=tuple(shards),
+            names=names,
+            centroid_MD=centroid_MD,
+            spec=content.spec,
             fingerprint=content.fingerprint,
             version=version,
             nprobe=content.nprobe,
+            depth=content.depth,
+            mapped=content.mapped,
         )
+        masked_M = version.read_masks(content)
+        return index.without(masked_M) if len(masked_M) else index
+
+    @classmethod
+    def single(cls, paths: Mapping[str, Path], spec: IndexSpec) -> "Index":
+        """Open a shard that belongs to no version yet.
+
+        Args:
+            paths: its files, by ending.
+            spec: of the shard.
+        """
+        rows = read_rows(paths["rows"])
+        names = rows["identity"].dictionary
+        shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard")
+        centroid_MD = template.centroids(shard.index, copy=False)
+        return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
+
+    @property
+    def dim(self) -> int:
+        """Components per vector."""
+        return self.spec.dim
 
     @property
     def rows(self) -> int:
         """Vectors in all shards."""
-        return sum(int(shard.ntotal) for shard in self.shards)
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def left(self) -> int:
+        """Vectors that may be found."""
+        allowed = self.allowed or (None,) * len(self.shards)
+        return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in zip(self.shards, allowed))
 
     @property
     def nlist(self) -> int | None:
-        """Inverted lists per shard; None for a flat index."""
-        ivf = faiss.try_extract_index_ivf(self.shards[0])
-        return int(ivf.nlist) if ivf else None
+        """Lists, which all shards have in common; None for an exact scan."""
+        return None if self.centroid_MD is None else len(self.centroid_MD)
+
+    def only(
+        self,
+        *,
+        identities: Sequence[str] | None = None,
+        face_ids: Sequence[int] | np.ndarray | None = None,
+        views: Sequence[str] | None = None,
+    ) -> "Index":
+        """The same index, restricted to the rows that meet all of the conditions.
+
+        A restricted index scans more lists, so that those which it may find are found as surely as before: in
+        proportion to the share of rows that are left, and all lists where few are left.
+
+        Args:
+            identities: names of people.
+            face_ids: ids of faces.
+            views: views, as in the Faces.
+        """
+        allowed = tuple(
+            _allowed(shard, before, self.names, identities, face_ids, views)
+            for shard, before in zip(self.shards, self.allowed or (None,) * len(self.shards))
+        )
+        found = replace(self, allowed=allowed)
+        if self.nprobe is None or self.nlist is None:
+            return found
+        left = found.left
+        nprobe = self.nlist if left <= _FEW else min(self.nlist, -(-self.nprobe * self.left // left))
+        return replace(found, nprobe=nprobe)
+
+    def without(self, face_ids: np.ndarray) -> "Index":
+        """The same index, without some faces: int64 (any number,), their ids."""
+        rows = [~np.isin(shard.face_id_N, face_ids) for shard in self.shards]
+        before = self.allowed or (None,) * len(self.shards)
+        return replace(self, allowed=tuple(now if old is None else now & old for now, old in zip(rows, before)))
 
     def search(
         self,
@@ -97,33 +203,32 @@ class Index:
         top: int,
         *,
         nprobe: int | None = None,
+        depth: int | None = None,
         exclude_face_id_Q: np.ndarray | None = None,
     ) -> Neighbours:
-        """The ``top`` nearest vectors of each query, exactly merged over the shards.
-
-        Scores are float32 sums; the last digit may depend on the number of queries per call.
+        """The ``top`` nearest vectors of each query, merged over the shards.
 
         Args:
             query_QD: float32 (Q, D), unit length.
             top: neighbours per query, at least 1.
             nprobe: lists to scan; None: the version's tuned number.
+            depth: candidates to rerank; None: the version's tuned number. At least ``top`` are reranked.
             exclude_face_id_Q: int64 (Q,), a face that each query must not find (itself, if in the index); -1: none.
 
         Raises:
             ValueError: queries of another dimension or not of unit length, or ``top`` below 1.
         """
         self._check(query_QD, top, exclude_face_id_Q)
-        wanted = top if exclude_face_id_Q is None else top + 1
-        step = max(1, _CELLS // (wanted * len(self.shards)))
-        scores, ids = [np.empty((0, top), np.float32)], [np.empty((0, top), np.int64)]
-        for start in range(0, len(query_QD), step):
-            chunk = slice(start, start + step)
-            score_QK, id_QK = self._merged(query_QD[chunk], wanted, nprobe or self.nprobe)
-            if exclude_face_id_Q is not None:
-                score_QK, id_QK = merging.without(score_QK, id_QK, exclude_face_id_Q[chunk])
-            scores.append(score_QK)
-            ids.append(id_QK)
-        return Neighbours(np.concatenate(scores), np.concatenate(ids))
+        extra = 0 if exclude_face_id_Q is None else 1
+        fetch = top + extra
+        if self.spec.refine is not None:
+            fetch = max(fetch, (depth or self.depth or 1) + extra)
+        score_QK, face_id_QK, code_QK = self.reranked(query_QD, fetch, nprobe or self.nprobe)
+        if exclude_face_id_Q is not None:
+            gone_QK = (face_id_QK == exclude_face_id_Q[:, None]) & (face_id_QK >= 0)
+            score_QK[gone_QK], face_id_QK[gone_QK], code_QK[gone_QK] = -np.inf, -1, -1
+        order_QK = np.lexsort((face_id_QK, -score_QK), axis=-1)[:, :top]
+        return Neighbours(*(np.take_along_axis(a, order_QK, 1) for a in (score_QK, face_id_QK, code_QK)))
 
     def identify(
         self, query_QD: np.ndarray, name_Q: list[str], top: int, *, exclude_face_id_Q: np.ndarray | None = None
@@ -148,9 +253,9 @@ class Index:
         self._check(query_QD, top, exclude_face_id_Q)
         if len(name_Q) != len(query_QD):
             raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
-        rows, lists = max(1, self.rows), self.nlist or 1
+        rows, lists = max(1, self.left), self.nlist or 1
         parts: list[tuple[np.ndarray, ...]] = []
-        work = [(np.arange(len(query_QD)), min(rows, max(32, 4 * top)), min(lists, self.nprobe or 1))]
+        work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
             at_Q, fetch, nprobe = work.pop()
             if len(at_Q) > 1 and len(at_Q) * fetch > _CELLS:
@@ -158,13 +263,12 @@ class Index:
                 continue
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
             near = self.search(query_QD[at_Q], fetch, nprobe=nprobe, exclude_face_id_Q=exclude)
-            code_QK = self.identities.codes(near.face_id_QK)
-            first_QK = merging.firsts(code_QK)
+            first_QK = merging.firsts(near.code_QK)
             rank_QK = np.cumsum(first_QK, axis=1)
             done_Q = (rank_QK[:, -1] >= top) | (fetch >= rows and nprobe >= lists)
             keep_QK = first_QK & (rank_QK <= top) & done_Q[:, None]
             query_QK = np.broadcast_to(at_Q[:, None], keep_QK.shape)
-            parts.append(tuple(a[keep_QK] for a in (query_QK, rank_QK, code_QK, near.face_id_QK, near.score_QK)))
+            parts.append(tuple(a[keep_QK] for a in (query_QK, rank_QK, near.code_QK, near.face_id_QK, near.score_QK)))
             if not done_Q.all():
                 scanned_out = fetch >= rows or bool((near.face_id_QK[~done_Q, -1] < 0).any())
                 work.append((at_Q[~done_Q], min(rows, 4 * fetch), min(lists, 4 * nprobe) if scanned_out else nprobe))
@@ -178,17 +282,79 @@ class Index:
         columns = [
             pa.array(name_Q, pa.string()).take(pa.array(at[order])),
             pa.array(rank[order].astype(np.int32)),
-            self.identities.names.take(pa.array(code[order])),
+            self.names.take(pa.array(code[order])),
             pa.array(face_id[order]),
             pa.array(score[order]),
             pa.nulls(len(order), pa.bool_()),
         ]
         return pa.Table.from_arrays(columns, schema=schema.MATCHES)
 
-    def _merged(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-        found = [merging.shard_top(shard, query_QD, k, nprobe) for shard in self.shards]
-        scores, ids = zip(*found)
-        return merging.best(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
+    def reranked(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` rows with the highest scores by their codes, in this order: float32 scores by their stored vectors,
+        int64 face_ids and int32 codes of identities, (Q, k); -inf, -1 and -1 where there are fewer.
+
+        Where nothing is reranked, there are ``k`` of each shard, with the scores by their codes.
+        """
+        width = k if self.spec.refine is not None else k * len(self.shards)
+        score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
+        face_id_QK = np.full((len(query_QD), width), -1, np.int64)
+        code_QK = np.full((len(query_QD), width), -1, np.int32)
+        room = self.spec.workspace_bytes(self.rows)
+        several = max(1, min(room // _QUERY_BYTES, _CELLS // (k * len(self.shards))))
+        few = max(1, room // (k * self.dim * 4))
+
+        def fill(scan: slice) -> None:
+            shard_QK, position_QK, score_QK[scan] = self._candidates(query_QD[scan], k, nprobe)
+            for first in range(0, len(position_QK), few):
+                mine = slice(first, min(first + few, len(position_QK)))
+                here = slice(scan.start + mine.start, scan.start + mine.stop)
+                found = (score_QK[here], face_id_QK[here], code_QK[here])
+                self._rerank(query_QD[here], shard_QK[mine], position_QK[mine], *found)
+
+        threads.each(fill, [slice(at, at + several) for at in range(0, len(query_QD), several)])
+        return score_QK, face_id_QK, code_QK
+
+    def _rerank(
+        self,
+        query_QD: np.ndarray,
+        shard_QK: np.ndarray,
+        position_QK: np.ndarray,
+        score_QK: np.ndarray,
+        face_id_QK: np.ndarray,
+        code_QK: np.ndarray,
+    ) -> None:
+        """Fills the last three arguments; without records for reranking, the scores stay as they are."""
+        for number, shard in enumerate(self.shards):
+            mine_QK = (shard_QK == number) & (position_QK >= 0)
+            if self.spec.refine is None:
+                face_id_QK[mine_QK], code_QK[mine_QK] = shard.rows_at(position_QK[mine_QK])
+            elif mine_QK.all():
+                vector_RD, face_id_R, code_R = shard.records_at(position_QK.ravel())
+                face_id_QK[:], code_QK[:] = face_id_R.reshape(mine_QK.shape), code_R.reshape(mine_QK.shape)
+                score_QK[:] = np.vecdot(vector_RD.reshape(*mine_QK.shape, -1), query_QD[:, None])
+            else:
+                vector_RD, face_id_QK[mine_QK], code_QK[mine_QK] = shard.records_at(position_QK[mine_QK])
+                score_QK[mine_QK] = np.vecdot(vector_RD, query_QD[np.nonzero(mine_QK)[0]])
+
+    def _candidates(
+        self, query_QD: np.ndarray, k: int, nprobe: int | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ``k`` rows with the highest scores by their codes, best first: shard, position, score; (Q, k)."""
+        probed = None
+        if self.centroid_MD is not None:
+            probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
+        allowed = self.allowed or (None,) * len(self.shards)
+        found = [shard.candidates(query_QD, probed, k, rows) for shard, rows in zip(self.shards, allowed)]
+        if len(found) == 1:
+            return np.zeros((len(query_QD), k), np.int64), found[0][1], found[0][0]
+        score_QC = np.concatenate([score_QK for score_QK, _ in found], axis=1)
+        position_QC = np.concatenate([position_QK for _, position_QK in found], axis=1)
+        shard_QC = np.broadcast_to(np.repeat(np.arange(len(found)), k), score_QC.shape)
+        if self.spec.refine is None:  # all are needed: which of equal scores comes first is known by face_id only
+            return shard_QC, position_QC, score_QC
+        best_QK = np.argsort(-score_QC, axis=1, kind="stable")[:, :k]
+        shard_QK, position_QK, score_QK = (np.take_along_axis(a, best_QK, 1) for a in (shard_QC, position_QC, score_QC))
+        return shard_QK, position_QK, score_QK
 
     def _check(self, query_QD: np.ndarray, top: int, exclude_face_id_Q: np.ndarray | None) -> None:
         if query_QD.ndim != 2 or query_QD.shape[1] != self.dim:
@@ -198,6 +364,35 @@ class Index:
         if exclude_face_id_Q is not None and exclude_face_id_Q.shape != (len(query_QD),):
             raise ValueError(f"{exclude_face_id_Q.shape} faces to exclude for {len(query_QD)} queries")
         check_unit(query_QD, "queries")
+
+
+def _allowed(
+    shard: OpenShard,
+    before_N: np.ndarray | None,
+    names: pa.Array,
+    identities: Sequence[str] | None,
+    face_ids: Sequence[int] | np.ndarray | None,
+    views: Sequence[str] | None,
+) -> np.ndarray | None:
+    """bool (N,): the rows of a shard that were allowed before and meet the conditions; None for all rows."""
+    met = [] if before_N is None else [before_N]
+    if identities is not None:
+        code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
+        wanted_M = np.zeros(len(names), bool)
+        wanted_M[code] = True
+        met.append(wanted_M[shard.identity_N])
+    if face_ids is not None:
+        met.append(np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)))
+    if views is not None:
+        met.append(_in_views(shard, views))
+    return np.logical_and.reduce(met) if met else None
+
+
+def _in_views(shard: OpenShard, views: Sequence[str]) -> np.ndarray:
+    if pa.types.is_null(shard.view.type):
+        return np.zeros(shard.rows, bool)
+    allowed_N: np.ndarray = pc.is_in(shard.view, pa.array(views, pa.string())).to_numpy(zero_copy_only=False)
+    return allowed_N
 
 
 def check_fingerprint(index_fingerprint: str, other_fingerprint: str, other_uri: str) -> None:

@@ -1,31 +1,58 @@
-"""The description of an index, and the rule that chooses one from the number of rows.
+"""The description of an index: which code stores the vectors, and how many bytes that takes in memory and on disk.
 
-Vectors are stored exactly (flat, or in inverted lists of flat vectors). The metric is the inner product of unit
-vectors, which is their cosine. Building the index is left to ``build``, the final ``nprobe`` to ``recall``.
+A description is a FAISS factory string of one of a few families. The metric is the inner product of unit vectors, which
+is their cosine. Which description suits a corpus, and how many lists a search scans, is decided elsewhere.
 """
 
 import math
-import re
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import cached_property
 
-from metric_core.errors import ConfigError
+from metric_core.index.factory import FORMS, Code, Parsed, Refine, nearest, parse, reasons_against
 from metric_core.options import Options, out_of_range
 
-FLAT_ROWS = 100_000
-"""Up to this number of rows, an exact scan of everything is fast enough: on 2 CPU cores, a query over 100 000 x 512
-takes 8 ms in a batch and 36 ms alone."""
+PROBES = 10_000
+"""Probes of the search whose memory ``resident_bytes`` predicts."""
 
-SHARD_BYTES = 1 << 30
-"""Size of a shard. It is built, checked, sent and loaded as a whole, so it should fit several times in a worker's
-memory."""
+RESULTS = 10
+"""Results per probe of that search."""
+
+_RESULT_BYTES = 8 + 4 + 4
+"""A result: face_id, score, code of the identity."""
+
+_LEAST_WORKSPACE, _MOST_WORKSPACE = 512 << 10, 2 << 20
+_BASE_BYTES = 2 << 20
+"""What a search of an index of any size adds to its process."""
+
+_WORKSPACES = 6
+"""Blocks of queries, candidates and vectors that a search holds at a time, each of ``workspace_bytes`` at most."""
+
+_ROUNDED = 1.2
+"""FAISS keeps a fast-scan list's codes in a power of two of bytes (``AlignedTable``): a fifth more than the file has,
+as measured for a million rows."""
+
+_SHOWN_NAME_BYTES = 4 + 9
+"""An identity's name in mapped pages: offset and text."""
+
+_ROW_BYTES = 8 + 4
+"""face_id and shard-local code of the identity."""
+
+_NAME_BYTES = 4 + 12
+"""An identity's name on disk: offset and, on average, text."""
+
+_BLOCK = 32
+"""Rows that fast-scan packs together: the last block of a list is padded (FAISS, ``BlockInvertedLists``)."""
 
 _TRAIN_PER_LIST = 64
 """Training vectors per list; FAISS warns below 39 and ignores more than 256 (``ClusteringParameters``)."""
 
 _MIN_PER_LIST = 39
 
-_FACTORY = re.compile(r"Flat|IVF([1-9][0-9]*),Flat")
+_CODEBOOK = 16
+"""Entries of a 4-bit codebook, trained like a list's centroid."""
+
+_RANGE_ROWS = 16_384
+"""Vectors that the range of each component of SQ8 is taken from; what lies outside is clipped to it."""
 
 
 @dataclass(frozen=True)
@@ -35,97 +62,183 @@ class IndexSpec(Options):
     dim: int
     """Components per vector."""
     factory: str
-    """FAISS factory string: ``Flat`` (exact) or ``IVF<lists>,Flat``."""
-    shards: int = 1
-    """Files the rows are spread over; each is built by its own task."""
-    nprobe: int | None = None
-    """Inverted lists scanned per query before tuning; None for ``Flat``, which has no lists."""
+    """FAISS factory string, one of ``factory.FORMS``."""
 
     def problems(self) -> list[str]:
-        problems = []
-        if not _FACTORY.fullmatch(self.factory):
-            problems.append(f"factory is {self.factory!r}; it must be 'Flat' or 'IVF<lists>,Flat'")
-        elif (self.nlist is None) != (self.nprobe is None):
-            problems.append(f"nprobe is {self.nprobe} for {self.factory}; IVF needs one, Flat has none")
-        elif self.nlist is not None:
-            problems += out_of_range(self, nprobe=f"[1, {self.nlist}]")
-        return problems + out_of_range(self, dim="[1, inf)", shards="[1, inf)")
+        problems = out_of_range(self, dim="[1, inf)")
+        parsed = parse(self.factory)
+        if parsed is None:
+            near = nearest(self.factory, self.dim)
+            return [*problems, f"factory is {self.factory!r}; expected {', '.join(FORMS)}; the nearest is {near!r}"]
+        reasons = reasons_against(parsed, self.dim)
+        return problems + [f"factory is {self.factory!r}; {reason}" for reason in reasons]
+
+    @cached_property
+    def _parts(self) -> Parsed:
+        parsed = parse(self.factory)
+        assert parsed, "the constructor checks the factory string"
+        return parsed
 
     @property
     def nlist(self) -> int | None:
-        """Inverted lists; None for a flat index."""
-        found = _FACTORY.fullmatch(self.factory)
-        return int(found[1]) if found and found[1] else None
+        """Inverted lists; None for an index that is scanned whole."""
+        return self._parts.nlist
+
+    @property
+    def code(self) -> Code:
+        """How FAISS stores a vector."""
+        return self._parts.code
+
+    @property
+    def M(self) -> int | None:
+        """Sub-quantisers per vector, 4 bits each; None unless the code is PQ."""
+        return self._parts.M
+
+    @property
+    def bits(self) -> int | None:
+        """Bits per component; None unless the code is RaBitQ."""
+        return self._parts.bits
+
+    @property
+    def refine(self) -> Refine | None:
+        """How the vectors are stored that the best candidates are compared with again; None: they are not."""
+        return self._parts.refine
+
+    @property
+    def fast_scan(self) -> bool:
+        """Whether lists are packed in blocks of 32 rows.
+
+        FAISS 1.15 copies such lists into memory even when it maps the file, which then takes twice its size: open these
+        without ``IO_FLAG_MMAP_IFC``.
+        """
+        return self.code in ("PQ", "RaBitQ")
+
+    @property
+    def lossless(self) -> bool:
+        """Whether vectors are stored as float32, so that scores are exact."""
+        return self.code == "Flat"
+
+    @property
+    def coarse_factory(self) -> str:
+        """What ``faiss.index_factory`` makes the index from that is trained and added to with ``add_core``.
+
+        That function leaves the lists of fast-scan classes wrong, so these are converted afterwards from the plain
+        class of the same code. The vectors for refining are not FAISS's.
+        """
+        if self.code == "PQ":
+            return f"IVF{self.nlist},PQ{self.M}x4"
+        if self.code == "RaBitQ":
+            return f"IVF{self.nlist},RaBitQ{self.bits if self.bits != 1 else ''}"
+        return self.factory.split(",Refine")[0]
 
     @property
     def train_rows(self) -> int:
-        """Vectors to sample for training: none for a flat index."""
-        return _TRAIN_PER_LIST * (self.nlist or 0)
+        """Vectors to sample for training."""
+        rows = _TRAIN_PER_LIST * (self.nlist or 0)
+        if self.code == "PQ":
+            rows = max(rows, 256 * _CODEBOOK)
+        return max(rows, _RANGE_ROWS) if "SQ8" in (self.code, self.refine) else rows
 
     @property
     def min_train_rows(self) -> int:
         """Fewer training vectors than this make FAISS warn that the centroids are unreliable."""
-        return _MIN_PER_LIST * (self.nlist or 0)
+        codebook = _CODEBOOK if self.code == "PQ" else 0
+        ranges = 1 if "SQ8" in (self.code, self.refine) else 0
+        return max(_MIN_PER_LIST * max(self.nlist or 0, codebook), ranges)
 
-    def bytes_needed(self, rows: int) -> int:
-        """Memory of the open index: vectors, ids, identity codes, and the structure that finds a vector.
+    @property
+    def code_bytes(self) -> int:
+        """Bytes per row in FAISS, without its id."""
+        if self.code == "PQ":
+            assert self.M
+            return self.M // 2
+        if self.code == "RaBitQ":
+            # Sign bits and two float32; with more bits, a third, the extra bits and two float32 of their own
+            # (FAISS, impl/RaBitQUtils.h: SignBitFactors, SignBitFactorsWithError, ExtraBitsFactors).
+            assert self.bits
+            signs = math.ceil(self.dim / 8)
+            return signs + 8 if self.bits == 1 else signs + 12 + math.ceil(self.dim * (self.bits - 1) / 8) + 8
+        return _vector_bytes(self.code, self.dim)
 
-        That structure is a hash table from id to row for a flat index (40 bytes per row in libstdc++: a node of 32, a
-        bucket of 8), and the centroids of every shard for IVF.
+    @property
+    def record_bytes(self) -> int:
+        """Bytes per row of the file that candidates are refined from: vector, the scale of 8 bits, face_id, identity; 0
+        without it."""
+        scale = 4 if self.refine == "SQ8" else 0
+        return 0 if self.refine is None else _vector_bytes(self.refine, self.dim) + scale + _ROW_BYTES
+
+    @property
+    def trained_bytes(self) -> int:
+        """Centroids, codebooks and ranges."""
+        codebooks = 4 * _CODEBOOK * self.dim if self.code == "PQ" else 0
+        ranges = 2 * 4 * self.dim if self.code == "SQ8" else 0
+        return 4 * self.dim * (self.nlist or 0) + codebooks + ranges
+
+    def list_bytes(self, rows: int, shards: int = 1) -> int:
+        """Codes and ids of the rows in FAISS, with the padding expected where lists are filled at random.
+
+        An index without lists has no ids: a row's is its position.
         """
-        per_row = 4 * self.dim + 8 + 12
         if self.nlist is None:
-            return rows * (per_row + 40)
-        return rows * per_row + self.shards * self.nlist * 4 * self.dim
+            return rows * self.code_bytes
+        lists = self.nlist * shards
+        padded = float(rows)
+        if self.fast_scan and rows:
+            filled = lists * -math.expm1(-rows / lists)
+            padded = filled * max(_BLOCK, rows / filled + (_BLOCK - 1) / 2)
+        return math.ceil(padded * self.code_bytes) + rows * 8 + lists * 8
+
+    def resident_bytes(self, rows: int, people: int, shards: int, *, mapped: bool = False, views: bool = False) -> int:
+        """How much the resident memory of a process grows that opens the index and searches 10,000 probes.
+
+        Counted are pages that such a search touches, mapped ones too: all lists, and each row's face_id and identity
+        unless the records for refining hold them, which are read by ``pread`` where there is no room to map them.
+        Centroids are counted once, as all shards have the same. Batches must be small enough for the workspace: FAISS
+        has a table of about 8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured
+        at 128 components).
+
+        Args:
+            rows: vectors in the index.
+            people: identities in the index.
+            shards: files that the rows are spread over.
+            mapped: whether the records for refining are mapped, too.
+            views: whether rows have a view.
+        """
+        codes = self.list_bytes(rows, shards) - rows * 8 if self.fast_scan else 0
+        pages = self.list_bytes(rows, shards) + round((_ROUNDED - 1) * codes) + self.trained_bytes
+        if self.refine is None:
+            pages += rows * (_ROW_BYTES + views)
+        elif mapped:
+            pages += rows * self.record_bytes
+        names = 4 * _local_names(rows, people, shards) + people * _SHOWN_NAME_BYTES
+        probes = PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES)
+        return pages + names + probes + _BASE_BYTES + _WORKSPACES * self.workspace_bytes(rows)
+
+    def workspace_bytes(self, rows: int) -> int:
+        """Size of the blocks that a search of so many rows works in: in proportion to the index, within limits."""
+        return min(_MOST_WORKSPACE, max(_LEAST_WORKSPACE, rows * (self.code_bytes + 8) // 32))
+
+    def disk_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
+        """Bytes of the index's files; arguments as of ``resident_bytes``.
+
+        The trained part is in every shard and in the template.
+        """
+        names = _local_names(rows, people, shards) * (_NAME_BYTES + 4) + people * _NAME_BYTES
+        per_row = _ROW_BYTES + views + self.record_bytes
+        return self.list_bytes(rows, shards) + (shards + 1) * self.trained_bytes + rows * per_row + names
 
 
-def choose(
-    rows: int,
-    dim: int,
-    *,
-    shards: int | None = None,
-    target_recall: float = 0.99,
-    memory_budget: int | None = None,
-) -> IndexSpec:
-    """The index for ``rows`` vectors: flat if that is fast enough or exactness is required, else inverted lists.
-
-    The number of lists is the power of two nearest to 4 sqrt(rows), the lower end of FAISS's guideline (wiki,
-    "Guidelines to choose an index": between 4 sqrt(N) and 16 sqrt(N) below a million vectors). The lower end, because
-    lists are scanned exactly here and the training sample grows with the number of lists.
-
-    Args:
-        rows: vectors to index.
-        dim: components per vector.
-        shards: number of shards; None: from the size, 1 GiB each.
-        target_recall: recall that the search should reach, in (0, 1]; 1 gives an exact index.
-        memory_budget: most bytes of memory for the open index; None for no limit.
-
-    Raises:
-        ConfigError: there are no rows, numbers are out of range, or the memory budget is too small.
-    """
-    asked = SimpleNamespace(dim=dim, shards=shards, target_recall=target_recall, memory_budget=memory_budget)
-    problems = [] if rows > 0 else ["there are no vectors to index"]
-    problems += out_of_range(asked, dim="[1, inf)", shards="[1, inf)", target_recall="(0, 1]", memory_budget="[1, inf)")
-    if problems:
-        raise ConfigError.of(problems)
-    factory, nprobe = "Flat", None
-    if rows > FLAT_ROWS and target_recall < 1:
-        nlist = 2 ** round(math.log2(4 * math.sqrt(rows)))
-        factory, nprobe = f"IVF{nlist},Flat", max(1, nlist // 16)
-    if shards is None:
-        shards = max(1, math.ceil(IndexSpec(dim, factory, 1, nprobe).bytes_needed(rows) / SHARD_BYTES))
-    spec = IndexSpec(dim, factory, shards, nprobe)
-    needed = spec.bytes_needed(rows)
-    if memory_budget is not None and needed > memory_budget:
-        raise ConfigError(
-            f"{rows} vectors of {dim} components need {_size(needed)} of memory as {factory}, more than the budget of "
-            f"{_size(memory_budget)}; give --memory-budget at least {_size(needed)}, or embed with fewer components"
-        )
-    return spec
+def _vector_bytes(code: str, dim: int) -> int:
+    return {"Flat": 4, "SQfp16": 2, "SQ8": 1}[code] * dim
 
 
-def _size(count: int) -> str:
-    """Bytes rounded up to three digits in a binary unit."""
+def _local_names(rows: int, people: int, shards: int) -> int:
+    """Names in the shards' own tables: at most all people in every shard, and no more than there are rows."""
+    return min(rows, people * shards)
+
+
+def shown(count: int) -> str:
+    """Bytes for people: rounded up to three digits in a binary unit."""
     unit = max(0, min(4, (count.bit_length() - 1) // 10))
     scaled = count / (1 << (10 * unit))
     digits = max(0, 2 - int(math.log10(scaled))) if unit and scaled >= 1 else 0

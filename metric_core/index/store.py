@@ -6,15 +6,16 @@
 The contents of a plan and the time of publishing are left to the job.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
-from metric_core.artefacts import manifest, migrate
+from metric_core.artefacts import manifest
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, Unfinished
-from metric_core.index.version import KIND, VERSIONS, Version
+from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
+from metric_core.index import format1
+from metric_core.index.version import KIND, SHARDS, VERSIONS, Version
 
 CURRENT = "CURRENT"
 
@@ -27,7 +28,7 @@ class VersionInfo:
     finished: bool
     live: bool
     rows: int | None
-    """None if unfinished"""
+    """None if unfinished, or if its manifest is damaged or of a newer format"""
     when: str | None
     """``finished`` in the provenance, as its job wrote it"""
 
@@ -38,19 +39,37 @@ class IndexStore:
 
     uri: str
 
-    def begin(self, plan: Mapping[str, Any]) -> tuple[Version, Manifest | None]:
+    def begin(
+        self, plan: Mapping[str, Any], tell: Callable[[str], object] = lambda line: None
+    ) -> tuple[Version, Manifest | None]:
         """Start or continue the version that ``plan`` describes; with its manifest if it is already finished.
+
+        A damaged plan is written again, because the version's folder is named by it. A damaged manifest is removed:
+        the job writes it again from what it described. ``tell`` is called with one line for each.
 
         Raises:
             Occupied: the folder holds something other than an index.
         """
         inside = [name for name in storage.names(self.uri) if not name.startswith(".")]
-        if inside and VERSIONS not in inside:
+        if inside and not {VERSIONS, SHARDS} & set(inside):
             raise Occupied(
                 f"{self.uri} holds {', '.join(inside[:3])} and is no index; give --out an empty or a new folder"
             )
-        version = Version(self.uri, manifest.digest(migrate.hashed(KIND, "plan", plan))[:16])
-        return version, manifest.begin(version.uri, KIND, plan)
+        version = Version.of(self.uri, plan)
+        if storage.names(version.uri) and (problem := version.plan_problem()):
+            tell(f"{problem}; it is written again")
+            storage.write_bytes(version.file(manifest.PLAN), manifest.plan_file(KIND, plan))
+        try:
+            return version, manifest.begin(version.uri, KIND, plan)
+        except Corrupt as error:
+            tell(f"{str(error).partition(';')[0]}; it is written again")
+            storage.remove(version.file(manifest.NAME))
+            return version, manifest.begin(version.uri, KIND, plan)
+
+    def forget_plan(self, version: Version) -> None:
+        """Remove a version of which nothing but its plan is there."""
+        if [name for name in storage.names(version.uri) if not name.startswith(".")] == [manifest.PLAN]:
+            storage.remove_tree(version.uri)
 
     def version(self, name: str | None = None) -> Version:
         """The version whose id is ``name``, whether it exists or not; None: the live one. Raises as ``current``."""
@@ -66,7 +85,11 @@ class IndexStore:
         """
         if version.index_uri != self.uri:
             raise ValueError(f"version {version.id} belongs to {version.index_uri}, not to {self.uri}")
-        version.check_files()
+        found = version.manifest()
+        sizes = format1.files(version.uri, found.content) if found.format == 1 else version.sizes()
+        for address, size in sizes.items():
+            if not storage.exists(address) or storage.size(address) != size:
+                raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
         new = f"{version.id}\n".encode()
         for _ in range(100):
             if storage.create_if_absent(self._current, new):
@@ -116,7 +139,7 @@ class IndexStore:
         for name in storage.names(folder):
             try:
                 found = Version(self.uri, name).manifest()
-            except Unfinished:
+            except (Unfinished, Corrupt, SchemaMismatch):
                 out.append(VersionInfo(name, finished=False, live=False, rows=None, when=None))
             else:
                 when = found.provenance.get("finished")

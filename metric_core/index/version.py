@@ -1,53 +1,74 @@
 """One version of an index: the handle that writes and reads its files.
 
-    VERSION/plan.json               inputs and options of the version
-            template.faiss          trained once, every shard starts as a copy
-            shard-000.faiss         vectors with their face_ids
-            identities-000.parquet  face_id -> identity of the same rows
-            shard-000.json          the shard's receipt, written after both
-            manifest.json           written last: the version is finished
+    INDEX/shards/<digest>.faiss, .rows, .vectors   files of ``shard``, named by their content and shared by versions
+    INDEX/versions/<id>/plan.json                  inputs and options of the version
+                        choice.json                the spec that was chosen, and from what
+                        template.faiss             trained once, every shard starts as a copy
+                        probes.arrow               the held-out probes
+                        shard-000.json             a shard's receipt, written after its files
+                        shard-000.arrow            the probes' exact neighbours among its rows
+                        truth.arrow                the probes' exact neighbours among all rows
+                        names.arrow                the distinct identities of all shards
+                        codes.npy                  the position in them of each shard's identities, shard by shard
+                        manifest.json              written last: the version is finished
 
 Listing versions and choosing the live one is left to ``store``.
 """
 
+# M: identities of a shard.
+
 import hashlib
 import io
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import manifest, schema
+from metric_core.artefacts import ids, manifest, migrate
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt, IndexBuildError
-from metric_core.index import codec, identities
-from metric_core.index.build import Built
+from metric_core.errors import Corrupt, IndexBuildError, Missing
+from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
 
 KIND = "index"
-VERSIONS = "versions"
+VERSIONS, SHARDS = "versions", "shards"
+TEMPLATE, PROBES, TRUTH, NAMES, CODES, CHOICE = (
+    "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "choice.json",
+)  # fmt: skip
+_REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 
 @dataclass(frozen=True)
 class Shard:
     """A finished shard's receipt."""
 
-    number: int
+    digest: str
+    """names its files"""
     rows: int
-    bytes: int
-    """size of the FAISS file"""
-    sha256: str
-    """of the FAISS file"""
-    identities_sha256: str
-    """of the identity table's file"""
+    people: int
+    """distinct identities in it"""
+    files: dict[str, File]
+    """by ending"""
     template: str
-    """``codec.template_hash`` of the template it was started from"""
+    """sha256 of the template that it was started from"""
+
+    @classmethod
+    def parse(cls, found: Mapping[str, Any]) -> "Shard":
+        """From JSON."""
+        return cls(**{**found, "files": {name: File(**file) for name, file in found["files"].items()}})
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.bytes for file in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -60,30 +81,50 @@ class Content:
     """of the face_ids"""
     spec: IndexSpec
     template: str
-    """``codec.template_hash`` of the template"""
+    """sha256 of the template"""
     shards: list[Shard]
     rows: int
     """vectors in the inputs"""
+    people: int
+    """distinct identities"""
     nprobe: int | None
-    """tuned; None for a flat index"""
+    """tuned lists per query; None for an exact scan"""
+    depth: int | None
+    """tuned candidates per query that are reranked; None where nothing is"""
     recall: dict[str, Any]
-    """the measured recall, e.g. ``asdict(Tuned)``"""
-    inputs: dict[str, Any] = field(default_factory=dict)
+    """as measured on the held-out probes: ``asdict(tuning.Tuned)``"""
+    inputs: dict[str, Any]
     """the artefacts it was built from, e.g. the digest of the Embeddings"""
+    choice: dict[str, Any]
+    """how the spec was chosen"""
+    files: dict[str, File]
+    """the version's own files, by name"""
+    mapped: bool = False
+    """whether there is memory to map the records for reranking, which are read one by one otherwise"""
+    masks: list[dict[str, Any]] = field(default_factory=list)
+    """faces that are in the shards and must not be found: {name, rows, sha256, why} of each list of face_ids"""
+    calibration: dict[str, Any] | None = None
+    """thresholds for target rates of false identifications; None until they are measured"""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
         """From the ``content`` of a manifest."""
-        shards = [Shard(**shard) for shard in content["shards"]]
-        return cls(**{**content, "spec": IndexSpec(**content["spec"]), "shards": shards})
+        changed = {
+            "spec": IndexSpec(**content["spec"]),
+            "shards": [Shard.parse(shard) for shard in content["shards"]],
+            "files": {name: File(**file) for name, file in content["files"].items()},
+        }
+        return cls(**{**content, **changed})
+
+    @property
+    def bytes(self) -> int:
+        """Of all files but the manifest."""
+        return sum(shard.bytes for shard in self.shards) + sum(file.bytes for file in self.files.values())
 
     def problems(self) -> list[str]:
         """Why a version cannot be finished with this content, one line per reason."""
         found = []
-        numbers = [shard.number for shard in self.shards]
-        if numbers != list(range(self.spec.shards)):
-            found.append(f"shards {numbers} exist, 0..{self.spec.shards - 1} are needed")
-        foreign = [shard.number for shard in self.shards if shard.template != self.template]
+        foreign = [shard.digest for shard in self.shards if shard.template != self.template]
         if foreign:
             found.append(f"shards {foreign} were started from another template")
         if (rows := sum(shard.rows for shard in self.shards)) != self.rows:
@@ -100,6 +141,11 @@ class Version:
     id: str
     """Digest of the plan, so that a job that was killed continues its own version."""
 
+    @classmethod
+    def of(cls, index_uri: str, plan: Mapping[str, Any]) -> "Version":
+        """The version that a plan in today's format describes."""
+        return cls(index_uri, manifest.digest(migrate.hashed(KIND, "plan", plan))[:16])
+
     @property
     def uri(self) -> str:
         """The version's folder."""
@@ -108,68 +154,61 @@ class Version:
     @property
     def finished(self) -> bool:
         """Whether it has its manifest."""
-        return storage.exists(self._file(manifest.NAME))
+        return storage.exists(self.file(manifest.NAME))
 
-    def template(self) -> bytes | None:
-        """The trained template; None if there is none yet."""
-        address = self._file("template.faiss")
+    def file(self, name: str) -> str:
+        """The address of one of its own files."""
+        return storage.join(self.uri, name)
+
+    def address(self, shard: Shard, ending: str = "*") -> str:
+        """The address of one of a shard's files."""
+        return storage.join(self.index_uri, SHARDS, f"{shard.digest}.{ending}")
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of one of its own files; None if there is none yet."""
+        address = self.file(name)
         return storage.read_bytes(address) if storage.exists(address) else None
 
-    def put_template(self, data: bytes) -> bytes:
-        """Store the template and return the stored one: the first, if two workers trained one."""
-        address = self._file("template.faiss")
-        return data if storage.create_if_absent(address, data) else storage.read_bytes(address)
+    def put(self, name: str, data: bytes) -> None:
+        """Store one of its own files, unless it is there already. Whoever builds a version holds the index's lease."""
+        if self.read(name) != data:
+            storage.write_bytes(self.file(name), data)
 
-    def receipt(self, number: int) -> Shard | None:
-        """The receipt of shard ``number``; None if that shard must be built."""
-        address = self._receipt(number)
-        return Shard(**json.loads(storage.read_bytes(address))) if storage.exists(address) else None
-
-    def put_shard(self, number: int, built: Built) -> Shard:
-        """Write a checked shard and its identities, then its receipt."""
-        table = io.BytesIO()
-        pq.write_table(built.identities, table, compression="zstd")
-        storage.write_bytes(self._identities(number), table.getvalue())
-        with tempfile.TemporaryDirectory(prefix="likeness-") as temp:
-            path = Path(temp) / "shard.faiss"
-            sha256, size = codec.write_file(built.index, path), path.stat().st_size
-            storage.put_file(path, self._faiss(number))
-        shard = Shard(
-            number=number,
-            rows=built.rows,
-            bytes=size,
-            sha256=sha256,
-            identities_sha256=storage.sha256(self._identities(number)),
-            template=codec.trained_hash(built.index),
-        )
-        storage.write_bytes(self._receipt(number), manifest.canonical(asdict(shard)))
-        return shard
-
-    def read_shard(self, shard: Shard, template: str) -> tuple[Any, pa.Table]:
-        """The FAISS index and the identities (``identities.SCHEMA``) of a shard.
-
-        Args:
-            shard: the receipt of the shard.
-            template: hash of the template that the shard must have been started from.
+    def receipt(self, number: int) -> tuple[Shard, bytes] | None:
+        """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.
 
         Raises:
-            Corrupt: a file's digest differs from the receipt's, or the shard has another template or other rows.
+            Corrupt: they were damaged.
         """
-        address, beside = self._faiss(shard.number), self._identities(shard.number)
-        with storage.local_copy(address) as path:
-            index = codec.read_file(path, shard.sha256, address)
-        if codec.trained_hash(index) != template or index.ntotal != shard.rows:
-            raise Corrupt(f"{address} has another template or other rows than its manifest says; build the index again")
-        data = storage.read_bytes(beside)
-        if hashlib.sha256(data).hexdigest() != shard.identities_sha256:
-            raise Corrupt(f"{beside}: its sha256 is not the manifest's; build it again")
-        return index, schema.check(pq.read_table(io.BytesIO(data)), identities.SCHEMA, address)
+        data, near = self.read(_receipt(number)), self.read(_near(number))
+        if data is None or near is None:
+            return None
+        try:
+            found = json.loads(data)
+            if found.pop("receipt") != manifest.digest(found):
+                raise ValueError("it was edited")
+            if found.pop("near") != digest(near):
+                raise ValueError("another sha256 of the neighbours")
+            return Shard.parse(found), near
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
+
+    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+        shard = Shard(built.digest, built.rows, built.people, built.files, template)
+        for ending, path in built.paths.items():
+            if not self._is_stored(shard, ending):
+                storage.put_file(path, self.address(shard, ending))
+        self.put(_near(number), near)
+        receipt = asdict(shard) | {"near": digest(near)}
+        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
+        return shard
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
 
         Raises:
-            IndexBuildError: shards are missing or of another template, or their rows are not those of the inputs.
+            IndexBuildError: shards are of another template, or their rows are not those of the inputs.
         """
         if problems := content.problems():
             raise IndexBuildError(f"{self.uri}: {'; '.join(problems)}; build the index again")
@@ -179,6 +218,33 @@ class Version:
         """The manifest. Raises Missing, Unfinished or Corrupt as ``manifest.read``."""
         return manifest.read(self.uri, KIND)
 
+    def format(self) -> int:
+        """The format number of its plan; 0 if it has none that can be read."""
+        data = self.read(manifest.PLAN)
+        try:
+            return 0 if data is None else int(json.loads(data).get("format", 1))  # the first plans had no number
+        except (ValueError, TypeError, AttributeError):
+            return 0
+
+    def plan_problem(self) -> str | None:
+        """What is wrong with its plan, by whose digest it is named; None if nothing is.
+
+        Raises:
+            SchemaMismatch: a newer version of Likeness wrote it.
+        """
+        address, data = self.file(manifest.PLAN), self.read(manifest.PLAN)
+        if data is None:
+            return f"{address} is missing"
+        try:
+            found = json.loads(data)
+            if found["kind"] == KIND:
+                _, number = migrate.require_readable(found, address)
+                if Version.of(self.index_uri, migrate.upgraded(KIND, "plan", found["plan"], number)) == self:
+                    return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{address} is damaged ({error})"
+        return f"{address} is not the plan that the version is named by"
+
     def content(self) -> Content:
         """The content of the manifest. Raises as ``manifest``."""
         return Content.parse(self.manifest().content)
@@ -187,28 +253,98 @@ class Version:
         """The address of the Faces of its vectors when it was built, if known. Raises as ``manifest``."""
         return self.manifest().provenance.get("faces")
 
-    def check_files(self) -> None:
-        """Compare the size of every shard with the manifest, without reading the shards.
+    def sizes(self) -> dict[str, int]:
+        """The size in bytes of every file of a finished version, by address. Raises as ``manifest``."""
+        content = self.content()
+        sizes = {self.file(name): file.bytes for name, file in content.files.items()}
+        for shard in content.shards:
+            sizes |= {self.address(shard, ending): file.bytes for ending, file in shard.files.items()}
+        return sizes
+
+    @contextmanager
+    def local_files(self, shard: Shard, *, verify: bool = False) -> Iterator[dict[str, Path]]:
+        """Local paths of a shard's files, by ending, whose digests were compared; open or map them inside the block.
 
         Raises:
-            Missing, Unfinished: as ``manifest``.
-            Corrupt: the manifest is damaged, or a shard is missing or of another size.
+            Missing, Corrupt: a file is not there, or not what it was; see ``storage.verified``.
         """
-        for shard in self.content().shards:
-            address = self._faiss(shard.number)
-            if not storage.exists(address) or storage.size(address) != shard.bytes:
-                raise Corrupt(
-                    f"{address} is missing or not the {shard.bytes} bytes of its manifest; build the index again"
-                )
+        with ExitStack() as held:
+            yield {ending: held.enter_context(self.local_file(shard, ending, verify=verify)) for ending in shard.files}
 
-    def _file(self, name: str) -> str:
-        return storage.join(self.uri, name)
+    def local_file(self, shard: Shard, ending: str, *, verify: bool = False) -> AbstractContextManager[Path]:
+        """As ``local_files``, for one of them."""
+        return storage.verified(self.address(shard, ending), shard.files[ending].sha256, again=verify)
 
-    def _faiss(self, number: int) -> str:
-        return self._file(f"shard-{number:03d}.faiss")
+    def _is_stored(self, shard: Shard, ending: str) -> bool:
+        try:
+            with self.local_file(shard, ending):
+                return True
+        except (Missing, Corrupt):
+            return False
 
-    def _identities(self, number: int) -> str:
-        return self._file(f"identities-{number:03d}.parquet")
+    def read_checked(self, name: str, file: File) -> bytes:
+        """The bytes of one of its own files.
 
-    def _receipt(self, number: int) -> str:
-        return self._file(f"shard-{number:03d}.json")
+        Raises:
+            Corrupt: it is missing or its digest is not the manifest's.
+        """
+        data = self.read(name)
+        if data is None or digest(data) != file.sha256:
+            what = "is missing" if data is None else "has another sha256 than its manifest says"
+            raise Corrupt(f"{self.file(name)} {what}; {_REMEDY}")
+        return data
+
+    def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
+        """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
+
+        Raises:
+            Corrupt: as ``read_checked``.
+        """
+        with storage.verified(self.file(NAMES), content.files[NAMES].sha256, again=verify) as path:
+            names = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["identity"].combine_chunks()
+        with storage.verified(self.file(CODES), content.files[CODES].sha256, again=verify) as path:
+            code_N = np.load(path, mmap_mode="r", allow_pickle=False)
+        return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])
+
+    def read_masks(self, content: Content) -> np.ndarray:
+        """int64 (any number,), sorted: the faces that must not be found. Raises Corrupt as ``read_checked``."""
+        masked = [ids.NONE]
+        for mask in content.masks:
+            data = self.read_checked(mask["name"], File(0, mask["sha256"]))
+            masked.append(pq.read_table(pa.BufferReader(data))["face_id"].to_numpy())
+        return np.unique(np.concatenate(masked))
+
+
+def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
+    """The files ``names.arrow`` and ``codes.npy`` of some shards, from the distinct identities of each."""
+    names = pa.chunked_array([pa.array([], pa.string()), *shards]).unique()
+    names = names.take(pc.sort_indices(names))
+    codes = [np.empty(0, np.int32), *(pc.index_in(own, names).to_numpy() for own in shards)]
+    return ipc(pa.table({"identity": names})), _npy(np.concatenate(codes).astype(np.int32))
+
+
+def digest(data: bytes) -> str:
+    """sha256, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def ipc(table: pa.Table) -> bytes:
+    """A table as a file of Arrow IPC."""
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()
+
+
+def _receipt(number: int) -> str:
+    return f"shard-{number:03d}.json"
+
+
+def _near(number: int) -> str:
+    return f"shard-{number:03d}.arrow"

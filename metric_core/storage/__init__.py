@@ -1,7 +1,8 @@
 """The only package that opens addresses: local paths and anything fsspec knows (s3://, gs://, memory://).
 
 Writes are atomic: a reader sees the old object, the new one, or none. Two of them are conditional; leases and
-publishing are built on these. What the bytes mean is left to the callers.
+publishing are built on these. Large files with a known digest are checked and cached by ``verified``. What the bytes
+mean is left to the callers.
 """
 
 from metric_core.storage.addresses import absolute, is_local, join, resolve
@@ -18,6 +19,7 @@ from metric_core.storage.reading import (
     read_text,
     sha256,
 )
+from metric_core.storage.verified import Cache, verified
 from metric_core.storage.writing import (
     create_if_absent,
     new_file,
@@ -31,6 +33,7 @@ from metric_core.storage.writing import (
 
 __all__ = [
     "FILE_ERRORS",
+    "Cache",
     "Range",
     "ReadResult",
     "absolute",
@@ -58,6 +61,7 @@ __all__ = [
     "resolve",
     "sha256",
     "size",
+    "verified",
     "walk",
     "write_bytes",
 ]

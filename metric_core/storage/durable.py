@@ -35,7 +35,7 @@ def copy(source: Path, path: Path) -> None:
 @contextmanager
 def new(path: Path) -> Iterator[Path]:
     """A temporary path to write to; when the block ends without an error, the file replaces the one at ``path``."""
-    with _raising_storage_full(path):
+    with raising_storage_full(path):
         with _temporary(path) as temp:
             yield temp
             _sync(temp)
@@ -54,7 +54,7 @@ def create(path: Path, data: bytes) -> bool:
 
 def replace(path: Path, data: bytes, expected: bytes) -> bool:
     """Replace a file only if it still holds ``expected``; a lock file makes compare and replace one step."""
-    with _raising_storage_full(path), _locked(Path(f"{path}.lock")):
+    with raising_storage_full(path), _locked(Path(f"{path}.lock")):
         if not path.exists() or path.read_bytes() != expected:
             return False
         write(path, data)
@@ -67,9 +67,23 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def raising_storage_full(path: Path) -> Iterator[None]:
+    """Turns the errors of a full disk or quota into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageFull(
+            f"{path.parent}: {error.strerror} while writing {path.name}; finished files are kept and no partial file "
+            f"is left; free some space and start again with the same arguments"
+        ) from error
+
+
 def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path], None]) -> bool:
     """Write a temporary file with ``fill`` and move it with ``place``; returns whether the name was free."""
-    with _raising_storage_full(path):
+    with raising_storage_full(path):
         with _temporary(path) as temp:
             fill(temp)
             _sync(temp)
@@ -135,17 +149,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _raising_storage_full(path: Path) -> Iterator[None]:
-    """Turns the errors of a full disk or quota into StorageFull."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StorageFull(
-            f"{path.parent}: {error.strerror} while writing {path.name}; finished files are kept and no partial file "
-            f"is left; free some space and start again with the same arguments"
-        ) from error

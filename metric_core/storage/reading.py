@@ -18,6 +18,8 @@ Range = tuple[str, int, int | None]
 ReadResult = bytes | Missing | OSError
 FILE_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of a single file. Other errors are those of the storage and may be gone at the next try."""
+PIECE = 8 << 20
+"""Bytes of a large file that are held in memory at once."""
 PROBE, SLOW, READERS = 8, 0.001, 16
 """Local files are read by ``READERS`` threads if the first ``PROBE`` reads take over ``SLOW`` seconds each, as those
 of a network mount do."""
@@ -85,11 +87,16 @@ def read_many(wanted: Sequence[Range]) -> list[ReadResult]:
 
 
 def sha256(uri: str) -> str:
-    """Hex digest of an object's bytes, read in 8 MiB pieces."""
-    digest = hashlib.sha256()
+    """Hex digest of an object's bytes, read in pieces."""
     with open_read(uri) as f:
-        while piece := f.read(8 << 20):
-            digest.update(piece)
+        return sha256_of(f)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex digest of an open file's bytes from its position on, read in pieces."""
+    digest = hashlib.sha256()
+    while piece := file.read(PIECE):
+        digest.update(piece)
     return digest.hexdigest()
 
 

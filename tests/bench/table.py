@@ -13,7 +13,8 @@ class Case:
     """One line of the table; a ratio above 1 means that ours is better."""
 
     case: str
-    ours: float
+    ours: float | None
+    """None where nothing was measured; the unit then says why"""
     peer: float | None
     ratio: float | None
     unit: str
@@ -27,6 +28,11 @@ def less(name: str, ours: float, peer: float | None, unit: str) -> Case:
 def more(name: str, ours: float, peer: float | None, unit: str) -> Case:
     """A figure of which more is better, such as images per second."""
     return Case(name, ours, peer, None if peer is None else ours / peer, unit)
+
+
+def skipped(name: str, why: str) -> Case:
+    """A case that was not measured."""
+    return Case(name, None, None, None, f"skipped: {why}")
 
 
 def parser(doc: str | None, quick: str) -> argparse.ArgumentParser:
@@ -44,6 +50,6 @@ def show(cases: Iterable[Case], *, as_json: bool) -> None:
         return
     print(f"{'case':<56}{'ours':>12}{'peer':>12}{'ratio':>9}  unit")
     for case in cases:
-        peer = "-" if case.peer is None else f"{case.peer:.4g}"
+        ours, peer = ("-" if figure is None else f"{figure:.4g}" for figure in (case.ours, case.peer))
         ratio = "-" if case.ratio is None else f"{case.ratio:.2f}"
-        print(f"{case.case:<56}{case.ours:>12.4g}{peer:>12}{ratio:>9}  {case.unit}")
+        print(f"{case.case:<56}{ours:>12}{peer:>12}{ratio:>9}  {case.unit}")

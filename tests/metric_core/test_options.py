@@ -106,9 +106,8 @@ def test_empty_strings_are_refused_unless_they_are_the_default() -> None:
         assert str(error.value) == f"{name} is {value!r}; {whose} must not be empty"
     with pytest.raises(ConfigError) as error:
         IndexSpec(dim=8, factory="")
-    assert str(error.value).splitlines() == ["factory is ''; it must be 'Flat' or 'IVF<lists>,Flat'"], (
-        "one line is enough"
-    )
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("factory is ''; expected Flat, SQfp16, ")
 
 
 def test_options_of_jobs_and_specs() -> None:

@@ -5,6 +5,8 @@ ACCEPTED: dict[str, list[str]] = {
     "train": ["--faces", "faces", "--out", "model"],
     "embed": ["--faces", "faces", "--model", "model", "--out", "embeddings"],
     "index": ["--embeddings", "embeddings", "--out", "index"],
+    "index check": ["--index", "index"],
+    "index export": ["--index", "index", "--out", "index.faiss"],
     "search": ["--index", "index", "--embeddings", "embeddings"],
     "verify": ["a.jpg", "b.jpg", "--model", "model"],
     "evaluate": ["--embeddings", "embeddings", "--retrieval"],

@@ -28,6 +28,7 @@ def embeddings(
     vector_ND: np.ndarray,
     *,
     identities: Sequence[str] | None = None,
+    views: Sequence[str | None] | None = None,
     rejected: Sequence[int] = (),
     gone: Sequence[int] = (),
     unit: int = 5,
@@ -50,7 +51,8 @@ def embeddings(
         if tags is not None:
             unit_tags = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
         here = np.array(ids[at], np.int64)
-        table = to_table(here, names[at], [None] * len(here), vector_ND[at], np.ones(len(here)))
+        seen = list(views[at]) if views else [None] * len(here)
+        table = to_table(here, names[at], seen, vector_ND[at], np.ones(len(here)))
         store.commit(one, UnitResult(unit_tags, table, rejects, {}))
     written = {
         "plan_id": out.name,

@@ -138,7 +138,8 @@ def test_float16_halves_the_bytes_and_keeps_the_cosine(chain: Chain, tmp_path: P
 
 def test_index_is_live_and_exact(chain: Chain) -> None:
     answer = chain.answers["index"]
-    assert (answer["rows"], answer["shards"], answer["recall"]) == (144, 3, 1.0)
+    assert (answer["rows"], answer["people"], answer["shards"]) == (144, 24, 3)
+    assert (answer["spec"], answer["identity_recall"], answer["recall"]) == ("Flat", 1.0, 1.0)
     assert (Path(chain.index) / "CURRENT").read_text().strip() == answer["version"]
     again = index.run(IndexConfig(embeddings=chain.embeddings, out=chain.index, shards=3))
     assert again["version"] == answer["version"]

@@ -391,8 +391,11 @@ OPTIONS = {
     "tracking-uri experiment run-name register",
     "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out tombstones shards target-recall memory-budget seed",
-    "search": "index model image embeddings top out gallery faces",
+    "index": "address verbose embeddings out tombstones picture dry-run target-identity-recall target-recall "
+    "memory-budget disk-budget spec shards seed",
+    "index check": "index version verify",
+    "index export": "index version out",
+    "search": "index model image embeddings verify identities face-ids views split top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "
     "neighbours",

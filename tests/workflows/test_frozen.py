@@ -16,14 +16,17 @@ from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.migrate import Step
-from metric_core.errors import SchemaMismatch
+from metric_core.errors import Corrupt, SchemaMismatch
+from metric_core.index.search import Index
 from metric_core.model import bundle
 from metric_core.model.spec import ModelSpec
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.embed import job as embed
 from workflows.embed.config import EmbedConfig
+from workflows.index import check as index_check
 from workflows.index import job as index
+from workflows.index.config import CheckConfig as IndexCheckConfig
 from workflows.index.config import IndexConfig
 from workflows.search import job as search
 from workflows.search.config import SearchConfig
@@ -106,13 +109,6 @@ def test_the_same_pictures_give_the_same_faces(frozen: Path, pictures: Path, tmp
     assert made.digest == stored.digest
 
 
-def test_the_same_embeddings_give_the_same_index(frozen: Path, tmp_path: Path, ray_session: None) -> None:
-    out = tmp_path / "index"
-    made = index.run(IndexConfig(embeddings=both(frozen), out=str(out), shards=2))
-    stored = json.loads((frozen / "index" / "versions" / made["version"] / "manifest.json").read_text())
-    assert json.loads((out / "versions" / made["version"] / "manifest.json").read_text())["digest"] == stored["digest"]
-
-
 def test_faces_open(frozen: Path) -> None:
     faces = Faces.open(str(frozen / "faces"))
     assert (faces.table.num_rows, faces.namespace, faces.count("valid")) == (33, "frozen", 13)
@@ -143,16 +139,68 @@ def test_tombstones_still_know_whom_they_are_for(frozen: Path) -> None:
     assert gone.num_rows == 5, "one face of one person, all of the other's"
 
 
-def test_a_finished_index_is_found_again_by_its_plan_and_answers(frozen: Path) -> None:
-    live = (frozen / "index" / "CURRENT").read_text().strip()
-    answer = index.run(IndexConfig(embeddings=both(frozen), out=str(frozen / "index"), shards=2))
-    assert (answer["version"], answer["rows"], answer["recall"]) == (live, 32, 1.0)
-    asked = SearchConfig(index=str(frozen / "index"), embeddings=both(frozen), out=str(frozen / "matches"), top=3)
+def matches_of(frozen: Path, out: str) -> list[tuple[str, int, str, int]]:
+    """Whom a search finds, after comparing the scores with those that were found when the artefacts were frozen."""
+    asked = SearchConfig(index=str(frozen / "index"), embeddings=both(frozen), out=str(frozen / out), top=3)
     found = search.run(asked)["matches"]
     stored = pq.read_table(frozen / "matches" / "matches.parquet").to_pylist()
-    assert [(m["query"], m["rank"], m["face_id"]) for m in found] == [
-        (m["query"], m["rank"], m["face_id"]) for m in stored
+    assert [m["score"] for m in found] == pytest.approx([m["score"] for m in stored], abs=1e-5)
+    return [(m["query"], m["rank"], m["identity"], m["face_id"]) for m in found]
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def frozen_version(frozen: Path) -> Path:
+    (version,) = (frozen / "index" / "versions").iterdir()
+    return version
+
+
+def test_a_finished_index_answers_and_the_same_command_builds_todays_beside_it(frozen: Path, ray_session: None) -> None:
+    old = frozen_version(frozen)
+    before = times(old)
+    stored = pq.read_table(frozen / "matches" / "matches.parquet").to_pylist()
+    expected = [(m["query"], m["rank"], m["identity"], m["face_id"]) for m in stored]
+    assert matches_of(frozen, "then") == expected
+    checked = index_check.run(IndexCheckConfig(index=str(frozen / "index"), verify=True))
+    assert (checked["version"], checked["format"], checked["rows"], checked["shards"]) == (old.name, 1, 32, 2)
+
+    made = index.run(IndexConfig(embeddings=both(frozen), out=str(frozen / "index"), shards=2))
+    assert (frozen / "index" / "CURRENT").read_text().strip() == made["version"] != old.name
+    assert (made["rows"], made["identity_recall"], made["recall"]) == (32, 1.0, 1.0)
+    assert matches_of(frozen, "now") == expected
+    assert times(old) == before
+    Index.open(str(frozen / "index"), old.name)
+    assert index_check.run(IndexCheckConfig(index=str(frozen / "index")))["format"] == 2
+
+
+def test_a_half_finished_index_is_left_as_it_is(
+    frozen: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = frozen_version(frozen)
+    for name in ("manifest.json", "shard-001.json"):
+        (half / name).unlink()
+    (frozen / "index" / "CURRENT").unlink()
+    before = times(half)
+    made = index.run(IndexConfig(embeddings=both(frozen), out=str(frozen / "index"), shards=2))
+    assert times(half) == before
+    told = [line for line in capsys.readouterr().err.splitlines() if half.name in line]
+    assert told == [
+        f"version {half.name} was begun in an older format and never finished; it is left as it is, and version "
+        f"{made['version']} is built beside it"
     ]
+    stored = pq.read_table(frozen / "matches" / "matches.parquet").to_pylist()
+    assert matches_of(frozen, "now") == [(m["query"], m["rank"], m["identity"], m["face_id"]) for m in stored]
+
+
+def test_a_damaged_index_of_the_first_format_is_named(frozen: Path) -> None:
+    path = frozen_version(frozen) / "shard-001.faiss"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(Corrupt, match=r"shard-001\.faiss"):
+        index_check.run(IndexCheckConfig(index=str(frozen / "index")))
 
 
 def test_finished_jobs_stay_finished(frozen: Path, ray_session: None) -> None:

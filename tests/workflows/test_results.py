@@ -13,6 +13,10 @@ from workflows.embeddings import check, compare, export, stats
 from workflows.embeddings.config import CheckConfig, CompareConfig, ExportConfig, StatsConfig
 from workflows.evaluate import job as evaluate
 from workflows.evaluate.config import EvaluateConfig
+from workflows.index import check as index_check
+from workflows.index import job as index
+from workflows.index.config import CheckConfig as IndexCheckConfig
+from workflows.index.config import IndexConfig
 from workflows.search import job as search
 from workflows.search.config import SearchConfig
 from workflows.verify import job as verify
@@ -41,7 +45,10 @@ def names(answer: dict[str, Any], depth: int = 2) -> Iterator[str]:
             "validation.tar_at_far_1e-1 mlflow_run",
         ),
         ("embed", "embeddings embedded quarantined reused seconds startup_seconds images_per_second"),
-        ("index", "index version rows shards bytes recall seconds"),
+        (
+            "index",
+            "index version rows people shards bytes spec nprobe depth identity_recall recall memory seconds",
+        ),
     ],
 )
 def test_of_jobs_that_write_artefacts(chain: Chain, job: str, expected: str) -> None:
@@ -65,6 +72,15 @@ def test_of_embed_otherwise(chain: Chain, tmp_path: Path, more: dict[str, Any], 
     how = more | ({"since": chain.embeddings} if "since" in more else {})
     answer = embed.run(EmbedConfig(faces=chain.faces, model=chain.model, out=str(tmp_path / "e"), **how))
     assert sorted(names(answer)) == sorted(expected.split())
+
+
+def test_of_index_otherwise(chain: Chain, tmp_path: Path) -> None:
+    dry = index.run(IndexConfig(embeddings=chain.embeddings, out=str(tmp_path / "i"), dry_run=True))
+    expected = "spec rows shards bytes memory task_memory sample_rows identity_recall cpu_seconds seconds"
+    assert sorted(names(dry)) == sorted(expected.split())
+    checked = index_check.run(IndexCheckConfig(index=chain.index))
+    expected = "index version format rows people shards files looked_up identity_recall"
+    assert sorted(names(checked)) == sorted(expected.split())
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,47 @@
 """The steps of building an index version; each continues from what an interrupted run left."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from metric_core.artefacts.collection import Collection
-from metric_core.index import build, codec, recall
-from metric_core.index.recall import Tuned
+from metric_core.artefacts import manifest
+from metric_core.errors import IndexBuildError
+from metric_core.index import check, choose, sample, shard, truth, tuning
+from metric_core.index import version as versions
+from metric_core.index.choose import Choice, Wanted
+from metric_core.index.corpus import Corpus, Part
 from metric_core.index.search import Index
+from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.truth import Probes, Truth
+from metric_core.index.tuning import Target
+from metric_core.index.version import Content, Version
 from workflows.index.config import IndexConfig
 from workflows.shared import cluster
 
-QUERIES = 256
-"""Number of queries to measure recall with; 256 x 10 neighbours put its standard error below 0.2 % at 0.99."""
-NEIGHBOURS = 10
-"""Neighbours per query whose recall is measured."""
+_PROCESS_BYTES = 256 << 20
+"""Memory of a task beside what grows with its shard: Python, the libraries, a part and a block of similarities."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build has decided before its first shard."""
+
+    spec: IndexSpec
+    shards: int
+    template: bytes
+    probes: Probes
+    mapped: bool
+    """whether there is memory to map the records for reranking"""
+    choice: dict[str, Any]
+    """as a version records it"""
 
 
 @dataclass(frozen=True)
@@ -27,39 +49,66 @@ class Build:
     """An index version that is being built."""
 
     config: IndexConfig
-    source: Collection
-    """The vectors to index."""
-    spec: IndexSpec
+    corpus: Corpus
     version: Version
+    before: Content | None = None
+    """what the version's manifest describes, if it is finished and is mended now"""
 
-    def template(self) -> bytes:
-        """The trained template. Every shard is a copy of it: FAISS does not notice if merged shards were trained apart.
+    @property
+    def wanted(self) -> Wanted:
+        """What is asked of the index."""
+        config = self.config
+        return Wanted(
+            rows=self.corpus.rows,
+            dim=self.corpus.dim,
+            target=Target(config.target_identity_recall, config.target_recall),
+            memory=config.memory_bytes,
+            disk=config.disk_bytes,
+            shards=config.shards,
+            spec=config.spec,
+        )
+
+    def choose(self) -> Choice:
+        """The best index, from a sample of the corpus. Raises ConfigError as ``choose.choose``."""
+        wanted = self.wanted
+        self.corpus.require_distinct()
+        drawn = sample.draw(self.corpus, choose.sample_rows(wanted), self.config.seed)
+        return choose.choose(wanted, drawn, self.config.seed)
+
+    def plan(self) -> Plan:
+        """What was decided by an earlier run; else chosen now, and stored before any shard is built."""
+        stored = self._stored_plan()
+        if stored is not None:
+            return stored
+        made = self.choose()
+        probes = versions.ipc(made.probes.to_table())
+        choice = made.row() | {
+            "spec": asdict(made.chosen.spec),
+            "mapped": made.chosen.mapped,
+            "template": versions.digest(made.template),
+            "probes": versions.digest(probes),
+        }
+        files = {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: manifest.canonical(choice)}
+        self._put(files)
+        return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
+
+    def shards(self, plan: Plan) -> Iterator[int]:
+        """The rows of each shard when it is done: a Ray task builds and checks each one that is missing or damaged.
 
         Raises:
-            ConfigError: there are too few vectors to train the lists.
-        """
-        found = self.version.template()
-        if found is not None:
-            return found
-        sample_ND = np.empty((0, self.spec.dim), np.float32)
-        if self.spec.train_rows:
-            vectors = self.source.iter_vectors()
-            sample_ND = build.sample(vectors, self.spec.train_rows, self.config.seed, "index-train").embedding_ND
-        return self.version.put_template(build.train_template(sample_ND, self.spec, self.config.seed))
-
-    def shards(self, template: bytes) -> Iterator[Shard]:
-        """Receipts of all shards as they are done: a Ray task builds and checks each one that is missing.
-
-        Raises:
+            ConfigError: no node has the memory that a shard takes to build.
             IndexBuildError: a shard failed its checks.
         """
-        expected = self._rows_of_shards()
-        work, start, running = ray.put(self), ray.put(template), []
-        for number in range(self.spec.shards):
-            if (done := self.version.receipt(number)) is not None:
-                yield done
+        runs = self.corpus.runs(plan.shards)
+        memory = [memory_of(plan.spec, sum(part.rows for part in run)) for run in runs]
+        cluster.require_memory(max(memory), "give more --shards, or a node with more memory")
+        work, decided, running = ray.put(self), ray.put(plan), []
+        for number, run in enumerate(runs):
+            if (done := check.sound_receipt(self.version, number, plan.choice["template"])) is not None:
+                yield done[0].rows
             else:
-                running.append(_build_shard.remote(work, start, number, int(expected[number])))
+                task = _build_shard.options(memory=memory[number])
+                running.append(task.remote(work, decided, number, run))
         try:
             while running:
                 ready, running = ray.wait(running)
@@ -67,41 +116,104 @@ class Build:
         except RayError as error:
             raise cluster.as_likeness_error(error) from error
 
-    def content(self, template: bytes, shards: list[Shard]) -> Content:
-        """The manifest's content, before tuning."""
+    def content(self, plan: Plan) -> Content:
+        """The manifest's content, before tuning; the files that are made of all shards are stored."""
+        shards, names, near = [], [], []
+        for number in range(len(self.corpus.runs(plan.shards))):
+            found = self.version.receipt(number)
+            assert found is not None, "all shards are built"
+            shards.append(found[0])
+            near.append(truth.parse_best(found[1]))
+            with self.version.local_files(found[0]) as paths:
+                names.append(shard.read_rows(paths["rows"])["identity"].dictionary)
+        own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
+        own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
+        self._put(own)
+        for name in (versions.TEMPLATE, versions.PROBES, versions.CHOICE):
+            own[name] = self.version.read(name) or b""
         return Content(
-            fingerprint=self.source.fingerprint,
-            namespace=self.source.namespace,
-            spec=self.spec,
-            template=codec.template_hash(template),
-            shards=sorted(shards, key=lambda shard: shard.number),
-            rows=self.source.rows,
-            nprobe=self.spec.nprobe,
+            fingerprint=self.corpus.collection.fingerprint,
+            namespace=self.corpus.collection.namespace,
+            spec=plan.spec,
+            template=plan.choice["template"],
+            shards=shards,
+            rows=self.corpus.rows,
+            people=len(pa.ipc.open_file(own[versions.NAMES]).read_all()),
+            nprobe=None,
+            depth=None,
+            mapped=plan.mapped,
             recall={},
-            inputs={"embeddings": self.source.digest},
+            inputs={"embeddings": self.corpus.collection.digest},
+            choice=plan.choice,
+            files={name: File(len(data), versions.digest(data)) for name, data in sorted(own.items())},
         )
 
-    def tune(self, content: Content) -> Tuned:
-        """The fewest lists that reach the target on held-out queries, and the recall they reach."""
-        queries = build.sample(self.source.iter_vectors(), QUERIES, self.config.seed, "index-recall")
-        if len(queries) < 2:
-            return Tuned(nprobe=content.nprobe, recall=1.0, k=NEIGHBOURS, queries=0)  # one vector has no neighbours
-        draft = Index.load(self.version, content)
-        truth = recall.exact(queries.embedding_ND, self.source.iter_vectors(), NEIGHBOURS, queries.face_id_N)
-        return recall.tune_nprobe(draft, truth, self.config.target_recall)
+    def tune(self, content: Content) -> Content:
+        """The content with the parameters that reach the target with the least work, and what they reach.
 
-    def _rows_of_shards(self) -> np.ndarray:
-        """int64 (shards,): number of vectors per shard."""
-        expected = np.zeros(self.spec.shards, np.int64)
-        for block in self.source.iter_vectors():
-            expected += np.bincount(build.shard_of(block.face_id_N, self.spec.shards), minlength=self.spec.shards)
-        return expected
+        Raises:
+            IndexBuildError: the index does not reach the target, whatever the parameters.
+        """
+        index, target = Index.load(self.version, content), self.wanted.target
+        known = Truth.parse(self.version.read_checked(versions.TRUTH, content.files[versions.TRUTH]))
+        tuned = tuning.tune(index, known, target)
+        if not target.met(tuned):
+            wanted = f"{target.identity:g}" + ("" if target.vectors is None else f" and {target.vectors:g}")
+            raise IndexBuildError(
+                f"the index {content.spec.factory} reaches an identity recall of {tuned.identity:.4f} and a vector "
+                f"recall of {tuned.recall:.4f} at best, not {wanted} as its sample promised; nothing was published; "
+                f"lower the target, or give a larger --memory-budget"
+            )
+        return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
+
+    def require_same(self, found: str, expected: str) -> None:
+        """Refuse to replace a file of a finished version by another one. Raises IndexBuildError."""
+        if found != expected:
+            raise IndexBuildError(
+                f"{self.version.uri}: what was built again differs from what its manifest describes, as it does with "
+                f"another processor or other versions of FAISS and NumPy; build a new version beside it with another "
+                f"--seed"
+            )
+
+    def _put(self, files: Mapping[str, bytes]) -> None:
+        """Store some of the version's own files."""
+        for name, data in files.items():
+            if self.before is not None:
+                self.require_same(versions.digest(data), self.before.files[name].sha256)
+        for name, data in files.items():
+            self.version.put(name, data)
+
+    def _stored_plan(self) -> Plan | None:
+        """The plan of an earlier run; None if there is none, or if a part of it was damaged."""
+        choice, trained, probes = (self.version.read(n) for n in (versions.CHOICE, versions.TEMPLATE, versions.PROBES))
+        if choice is None or trained is None or probes is None:
+            return None
+        try:
+            found = json.loads(choice)
+            sound = found["template"] == versions.digest(trained) and found["probes"] == versions.digest(probes)
+            if not sound:
+                return None
+            spec, shards = IndexSpec(**found["spec"]), found["shards"]
+            return Plan(spec, shards, trained, Probes.parse(probes), found["mapped"], found)
+        except (ValueError, KeyError, TypeError):  # not what was written: decided again, to the same result
+            return None
+
+
+def memory_of(spec: IndexSpec, rows: int) -> int:
+    """Most bytes of memory that a task takes to build a shard of so many rows."""
+    return 2 * spec.disk_bytes(rows, rows, 1) + _PROCESS_BYTES
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _build_shard(work: Build, template: bytes, number: int, rows: int) -> Shard:
-    """Build, check and write one shard, which is expected to hold ``rows`` vectors."""
-    shards = work.spec.shards
-    built = build.build_shard(template, build.of_shard(work.source.iter_vectors(), number, shards))
-    build.check_shard(built, number, shards, rows=rows, template=template)
-    return work.version.put_shard(number, built)
+def _build_shard(work: Build, plan: Plan, number: int, parts: list[Part]) -> int:
+    """Build, check and store one shard of these parts, which are read once."""
+    near = plan.probes.nearest()
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        rows = sum(part.rows for part in parts)
+        blocks = (work.corpus.read(part) for part in parts)
+        built = shard.build(plan.template, plan.spec, blocks, rows, Path(folder), near)
+        if work.before is not None:
+            work.require_same(built.digest, work.before.shards[number].digest)
+        check.require_found(Index.single(built.paths, plan.spec), f"shard {number}")
+        neighbours = versions.ipc(truth.best_table(near.best()))
+        return work.version.put_shard(number, built, versions.digest(plan.template), neighbours).rows

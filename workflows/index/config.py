@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from metric_core.options import out_of_range
+from metric_core.index import factory
+from metric_core.options import Options, out_of_range
 from workflows.shared.options import RunOptions
 
 
@@ -13,8 +14,16 @@ class IndexConfig(RunOptions):
     """Build and publish a version of an index."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("embeddings", "out", "tombstones"),
-        "index": ("target_recall", "memory_budget", "shards", "seed"),
+        "input and output": ("embeddings", "out", "tombstones", "picture", "dry_run"),
+        "index": (
+            "target_identity_recall",
+            "target_recall",
+            "memory_budget",
+            "disk_budget",
+            "spec",
+            "shards",
+            "seed",
+        ),
     }
 
     embeddings: str
@@ -23,27 +32,106 @@ class IndexConfig(RunOptions):
     """Folder or object-store address of the Index; a new version is added to those that are there."""
     tombstones: str | None = None
     """Folder of erased faces, which are left out; default: the folder tombstones next to their Faces."""
-    shards: int | None = None
-    """Number of files that the vectors are divided among; default: files of about 1 GiB."""
-    target_recall: float = 0.99
-    """Share of the true 10 nearest vectors that a search must find, above 0 and at most 1; 1 keeps the index exact."""
+    picture: str | None = None
+    """PNG file to write, with the recall that each amount of work per probe reached."""
+    dry_run: bool = False
+    """Choose an index on a sample, show what building it would take, and write nothing."""
+    target_identity_recall: float = 0.99
+    """Share of held-out probes whose person must come first, of those whose person an exact search puts first, above 0
+    and at most 1; 1 keeps the index exact."""
+    target_recall: float | None = None
+    """Share of the true 10 nearest vectors that a search must find as well, above 0 and at most 1; default: it does
+    not matter which strangers come fifth to tenth."""
     memory_budget: str | None = None
-    """Memory that the opened index may take, such as 4GiB or 500MB; default: no limit."""
+    """Memory that a search may add to its process, such as 4GiB or 500MB; default: no limit."""
+    disk_budget: str | None = None
+    """Disk that the index may take, such as 40GiB; default: no limit."""
+    spec: str | None = None
+    """The index to build, for experts: Flat, SQfp16, SQ8, IVF<lists>,SQ8, IVF<lists>,PQ<M>x4fsr,Refine(SQfp16),
+    IVF<lists>,RaBitQfs4,Refine(SQ8) ...; default: the one that reaches the targets with the least work."""
+    shards: int | None = None
+    """Number of shards that the vectors are divided among, each of whole parts; default: shards of about 1 GiB."""
     seed: int = 0
-    """Random seed for the training sample, k-means and the recall sample."""
+    """Random seed for the sample, the probes and k-means."""
 
     def problems(self) -> list[str]:
-        problems = out_of_range(self, shards="[1, inf)", target_recall="(0, 1]")
-        try:
-            _ = self.memory_bytes
-        except ValueError as error:
-            problems.append(f"memory_budget is {self.memory_budget!r}; {error}")
+        problems = out_of_range(self, shards="[1, inf)", target_identity_recall="(0, 1]", target_recall="(0, 1]")
+        for name in ("memory_budget", "disk_budget"):
+            try:
+                if self._bytes(name) == 0:
+                    problems.append(f"{name} is {getattr(self, name)!r}; expected more than nothing")
+            except ValueError as error:
+                problems.append(f"{name} is {getattr(self, name)!r}; {error}")
+        return problems if self.spec is None else problems + self._problems_of(self.spec)
+
+    def _problems_of(self, spec: str) -> list[str]:
+        """Those that do not depend on the vectors' dimension."""
+        if not spec.strip():
+            return [f"spec is {spec!r}; leave it out for the best one"]
+        parsed = factory.parse(spec)
+        if parsed is None:
+            near = factory.nearest(spec, factory.ANY_DIM)
+            return [f"spec is {spec!r}; expected {', '.join(factory.FORMS)}; the nearest is {near!r}"]
+        problems = [f"spec is {spec!r}; {reason}" for reason in factory.reasons_against(parsed, factory.ANY_DIM)]
+        exact = [name for name in ("target_identity_recall", "target_recall") if getattr(self, name) == 1]
+        if exact and parsed.code != "Flat":
+            problems.append(
+                f"{exact[0]} is 1 and spec is {spec!r}, which does not find everything; expected a target below 1, or "
+                f"--spec Flat or IVF<lists>,Flat"
+            )
         return problems
 
     @property
     def memory_bytes(self) -> int | None:
-        """The budget in bytes."""
-        return None if self.memory_budget is None else bytes_of(self.memory_budget)
+        """The memory budget in bytes."""
+        return self._bytes("memory_budget")
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """The disk budget in bytes."""
+        return self._bytes("disk_budget")
+
+    def _bytes(self, name: str) -> int | None:
+        text = getattr(self, name)
+        return None if text is None else bytes_of(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(Options):
+    """Verify an index."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("index", "version", "verify"),
+    }
+
+    index: str
+    """The Index to check."""
+    version: str | None = None
+    """Id of the version to check; default: the live one."""
+    verify: bool = False
+    """Hash every file again, also those that have not changed since this machine hashed them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Options):
+    """Write an index as one file for plain FAISS."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("index", "version", "out"),
+    }
+
+    index: str
+    """The Index to export."""
+    version: str | None = None
+    """Id of the version to export; default: the live one."""
+    out: str
+    """File to write: NAME.faiss, for faiss.read_index, whose ids are face_ids; the identities are written to
+    NAME.identities.parquet."""
+
+    def problems(self) -> list[str]:
+        if not self.out.endswith(".faiss"):
+            return [f"out is {self.out!r}; expected a name that ends in .faiss"]
+        return []
 
 
 def bytes_of(size: str) -> int:

@@ -1,82 +1,198 @@
-"""``likeness index``: Embeddings to a searchable Index: a template trained once, shards filled in parallel, checked,
-tuned and published in one atomic step. A build that was killed continues with the shards that are not done.
+"""``likeness index``: Embeddings to a searchable Index: an index chosen on a sample, shards built in parallel, checked,
+tuned and published in one atomic step. A build that was killed continues, and a damaged index is mended.
 """
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from metric_core import storage
 from metric_core.artefacts.collection import Collection
-from metric_core.index import spec
+from metric_core.artefacts.manifest import Manifest
+from metric_core.errors import ConfigError, IndexBuildError
+from metric_core.index import check, footprint
+from metric_core.index.corpus import Corpus
+from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content
-from workflows.index.build import Build
+from metric_core.index.version import KIND, Content, Version
+from workflows.index import picture
+from workflows.index.build import Build, memory_of
 from workflows.index.config import IndexConfig
 from workflows.shared import cluster, console, erasures, lease, provenance
 from workflows.shared.console import say
 
 
 def run(config: IndexConfig) -> dict[str, Any]:
-    """Build, check, tune and publish.
+    """Choose, build, check, tune and publish.
 
     Returns:
-        {index, version, rows, shards, bytes, recall, seconds}
+        {index, version, rows, people, shards, bytes, spec, nprobe, depth, identity_recall, recall, memory, seconds};
+        after a dry run, {spec, rows, shards, bytes, memory, task_memory, sample_rows, identity_recall, cpu_seconds,
+        seconds}.
 
     Raises:
         FingerprintMismatch: the embeddings are of different models.
         Missing: the embeddings, or a folder given in ``tombstones``, do not exist.
-        ConfigError: nothing to index, embeddings that cannot be read as one, or a memory budget that cannot hold it.
-        IndexBuildError: a shard failed its checks; nothing was published.
+        ConfigError: nothing to index, embeddings that cannot be read as one, or budgets and targets that no index
+            meets.
+        Corrupt: a part was damaged or changed, or holds a face twice.
+        IndexBuildError: a shard failed its checks, or the index misses its target; nothing was published.
     """
+    start = time.monotonic()
     store = IndexStore(storage.absolute(config.out))
     source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
-    chosen = spec.choose(
-        source.rows,
-        source.dim,
-        shards=config.shards,
-        target_recall=config.target_recall,
-        memory_budget=config.memory_bytes,
-    )
+    corpus = Corpus.of(source)
+    if config.spec is not None:
+        IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
+    if config.dry_run:
+        return _estimate(Build(config, corpus, Version(store.uri, "dry-run")), start)
     plan = {
         "embeddings": source.digest,
-        "spec": asdict(chosen),
+        "target_identity_recall": config.target_identity_recall,
         "target_recall": config.target_recall,
+        "memory_budget": config.memory_bytes,
+        "disk_budget": config.disk_bytes,
+        "spec": config.spec,
+        "shards": config.shards,
         "seed": config.seed,
     }
-    start = time.monotonic()
-    version, finished = store.begin(plan)
-    if finished:
+    version, finished = store.begin(plan, say)
+    _tell_of_others(store, version)
+    before = Content.parse(finished.content) if finished else None
+    work = Build(config, corpus, version, before)
+    damaged = list(check.damage(version, before)) if before else []
+    for line in damaged:
+        say(line)
+    if finished and not damaged:
         say(f"version {version.id} is built already")
     else:
         with cluster.connected(config), lease.held(store.uri) as held:
             cluster.require_shared([store.uri, *(one.manifest.uri for one in source.sources)])
-            content = _content(Build(config, source, chosen, version))
+            try:
+                content = _content(work)
+            except ConfigError:
+                store.forget_plan(version)  # nothing was built that could be continued
+                raise
             held.confirm()
-            finished = version.finish(content, provenance.record(embeddings=source.uri, faces=source.faces))
+            finished = _finished(work, content)
     store.publish(version)
     say(f"version {version.id} of {store.uri} is live")
-    return {
-        "index": store.uri,
-        "version": version.id,
-        "rows": finished.content["rows"],
-        "shards": len(finished.content["shards"]),
-        "bytes": sum(shard["bytes"] for shard in finished.content["shards"]),
-        "recall": finished.content["recall"]["recall"],
-        "seconds": round(time.monotonic() - start, 2),
-    }
+    content = Content.parse(finished.content)
+    if config.picture:
+        picture.draw(content, storage.absolute(config.picture))
+    return _result(store, version, content, time.monotonic() - start)
+
+
+def show(result: dict[str, Any]) -> str:
+    """The result as lines, with bytes in binary units."""
+    sizes = {name: shown(result[name]) for name in ("bytes", "memory", "task_memory") if result.get(name) is not None}
+    return "\n".join(f"{name}: {value}" for name, value in (result | sizes).items() if value is not None)
 
 
 def _content(work: Build) -> Content:
     """Take all steps of the build and show their progress; returns the content for the version's manifest."""
-    with console.bar("index", work.spec.shards + 2) as bar:
-        template = work.template()
-        bar.update(1, f"{work.spec.factory} trained")
-        shards = []
-        for shard in work.shards(template):
-            shards.append(shard)
-            bar.update(1 + len(shards), f"{sum(s.rows for s in shards):,} rows")
-        content = work.content(template, shards)
-        tuned = work.tune(content)
-        bar.update(2 + len(shards), f"recall@{tuned.k} {tuned.recall:.4f}")
-    return replace(content, nprobe=tuned.nprobe, recall=asdict(tuned))
+    plan = work.plan()
+    shards = len(work.corpus.runs(plan.shards))
+    for line in _table(plan.choice["candidates"]):
+        say(line)
+    if work.config.shards and shards < work.config.shards:
+        say(f"the embeddings have parts for {shards} shards, not {work.config.shards}")
+    with console.bar("index", shards + 1) as bar:
+        rows = 0
+        for number, built in enumerate(work.shards(plan)):
+            rows += built
+            bar.update(1 + number, f"{rows:,} rows")
+        content = work.tune(work.content(plan))
+        bar.update(1 + shards, f"identity recall {content.recall['identity']:.4f}")
+    return content
+
+
+def _finished(work: Build, content: Content) -> Manifest:
+    """Write the manifest, with what a search of 10,000 probes was measured to take.
+
+    Raises:
+        IndexBuildError: it takes more memory than the budget; or a version that was mended is not what it was before.
+    """
+    measured = footprint.measure(work.version, content)
+    budget = work.config.memory_bytes
+    spent = measured.cpu_per_probe * 1e6
+    say(f"10,000 probes take {shown(measured.memory)} of memory and {spent:.0f} µs of a CPU each")
+    if budget is not None and measured.memory > budget:
+        raise IndexBuildError(
+            f"a search of the index was measured to take {shown(measured.memory)} of memory, more than the budget of "
+            f"{shown(budget)}; nothing was published; give --memory-budget {measured.memory}, or less for a smaller one"
+        )
+    source = work.corpus.collection
+    about = provenance.record(embeddings=source.uri, faces=source.faces) | {"measured": asdict(measured)}
+    if work.before is not None:
+        new, old = (Manifest.of("", KIND, asdict(one), {}) for one in (content, work.before))
+        work.require_same(new.digest, old.digest)
+    return work.version.finish(content, about)
+
+
+def _tell_of_others(store: IndexStore, version: Version) -> None:
+    """Say which unfinished versions of an older format stay as they are."""
+    for other in store.versions():
+        if not other.finished and other.id != version.id and store.version(other.id).format() == 1:
+            say(
+                f"version {other.id} was begun in an older format and never finished; it is left as it is, and "
+                f"version {version.id} is built beside it"
+            )
+
+
+def _estimate(work: Build, start: float) -> dict[str, Any]:
+    """What a build would take, from a sample that is really built and searched."""
+    clock = time.process_time()
+    made = work.choose()
+    cpu = time.process_time() - clock
+    for line in _table([candidate.row() for candidate in made.table]):
+        say(line)
+    chosen = made.chosen
+    runs = work.corpus.runs(chosen.shards)
+    tasks = [memory_of(chosen.spec, sum(part.rows for part in run)) for run in runs]
+    assert chosen.tuned is not None, "an index is chosen only if it was tried"
+    return {
+        "spec": chosen.spec.factory,
+        "rows": work.corpus.rows,
+        "shards": len(runs),
+        "bytes": chosen.disk,
+        "memory": chosen.memory,
+        "task_memory": max(tasks),
+        "sample_rows": made.sample_rows,
+        "identity_recall": chosen.tuned.identity,
+        "cpu_seconds": round(cpu + made.seconds_per_row * work.corpus.rows, 1),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _table(candidates: list[dict[str, Any]]) -> list[str]:
+    """The candidates as lines of a table."""
+    head = f"{'spec':<38} {'memory':>9} {'disk':>9} {'nprobe':>6} {'depth':>5} {'identity':>8} {'µs':>7}"
+    lines = [head]
+    for one in candidates:
+        identity = "" if one["identity"] is None else f"{one['identity']:.4f}"
+        work = "" if one["work"] is None else f"{one['work'] / 1000:.0f}"
+        lines.append(
+            f"{one['spec']:<38} {shown(one['memory']):>9} {shown(one['disk']):>9} {one['nprobe'] or '':>6} "
+            f"{one['depth'] or '':>5} {identity:>8} {work:>7}  {one['note']}"
+        )
+    return lines
+
+
+def _result(store: IndexStore, version: Version, content: Content, seconds: float) -> dict[str, Any]:
+    measured = version.manifest().provenance.get("measured") or {}
+    return {
+        "index": store.uri,
+        "version": version.id,
+        "rows": content.rows,
+        "people": content.people,
+        "shards": len(content.shards),
+        "bytes": content.bytes,
+        "spec": content.spec.factory,
+        "nprobe": content.nprobe,
+        "depth": content.depth,
+        "identity_recall": content.recall["identity"],
+        "recall": content.recall["recall"],
+        "memory": measured.get("memory"),
+        "seconds": round(seconds, 2),
+    }

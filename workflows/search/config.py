@@ -11,8 +11,9 @@ class SearchConfig(Options):
     """Find whom pictures show."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input": ("index", "image", "model", "embeddings"),
-        "output": ("top", "out", "gallery", "faces"),
+        "input": ("index", "image", "model", "embeddings", "verify"),
+        "whom to find": ("identities", "face_ids", "views", "split", "faces"),
+        "output": ("top", "out", "gallery"),
     }
 
     index: str
@@ -24,6 +25,17 @@ class SearchConfig(Options):
     embeddings: str | None = None
     """Embeddings to look for instead of pictures, A or A,B read as one; a face that is in the index does not find
     itself."""
+    verify: bool = False
+    """Hash the index's files again, also those that have not changed since this machine hashed them."""
+    identities: list[str] = field(default_factory=list)
+    """Find these people only."""
+    face_ids: list[int] = field(default_factory=list)
+    """Find these faces only."""
+    views: list[str] = field(default_factory=list)
+    """Find faces of these views only, as the catalogue has them."""
+    split: str | None = None
+    """Find faces of this split of the Faces only. A face must meet all of these conditions, and a search finds the best
+    of those which do, however few they are."""
     top: int = 5
     """People listed per probe."""
     out: str | None = None
@@ -31,10 +43,13 @@ class SearchConfig(Options):
     gallery: str | None = None
     """PNG file to write, with each probe next to the people found."""
     faces: str | None = None
-    """The Faces that were indexed, for the pictures of --gallery; default: the address that the index recorded."""
+    """The Faces that were indexed, for --split and the pictures of --gallery; default: the address that the index
+    recorded."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, top="[1, inf)")
+        if any(face_id < 0 for face_id in self.face_ids):
+            problems.append(f"face_ids is {min(self.face_ids)}; it must be 0 or more")
         if bool(self.image) == bool(self.embeddings):
             problems.append("give either --image or --embeddings")
         if self.image and not self.model:

@@ -15,7 +15,7 @@ from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, Missing
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
-from workflows.search import gallery
+from workflows.search import filters
 from workflows.search.config import SearchConfig
 from workflows.shared import erasures, provenance
 from workflows.shared.console import say
@@ -29,8 +29,9 @@ def run(config: SearchConfig) -> dict[str, Any]:
 
     Raises:
         FingerprintMismatch: the probes were embedded by another model than the index.
+        ConfigError: conditions that no face in the index meets.
     """
-    index = Index.open(config.index)
+    index, conditions = filters.restricted(Index.open(config.index, verify=config.verify), config)
     unreadable: list[dict[str, str]] = []
     source = None
     if config.embeddings:
@@ -49,7 +50,14 @@ def run(config: SearchConfig) -> dict[str, Any]:
     for bad in unreadable:
         say(f"{bad['query']} cannot be searched for: {bad['reason']}")
     if config.out:
-        _write(config, index, table, queries, storage.absolute(config.out))
+        plan = {
+            "fingerprint": index.fingerprint,
+            "version": index.version.id,
+            "top": config.top,
+            "queries": queries,
+            "conditions": conditions,
+        }
+        _write(config, plan, table, storage.absolute(config.out))
     if config.gallery:
         _draw(config, index, table, source, storage.absolute(config.gallery))
     return {"matches": table.to_pylist(), "unreadable": unreadable}
@@ -78,13 +86,7 @@ def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -
     return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
 
 
-def _write(config: SearchConfig, index: Index, table: pa.Table, queries: str, out: str) -> None:
-    plan = {
-        "fingerprint": index.fingerprint,
-        "version": index.version.id,
-        "top": config.top,
-        "queries": queries,
-    }
+def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str) -> None:
     if manifest.begin(out, "matches", plan):
         say(f"{out} is finished already")
         return
@@ -95,6 +97,8 @@ def _write(config: SearchConfig, index: Index, table: pa.Table, queries: str, ou
 
 
 def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collection | None, out: str) -> None:
+    from workflows.search import gallery  # imports Pillow, which other searches for embeddings do without
+
     address = config.faces or index.version.faces()
     if not address:
         raise ConfigError("the index does not say where its Faces are; give --faces for the gallery's pictures")

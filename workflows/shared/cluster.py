@@ -142,6 +142,19 @@ def _live_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def require_memory(bytes_needed: int, remedy: str) -> None:
+    """Check that some node of the connected cluster has so much memory for one task, which would wait for ever else.
+
+    Raises:
+        ConfigError: none has; ``remedy`` completes the message.
+    """
+    most = max((int(node["Resources"].get("memory", 0)) for node in _live_nodes()), default=0)
+    if bytes_needed > most:
+        raise ConfigError(
+            f"a task needs {bytes_needed / 2**30:.1f} GiB of memory, no node has over {most / 2**30:.1f} GiB; {remedy}"
+        )
+
+
 def workers_that_fit(nodes: list[Node], cpus: int, gpus: int = 0) -> int:
     """How many workers, each with ``cpus`` CPUs (1 or more) and ``gpus`` GPUs, fit; a worker never spans two nodes."""
     return sum(min(has_cpus // cpus, has_gpus // gpus if gpus else has_cpus) for has_cpus, has_gpus in nodes)

@@ -7,7 +7,7 @@ import pytest
 from support import minted
 
 from metric_core import storage
-from metric_core.artefacts import embeddings, manifest, tombstones
+from metric_core.artefacts import embeddings, manifest, partial, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.errors import ConfigError, Corrupt, FingerprintMismatch, Missing
 
@@ -40,7 +40,7 @@ def test_later_ones_win(stacked: str) -> None:
 
 
 def test_files_are_read_ahead_in_order_and_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "AHEAD", 2)
+    monkeypatch.setattr(partial, "AHEAD", 2)
     source = embeddings.Embeddings.open(
         minted.embeddings(tmp_path / "a", range(20), minted.unit_vectors(20, seed=1), unit=2)
     )

@@ -14,7 +14,6 @@ from metric_core.artefacts import delta, manifest, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError, FingerprintMismatch, Missing, Occupied, TooManyBadImages
-from metric_core.index import build
 from metric_core.index.search import Index
 from metric_core.model import bundle
 from workflows.catalogue import job as catalogue
@@ -235,7 +234,7 @@ def test_erased_faces_enter_nowhere(corpus: Corpus) -> None:
     indexed = index.run(IndexConfig(embeddings=corpus.at("a"), out=corpus.at("index")))
     assert indexed["rows"] == 10, "an index of earlier embeddings leaves them out, too"
     live = Index.open(corpus.at("index"))
-    found = {number for shard in live.shards for number in build.stored_ids(shard).tolist()}
+    found = {number for shard in live.shards for number in shard.face_id_N.tolist()}
     assert len(found) == 10
     assert found.isdisjoint(ann | {one})
 

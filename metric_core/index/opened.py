@@ -1,0 +1,206 @@
+"""A shard opened for searching: its codes are in memory or mapped, its rerank records stay in their file and are read
+one by one, so that only the codes take memory.
+"""
+
+# Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core.errors import Corrupt
+from metric_core.index import codec, merging
+from metric_core.index.engine import faiss
+from metric_core.index.nearest import flat_search
+from metric_core.index.shard import decoded, read_rows, record_type
+from metric_core.index.spec import IndexSpec
+
+_GAP_BYTES = 1024  # two records closer than this are read as one range: copying is cheaper than another call
+_BLOCK = 16384  # rows of an exact scan that are converted to float32 at a time
+
+
+class OpenShard:
+    """One shard. Searching does not change it, so any number of threads may search it."""
+
+    def __init__(
+        self,
+        index: Any,
+        rows: pa.RecordBatch,
+        spec: IndexSpec,
+        code_M: np.ndarray,
+        vectors: Path | None,
+        where: str,
+        mapped: bool = False,
+    ) -> None:
+        """See ``open`` for how it is made of files.
+
+        Raises:
+            Corrupt: the parts do not fit together.
+        """
+        self.index, self._rows, self._spec, self._where = index, rows, spec, where
+        self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
+        self.face_id_N: np.ndarray = rows["face_id"].to_numpy()
+        self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
+        self._code_M = code_M
+        self._record = None if vectors is None else record_type(spec)
+        # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
+        # other queries then (ProductQuantizer::compute_inner_prod_tables).
+        self._wide = spec.M is not None and spec.dim // spec.M >= 16
+        held = self.rows
+        if vectors is not None and self._record is not None:
+            self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
+            held = os.fstat(self._file.fileno()).st_size // self._record.itemsize
+            self._mapped = np.memmap(self._file, self._record, "r") if mapped and held else None
+        if not int(index.ntotal) == self.rows == held or len(self.names) != len(code_M):
+            raise Corrupt(f"{where}: its files do not have equally many rows; start the job that built the index again")
+
+    @classmethod
+    def open(
+        cls, paths: Mapping[str, Path], spec: IndexSpec, code_M: np.ndarray, where: str, *, mapped: bool = False
+    ) -> "OpenShard":
+        """Open local files that are known to be ours.
+
+        Args:
+            paths: the local files, by ending.
+            spec: of the version.
+            code_M: int32 (M,), the version's code of each of the shard's identities.
+            where: the shard's address, for messages.
+            mapped: map the records for reranking into memory instead of reading them one by one.
+
+        Raises:
+            Corrupt: the files do not fit together.
+        """
+        # FAISS copies mapped fast-scan lists into memory and keeps the pages as well, which takes twice their size.
+        index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
+        return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped)
+
+    @property
+    def rows(self) -> int:
+        """Vectors in it."""
+        return int(self._rows.num_rows)
+
+    @property
+    def names(self) -> pa.Array:
+        """Its distinct identities, in byte order."""
+        return self._rows["identity"].dictionary
+
+    @property
+    def view(self) -> pa.Array:
+        """The view of each row: a dictionary array, or of type null where no row has one."""
+        return self._rows["view"]
+
+    @property
+    def identity_N(self) -> np.ndarray:
+        """int32 (N,): the version's code of each row's identity."""
+        code_N: np.ndarray = self._code_M[self._local_N]
+        return code_N
+
+    def candidates(
+        self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray] | None, k: int, allowed_N: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` rows with the highest scores by their codes, best first. Equal ones are by face_id, or by
+        position where candidates are reranked.
+
+        Args:
+            query_QD: float32 (Q, D), unit length.
+            probed: int64 lists to scan and float32 scores of their centroids, (Q, P); None if there are no lists.
+            k: rows per query.
+            allowed_N: bool (N,), the rows that may be found; None for all.
+
+        Returns:
+            float32 scores and int64 positions, (Q, k), padded with -inf and -1.
+        """
+        if not self.rows:
+            return merging.empty(len(query_QD), k)
+        if probed is None:
+            return flat_search(query_QD, self._blocks(), k, allowed_N)
+        selector = None
+        if allowed_N is not None:
+            bits = np.packbits(allowed_N, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
+        if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
+            return merging.padded(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
+        return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
+
+    def rows_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 face_ids and the version's int32 codes of identities, (R,)."""
+        return self.face_id_N[position_R], self._code_M[self._local_N[position_R]]
+
+    def vectors_at(self, position_R: np.ndarray) -> np.ndarray:
+        """float32 (R, D): the stored vectors, as exact as they are stored."""
+        if self._record is not None:
+            return self.records_at(position_R)[0]
+        if self.lists is None:
+            tiles = dict(self._blocks())
+            return np.stack([tiles[at // _BLOCK * _BLOCK][at % _BLOCK] for at in position_R.tolist()])
+        ivf = faiss.try_extract_index_ivf(self.index)
+        ends = np.cumsum([ivf.invlists.list_size(number) for number in range(self.lists)])
+        vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
+        for row, at in enumerate(position_R.tolist()):
+            number = int(np.searchsorted(ends, at, side="right"))
+            offset = at - int(ends[number - 1] if number else 0)
+            ivf.reconstruct_from_offset(number, offset, faiss.swig_ptr(vector_RD[row]))
+        return vector_RD
+
+    def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), from the records for reranking.
+
+        If the records are not mapped, neighbouring ones are read at once, only these, and nothing stays in memory.
+        """
+        record_R = self._read_records(position_R) if self._mapped is None else self._mapped[position_R]
+        return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]
+
+    def _read_records(self, position_R: np.ndarray) -> np.ndarray:
+        assert self._record is not None
+        size = self._record.itemsize
+        ordered_U, back_R = np.unique(position_R, return_inverse=True)
+        if not len(ordered_U):
+            return np.empty(0, self._record)
+        cut_U = np.flatnonzero(np.diff(ordered_U) * size > size + _GAP_BYTES) + 1
+        first = ordered_U[np.concatenate([[0], cut_U])]
+        last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
+        handle = self._file.fileno()
+        ranges = zip((first * size).tolist(), ((last - first) * size).tolist())
+        data = b"".join([os.pread(handle, length, at) for at, length in ranges])
+        if len(data) != int((last - first).sum()) * size:
+            raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
+        run_U = np.searchsorted(first, ordered_U, side="right") - 1
+        start = np.concatenate([[0], np.cumsum(last - first)[:-1]])
+        record_R: np.ndarray = np.frombuffer(data, self._record)[(start[run_U] + ordered_U - first[run_U])[back_R]]
+        return record_R
+
+    def _scan(
+        self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        score_QK, position_QK = np.empty((len(query_QD), k), np.float32), np.empty((len(query_QD), k), np.int64)
+        query_QD = np.ascontiguousarray(query_QD, dtype=np.float32)
+        how = faiss.SearchParametersIVF(nprobe=probed[0].shape[1], sel=selector)
+        arrays = (query_QD, *probed, score_QK, position_QK)
+        step = 1 if self._wide else max(1, len(query_QD))
+        for start in range(0, len(query_QD), step):
+            part = [array[start : start + step] for array in arrays]
+            x, lists, near, scores, positions = (faiss.swig_ptr(array) for array in part)
+            self.index.search_preassigned_c(len(part[0]), x, k, lists, near, scores, positions, False, how)
+        score_QK[position_QK < 0] = -np.inf
+        return score_QK, position_QK
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The vectors of an index without lists, from the mapped codes: the first position and float32 (B, D)."""
+        dim, codes = self._spec.dim, self.index.codes
+        byte_N = faiss.rev_swig_ptr(codes.data(), codes.size())
+        if self._spec.code == "Flat":
+            for start in range(0, self.rows, _BLOCK):
+                yield start, byte_N.view(np.float32).reshape(-1, dim)[start : start + _BLOCK]
+        elif self._spec.code == "SQfp16":
+            for start in range(0, self.rows, _BLOCK):
+                yield start, byte_N.view(np.float16).reshape(-1, dim)[start : start + _BLOCK].astype(np.float32)
+        else:
+            low_D, range_D = faiss.vector_to_array(self.index.sq.trained).reshape(2, dim)
+            for start in range(0, self.rows, _BLOCK):
+                # as FAISS decodes QT_8bit: the middle of each of 255 steps
+                step_BD = byte_N.reshape(-1, dim)[start : start + _BLOCK].astype(np.float32) + np.float32(0.5)
+                yield start, low_D + step_BD * (range_D / np.float32(255))

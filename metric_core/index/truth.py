@@ -1,0 +1,111 @@
+"""The held-out probes of a version and their exact neighbours, which its shards find while they are built."""
+
+# Q: probes, D: components, W: neighbours that are kept per probe.
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from metric_core.index.nearest import Best, Nearest
+
+WIDTH = 36
+"""Neighbours that are kept per probe: twice the ten that a recall may be of, and some that tie with the last one."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Faces of the corpus that are looked for, each without itself."""
+
+    face_id_Q: np.ndarray
+    """int64 (Q,)"""
+    identity_Q: list[str | None]
+    query_QD: np.ndarray
+    """float32, unit length"""
+
+    def __len__(self) -> int:
+        return len(self.face_id_Q)
+
+    def nearest(self) -> Nearest:
+        """Finds the exact neighbours in the blocks that it is shown."""
+        return Nearest(self.query_QD, WIDTH, exclude_face_id_Q=self.face_id_Q, identity_Q=self.identity_Q)
+
+    def to_table(self) -> pa.Table:
+        """Columns face_id, identity and embedding."""
+        return pa.table(
+            {
+                "face_id": self.face_id_Q,
+                "identity": pa.array(self.identity_Q, pa.string()),
+                "embedding": _lists(self.query_QD),
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Probes":
+        """From a file of Arrow IPC with the columns of ``to_table``."""
+        table = _table(data)
+        return cls(table["face_id"].to_numpy(), table["identity"].to_pylist(), _matrix(table["embedding"]))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Probes with their exact neighbours."""
+
+    probes: Probes
+    best: Best
+
+    @property
+    def first_Q(self) -> np.ndarray:
+        """bool (Q,): an exact search puts the probe's person first. Only these count for the recall of people."""
+        first_Q: np.ndarray = self.best.same_QW[:, 0]
+        return first_Q
+
+    def to_table(self) -> pa.Table:
+        """The probes' columns and those of ``best_table``."""
+        table = self.probes.to_table()
+        for name, column in zip(("near_score", "near_face_id", "near_same"), best_table(self.best).columns):
+            table = table.append_column(name, column)
+        return table
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Truth":
+        """From a file of Arrow IPC with the columns of ``to_table``."""
+        table = _table(data)
+        best = Best(*(_matrix(table[name]) for name in ("near_score", "near_face_id", "near_same")))
+        return cls(Probes.parse(data), best)
+
+
+def best_table(best: Best) -> pa.Table:
+    """Columns score, face_id and same, each a list per probe."""
+    return pa.table({"score": _lists(best.score_QW), "face_id": _lists(best.face_id_QW), "same": _lists(best.same_QW)})
+
+
+def parse_best(data: bytes) -> Best:
+    """From a file of Arrow IPC with the columns of ``best_table``."""
+    table = _table(data)
+    return Best(*(_matrix(table[name]) for name in ("score", "face_id", "same")))
+
+
+def merged(parts: Sequence[Best]) -> Best:
+    """The neighbours among all rows, from those among the rows of each shard."""
+    names = ("score_QW", "face_id_QW", "same_QW")
+    score_QC, face_id_QC, same_QC = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names)
+    order_QW = np.lexsort((face_id_QC, -score_QC), axis=-1)[:, :WIDTH]
+    return Best(*(np.take_along_axis(column, order_QW, 1) for column in (score_QC, face_id_QC, same_QC)))
+
+
+def _table(data: bytes) -> pa.Table:
+    return pa.ipc.open_file(io.BytesIO(data)).read_all()
+
+
+def _lists(array_QK: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(array_QK).reshape(-1)), array_QK.shape[1])
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    flat = column.combine_chunks()
+    size = column.type.list_size
+    matrix: np.ndarray = flat.flatten().to_numpy(zero_copy_only=False).reshape(len(column), size)
+    return matrix

@@ -1,0 +1,84 @@
+"""Large files that are known by their sha256, such as the shards of an index: opened only if their bytes are right, and
+without reading them whole each time.
+
+    with storage.verified("s3://bucket/index/shards/…", sha256) as path:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+
+A local file is hashed where it lies, and its digest is remembered together with its state, so that it is hashed once
+and not at every start (``digests``). A remote file is downloaded once for all processes of a machine, hashed on the
+way, to a folder of bounded size from which the longest unused files are removed (``downloads``). Both are in the
+user's cache folder, which can be deleted when no process is opening files:
+
+    <cache>/digests/<sha256 of a path>    one line: digest, size, mtime, ctime, inode, device, path
+    <cache>/files/<sha256>                a downloaded file, readable by the user only
+
+A copy outlives its remote original: where faces must be erased, delete this folder as well.
+
+fsspec's own caches (filecache, simplecache) would not do: they compare no digest, are bounded by age and not by size,
+do not lock a file that is in use, and every process downloads by itself.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from metric_core.errors import ConfigError, Corrupt
+from metric_core.storage.addresses import absolute, is_local
+from metric_core.storage.digests import DigestMemory, wrong
+from metric_core.storage.downloads import Downloads
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where digests are remembered and remote files are copied to."""
+
+    folder: Path = field(default_factory=lambda: user_cache_path("likeness"))
+    """On Linux ~/.cache/likeness, or in the folder that XDG_CACHE_HOME names. The files in it are trusted as the
+    user's own."""
+    limit_bytes: int = 20 << 30
+    """Most bytes of downloaded files, in the end; 0 or more. Files in use are kept even beyond it, and a disk with less
+    room holds fewer."""
+
+    def __post_init__(self) -> None:
+        if self.limit_bytes < 0:
+            raise ConfigError(f"limit_bytes of the cache is {self.limit_bytes}; expected 0 or more")
+
+
+@contextmanager
+def verified(address: str, sha256: str, *, again: bool = False, cache: Cache | None = None) -> Iterator[Path]:
+    """A local path to a file with this sha256. Open or map it inside the block; a file that is open or mapped stays
+    readable afterwards.
+
+    Args:
+        address: a local path, whose file is used where it is, or a remote address, which is copied to the cache.
+        sha256: the expected digest, 64 lower-case hexadecimal digits.
+        again: hash the local file (or the local copy) even if it has not changed since it was last hashed.
+        cache: another cache than the user's.
+
+    Raises:
+        Missing: there is nothing at the address.
+        Corrupt: the bytes have another sha256. A damaged copy of a good remote file is downloaded again instead.
+        StorageFull: the disk has no room for the copy, even after the removal of all copies that are not in use.
+        ConfigError: the cache folder cannot be written to, and the file is remote. Local files do without it.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", sha256):  # it becomes a file's name
+        raise Corrupt(
+            f"{address}: its expected sha256 is given as {sha256!r}, not as 64 hexadecimal digits; the manifest that "
+            f"says so was damaged; restore it from a backup or build it again"
+        )
+    cache = cache or Cache()
+    folder = cache.folder.expanduser().absolute()
+    memory = DigestMemory(folder / "digests")
+    if not is_local(address):
+        with Downloads(folder / "files", cache.limit_bytes, memory).hold(address, sha256, again=again) as path:
+            yield path
+        return
+    path = Path(absolute(address))
+    found = memory.sha256(path, sha256, again=again)
+    if found != sha256:
+        raise wrong(path, found, sha256)
+    yield path

@@ -1,0 +1,77 @@
+"""LIKENESS_KILLS times kill -9 on an index build of LIKENESS_ROWS vectors, all of its processes at a random moment: the
+index is that of an undisturbed build, byte for byte."""
+
+import os
+import random
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from support import indexed
+from support.drivers import PATIENCE, ROOT, until
+from support.indexed import Built
+
+from metric_core.artefacts import manifest
+from workflows.index import check
+from workflows.index.config import CheckConfig
+from workflows.shared.console import say
+
+KILLS = int(os.environ.get("LIKENESS_KILLS", "3"))
+ROWS = int(os.environ.get("LIKENESS_ROWS", "20000"))
+SEED = int(os.environ.get("LIKENESS_SEED", "0"))
+EACH = 5
+"""Pictures per person."""
+
+
+def started(built: Built) -> subprocess.Popen[bytes]:
+    """The command, in a process group of its own, with a Ray of its own."""
+    argv = indexed.command(built.embeddings, built.out, "--shards", "8")
+    with open(built.out.parent / f"{built.out.name}.txt", "ab") as output:
+        alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return subprocess.Popen(argv, stdout=output, stderr=output, cwd=ROOT, env=alone, start_new_session=True)
+
+
+def killed(process: subprocess.Popen[bytes]) -> None:
+    """Kill it and all that it has started; Ray's processes have groups of their own."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for one in below:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(below, timeout=60)
+
+
+def written(built: Built) -> set[str]:
+    """Names of the finished files."""
+    return set(indexed.times(built.out)) if built.out.exists() else set()
+
+
+@pytest.mark.slow
+def test_whenever_it_is_killed_the_index_is_the_same(tmp_path: Path) -> None:
+    source = indexed.crowd(tmp_path / "embeddings", ROWS // EACH, EACH, unit=ROWS // 16)
+    calm, run = (Built(source, tmp_path / name) for name in ("calm", "run"))
+    assert started(calm).wait(PATIENCE) == 0, (tmp_path / "calm.txt").read_text()
+    files, draw = len(written(calm)) - 2, random.Random(SEED)  # with the last two, the manifest and CURRENT, it is done
+    for kill in range(KILLS):
+        moment = (kill * files + draw.randrange(files)) // KILLS
+        process = started(run)
+        until(lambda: len(written(run)) >= moment or process.poll() is not None, f"{moment} files")  # noqa: B023
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(draw.random() * 0.3)
+        assert process.poll() is None, (tmp_path / "run.txt").read_text()
+        killed(process)
+        say(f"kill {kill + 1}/{KILLS}: {len(written(run))} of {files} files are there")
+        assert not (run.out / "CURRENT").exists(), "the kill came too late to show anything"
+    before = indexed.contents(run.out)
+    assert started(run).wait(PATIENCE) == 0, (tmp_path / "run.txt").read_text()
+    assert run.digest == calm.digest
+    ours, theirs = (indexed.contents(built.out) for built in (run, calm))
+    ours.pop(name := f"versions/{calm.version.name}/{manifest.NAME}")
+    theirs.pop(name)
+    assert {file: ours[file] for file in theirs} == theirs
+    assert before.items() <= indexed.contents(run.out).items(), "what was finished is kept"
+    assert check.run(CheckConfig(index=str(run.out), verify=True))["rows"] == ROWS
