@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import format1, merging, template, threads
+from metric_core.index import filtering, format1, merging, template, threads
 from metric_core.index.lists import best_lists
 from metric_core.index.opened import OpenShard
 from metric_core.index.shard import read_rows
@@ -181,7 +180,7 @@ class Index:
             views: views, as in the Faces.
         """
         allowed = tuple(
-            _allowed(shard, before, self.names, identities, face_ids, views)
+            filtering.allowed(shard, before, self.names, identities, face_ids, views)
             for shard, before in zip(self.shards, self.allowed or (None,) * len(self.shards))
         )
         found = replace(self, allowed=allowed)
@@ -364,35 +363,6 @@ class Index:
         if exclude_face_id_Q is not None and exclude_face_id_Q.shape != (len(query_QD),):
             raise ValueError(f"{exclude_face_id_Q.shape} faces to exclude for {len(query_QD)} queries")
         check_unit(query_QD, "queries")
-
-
-def _allowed(
-    shard: OpenShard,
-    before_N: np.ndarray | None,
-    names: pa.Array,
-    identities: Sequence[str] | None,
-    face_ids: Sequence[int] | np.ndarray | None,
-    views: Sequence[str] | None,
-) -> np.ndarray | None:
-    """bool (N,): the rows of a shard that were allowed before and meet the conditions; None for all rows."""
-    met = [] if before_N is None else [before_N]
-    if identities is not None:
-        code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
-        wanted_M = np.zeros(len(names), bool)
-        wanted_M[code] = True
-        met.append(wanted_M[shard.identity_N])
-    if face_ids is not None:
-        met.append(np.isin(shard.face_id_N, np.asarray(face_ids, np.int64)))
-    if views is not None:
-        met.append(_in_views(shard, views))
-    return np.logical_and.reduce(met) if met else None
-
-
-def _in_views(shard: OpenShard, views: Sequence[str]) -> np.ndarray:
-    if pa.types.is_null(shard.view.type):
-        return np.zeros(shard.rows, bool)
-    allowed_N: np.ndarray = pc.is_in(shard.view, pa.array(views, pa.string())).to_numpy(zero_copy_only=False)
-    return allowed_N
 
 
 def check_fingerprint(index_fingerprint: str, other_fingerprint: str, other_uri: str) -> None:
