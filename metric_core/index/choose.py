@@ -197,7 +197,7 @@ class _Trial:
         """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
         needs no fewer candidates."""
         spec, crowding = candidate.spec, self._wanted.rows / max(1, len(self._rows))
-        depth = round(self._least_depth.get(spec.code, 0) * crowding) if spec.refine else 0
+        depth = tuning.deeper(self._least_depth.get(spec.code, 0), crowding) if spec.refine else 0
         return work(spec, self._wanted.rows, self._least_nprobe, depth, mapped=candidate.mapped)
 
     def of(self, candidate: Candidate) -> Candidate:
@@ -257,7 +257,8 @@ def _specs(wanted: Wanted, fewer: int = 1) -> list[IndexSpec]:
     sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
     coarse = [*(f"PQ{M}x4fsr" for M in sub), "RaBitQfs"]
     codes = [f"{code},Refine({refine})" for code in coarse for refine in ("SQfp16", "SQ8")]
-    return [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]] + flat
+    lists = [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]]
+    return [spec for spec in lists if spec.min_train_rows <= rows] + flat
 
 
 def _sized(wanted: Wanted, spec: IndexSpec, people: int) -> Candidate:

@@ -12,6 +12,7 @@ _SPLIT = 1 / 1024  # by how much the halves of a list that is split differ, as i
 _PART, _PART_PASSES = 4, 6
 """The first passes are over one row in so many: the centroids still move far then."""
 _LEAST = 10  # rows per centroid of such a pass: with fewer, many centroids would have none
+_CELLS = 1 << 22  # pairs of centroids that are compared at a time
 _NEAR, _NEAR_PASSES = 64, 12
 """The last passes compare a row with so many centroids near its own only: hardly any row moves further."""
 
@@ -54,11 +55,22 @@ def kmeans(x_ND: np.ndarray, count: int, *, seed: int) -> np.ndarray:
         list_N, _score = nearest(x_ND, centroid_MD)
         _move(centroid_MD, x_ND, list_N)
     if count > 2 * _NEAR:
-        near_MK = np.argpartition(-(centroid_MD @ centroid_MD.T), _NEAR, axis=1)[:, :_NEAR]
+        near_MK = _nearest_each(centroid_MD)
         for _ in range(_NEAR_PASSES):
             list_N = _nearest_near(x_ND, list_N, centroid_MD, near_MK)
             _move(centroid_MD, x_ND, list_N)
     return centroid_MD
+
+
+def _nearest_each(centroid_MD: np.ndarray) -> np.ndarray:
+    """int32 (M, K): for each centroid, those nearest to it, itself among them; some at a time, since all pairs of a
+    hundred thousand would take gigabytes."""
+    near_MK = np.empty((len(centroid_MD), _NEAR), np.int32)
+    rows = max(1, _CELLS // len(centroid_MD))
+    for start in range(0, len(centroid_MD), rows):
+        score_RM = centroid_MD[start : start + rows] @ centroid_MD.T
+        near_MK[start : start + rows] = np.argpartition(-score_RM, _NEAR, axis=1)[:, :_NEAR]
+    return near_MK
 
 
 def _nearest_near(x_ND: np.ndarray, list_N: np.ndarray, centroid_MD: np.ndarray, near_MK: np.ndarray) -> np.ndarray:

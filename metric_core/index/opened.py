@@ -19,6 +19,9 @@ from metric_core.index.nearest import flat_search
 from metric_core.index.shard import decoded, read_rows, record_type
 from metric_core.index.spec import IndexSpec
 
+FEW, SHARE = 10_000, 4
+"""Rows, at most so many and one in so many, that a filter may leave to be compared one by one by their stored vectors:
+a scan of the lists would walk all rows for them, and compare codes."""
 _GAP_BYTES = 1024  # two records closer than this are read as one range: copying is cheaper than another call
 _BLOCK = 16384  # rows of an exact scan that are converted to float32 at a time
 
@@ -120,6 +123,10 @@ class OpenShard:
             return flat_search(query_QD, self._blocks(), k, allowed_N)
         selector = None
         if allowed_N is not None:
+            few_R = np.flatnonzero(allowed_N)
+            if self._record is not None and len(few_R) <= min(FEW, self.rows // SHARE):
+                score_QK, at_QK = flat_search(query_QD, [(0, self.vectors_at(few_R))], k)
+                return score_QK, np.where(at_QK < 0, -1, few_R[at_QK] if len(few_R) else -1)
             bits = np.packbits(allowed_N, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
         if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
@@ -134,12 +141,14 @@ class OpenShard:
         """float32 (R, D): the stored vectors, as exact as they are stored."""
         if self._record is not None:
             return self.records_at(position_R)[0]
+        vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
         if self.lists is None:
-            tiles = dict(self._blocks())
-            return np.stack([tiles[at // _BLOCK * _BLOCK][at % _BLOCK] for at in position_R.tolist()])
+            for start, block_BD in self._blocks():
+                here_R = (position_R >= start) & (position_R < start + len(block_BD))
+                vector_RD[here_R] = block_BD[position_R[here_R] - start]
+            return vector_RD
         ivf = faiss.try_extract_index_ivf(self.index)
         ends = np.cumsum([ivf.invlists.list_size(number) for number in range(self.lists)])
-        vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
         for row, at in enumerate(position_R.tolist()):
             number = int(np.searchsorted(ends, at, side="right"))
             offset = at - int(ends[number - 1] if number else 0)

@@ -8,6 +8,7 @@ nor of the number of threads. Searching does not change an index, so any number 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import filtering, format1, merging, template, threads
 from metric_core.index.lists import best_lists
-from metric_core.index.opened import OpenShard
+from metric_core.index.opened import FEW, OpenShard
 from metric_core.index.shard import read_rows
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
@@ -28,7 +29,6 @@ from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
 _QUERY_BYTES = 5 << 10  # FAISS's tables for each query of a scan
-_FEW = 50_000  # rows that a filter may leave for all lists to be scanned: it takes less than a millisecond
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,16 @@ class Index:
         allowed = self.allowed or (None,) * len(self.shards)
         return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in zip(self.shards, allowed))
 
+    @cached_property
+    def _people(self) -> int:
+        """Distinct identities of the rows that may be found."""
+        if not self.allowed:
+            return len(self.names)
+        there_M = np.zeros(len(self.names), bool)
+        for shard, rows_N in zip(self.shards, self.allowed):
+            there_M[shard.identity_N if rows_N is None else shard.identity_N[rows_N]] = True
+        return int(there_M.sum())
+
     @property
     def nlist(self) -> int | None:
         """Lists, which all shards have in common; None for an exact scan."""
@@ -171,8 +181,8 @@ class Index:
     ) -> "Index":
         """The same index, restricted to the rows that meet all of the conditions.
 
-        A restricted index scans more lists, so that those which it may find are found as surely as before: in
-        proportion to the share of rows that are left, and all lists where few are left.
+        A restricted index scans more lists, in proportion to the share of rows that are left, so that those which it
+        may find are found as surely as before. Where few are left, all of them are compared.
 
         Args:
             identities: names of people.
@@ -186,9 +196,9 @@ class Index:
         found = replace(self, allowed=allowed)
         if self.nprobe is None or self.nlist is None:
             return found
-        left = found.left
-        nprobe = self.nlist if left <= _FEW else min(self.nlist, -(-self.nprobe * self.left // left))
-        return replace(found, nprobe=nprobe)
+        if found.left <= FEW:
+            return replace(found, nprobe=self.nlist)
+        return replace(found, nprobe=min(self.nlist, -(-self.nprobe * self.left // found.left)))
 
     def without(self, face_ids: np.ndarray) -> "Index":
         """The same index, without some faces: int64 (any number,), their ids."""
@@ -218,6 +228,9 @@ class Index:
             ValueError: queries of another dimension or not of unit length, or ``top`` below 1.
         """
         self._check(query_QD, top, exclude_face_id_Q)
+        for name, value in (("nprobe", nprobe), ("depth", depth)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}; leave it out for the tuned number")
         extra = 0 if exclude_face_id_Q is None else 1
         fetch = top + extra
         if self.spec.refine is not None:
@@ -252,12 +265,13 @@ class Index:
         self._check(query_QD, top, exclude_face_id_Q)
         if len(name_Q) != len(query_QD):
             raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
+        top = min(top, max(1, self._people))  # for people who are not there, everything would be scanned
         rows, lists = max(1, self.left), self.nlist or 1
         parts: list[tuple[np.ndarray, ...]] = []
         work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
             at_Q, fetch, nprobe = work.pop()
-            if len(at_Q) > 1 and len(at_Q) * fetch > _CELLS:
+            if len(at_Q) > 1 and len(at_Q) * fetch * len(self.shards) > _CELLS:
                 work += [(half, fetch, nprobe) for half in np.array_split(at_Q, 2)]
                 continue
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]

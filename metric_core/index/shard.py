@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 from metric_core import storage
 from metric_core.errors import IndexBuildError
 from metric_core.index import codec, template
-from metric_core.index.assign import Assigner
+from metric_core.index.assign import ROWS, Assigner
 from metric_core.index.corpus import Rows
 from metric_core.index.engine import faiss
 from metric_core.index.nearest import Nearest
@@ -111,17 +111,19 @@ def build(
     assigner = None if centroid_MD is None else Assigner(centroid_MD)
     spool = _Spool(folder, spec, rows)
     face_ids, identities, views = [np.empty(0, np.int64)], [], []
+    waiting: list[np.ndarray] = []
     at = 0
     for block in blocks:
         if near is not None:
             near.add(block.face_id_N, block.embedding_ND, block.identity)
-        # Without lists, the order is by face_id alone.
-        list_B = block.face_id_N >> 32 if assigner is None else assigner.lists(block.embedding_ND)
-        spool.add(list_B, np.arange(at, at + len(block)), block.embedding_ND)
         face_ids.append(block.face_id_N)
         identities.append(block.identity)
         views.append(block.view)
-        at += len(block)
+        waiting.append(block.embedding_ND)
+        if sum(map(len, waiting)) >= ROWS:
+            at += _spool(spool, assigner, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
+    if waiting:
+        at += _spool(spool, assigner, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
     face_id_N = np.concatenate(face_ids)
     _require_distinct(face_id_N)
     names, code_N = _codes(identities)
@@ -142,6 +144,18 @@ def build(
         paths.pop("vectors").unlink()
     files = {name: File(path.stat().st_size, storage.sha256(str(path))) for name, path in paths.items()}
     return Built(at, len(names), files, paths)
+
+
+def _spool(
+    spool: "_Spool", assigner: Assigner | None, waiting: list[np.ndarray], face_id_B: np.ndarray, at: int
+) -> int:
+    """Add the waiting vectors to the spool and empty the list; returns their number. ``at`` rows came before."""
+    vector_BD = np.concatenate(waiting)
+    waiting.clear()
+    # Without lists, the order is by face_id alone.
+    list_B = face_id_B >> 32 if assigner is None else assigner.lists(vector_BD)
+    spool.add(list_B, np.arange(at, at + len(vector_BD)), vector_BD)
+    return len(vector_BD)
 
 
 def read_rows(path: Path) -> pa.RecordBatch:

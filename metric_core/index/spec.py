@@ -193,9 +193,9 @@ class IndexSpec(Options):
 
         Counted are pages that such a search touches, mapped ones too: all lists, and each row's face_id and identity
         unless the records for refining hold them, which are read by ``pread`` where there is no room to map them.
-        Centroids are counted once, as all shards have the same. Batches must be small enough for the workspace: FAISS
-        has a table of about 8 x ``dim`` bytes for each query and list that it scans in RaBitQ codes (1.1 KB measured
-        at 128 components).
+        Centroids are counted once where shards can share them: product codes are scanned without them. Batches must
+        be small enough for the workspace: FAISS has a table of about 8 x ``dim`` bytes for each query and list that
+        it scans in RaBitQ codes (1.1 KB measured at 128 components).
 
         Args:
             rows: vectors in the index.
@@ -205,7 +205,8 @@ class IndexSpec(Options):
             views: whether rows have a view.
         """
         codes = self.list_bytes(rows, shards) - rows * 8 if self.fast_scan else 0
-        pages = self.list_bytes(rows, shards) + round((_ROUNDED - 1) * codes) + self.trained_bytes
+        pages = self.list_bytes(rows, shards) + round((_ROUNDED - 1) * codes)
+        pages += self.trained_bytes * (1 if self.code == "PQ" and self.refine is not None else shards)
         if self.refine is None:
             pages += rows * (_ROW_BYTES + views)
         elif mapped:

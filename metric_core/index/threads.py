@@ -4,19 +4,26 @@ The products of a search are small: BLAS threads that wait for each other would 
 So each product is computed by one thread, and chunks of queries are what runs in parallel.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 from metric_core.index.engine import faiss
 
+_lock = threading.Lock()
+_holders = 0
+_limit: Any = None
+
 
 def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:
     """Call ``work`` for every chunk, in as many threads as FAISS may use (``OMP_NUM_THREADS``, else all cores)."""
     threads = min(len(chunks), faiss.omp_get_max_threads())
-    with _controller().limit(limits=1, user_api="blas"):
+    with _one_blas_thread():
         if threads < 2:
             for chunk in chunks:
                 work(chunk)
@@ -24,6 +31,23 @@ def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:
         with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
             for _ in pool.map(work, chunks):
                 pass
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """The limit is the process's: the first of several searches at once sets it, the last one lifts it."""
+    global _holders, _limit
+    with _lock:
+        if not _holders:
+            _limit = _controller().limit(limits=1, user_api="blas")
+        _holders += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders -= 1
+            if not _holders:
+                _limit.restore_original_limits()
 
 
 @cache

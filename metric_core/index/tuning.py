@@ -6,6 +6,7 @@ the candidates that are reranked are tuned together, because neither makes up fo
 
 # Q: probes, K: candidates per probe, T: neighbours that count.
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,8 +37,9 @@ class Target:
     """share of the 10 nearest vectors; None: it does not matter"""
 
     def met(self, point: "Point") -> bool:
-        """Whether a measurement reaches it."""
-        return point.identity >= self.identity and (self.vectors is None or point.recall >= self.vectors)
+        """Whether a measurement reaches it, with work that can be done."""
+        reached = point.identity >= self.identity and (self.vectors is None or point.recall >= self.vectors)
+        return reached and point.work < math.inf
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Point:
     recall: float
     """share of the 10 nearest vectors that were found among the 10"""
     work: float
-    """per probe, in the unit of ``cost``: the number of rows, lists and candidates that are looked at, weighted"""
+    """per probe, in the unit of ``cost``: the number of rows, lists and candidates that are looked at, weighted;
+    infinite where more candidates would be needed than can be reranked"""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, l
         index: where the probes are looked for; they are in it, and do not find themselves.
         truth: the probes and their exact neighbours in it.
         target: what must be reached.
-        crowding: rows of the whole index divided by rows of this one, if it is a sample: as many times more rows come
-            between a probe and its person there, so as many times more candidates must be reranked.
+        crowding: rows of the whole index divided by rows of this one, if it is a sample: more rows come between a probe
+            and its person there, and more candidates must be reranked (``deeper``).
         least_nprobe: fewer lists are not tried.
     """
     curve: list[Point] = []
@@ -112,6 +115,15 @@ def measure(index: Index, truth: Truth, nprobe: int | None, depth: int | None) -
         return _point(truth, own_Q, _found(index, truth, nprobe), index, nprobe, None, 1.0)
     found = _reranked(index, truth, nprobe, depth)
     return _point(truth, own_Q, found, index, nprobe, depth, 1.0)
+
+
+def deeper(depth: int, crowding: float) -> int:
+    """Candidates to rerank in an index that has ``crowding`` times the rows of a sample which needs ``depth``.
+
+    With its square root: between a sample of 98,304 and a million rows (10.2 times), 8 became 16 for 64 product codes,
+    and 200 became 600 for 8 of them.
+    """
+    return round(depth * math.sqrt(crowding))
 
 
 def _best_depth(index: Index, truth: Truth, nprobe: int | None, target: Target, crowding: float) -> Point:
@@ -177,8 +189,10 @@ def _point(
     recall = float(np.minimum(hit_QT.sum(axis=1), there_Q).sum() / there_Q.sum()) if there_Q.any() else 1.0
     person_Q, counted_Q = (code_QT[:, 0] == own_Q) & (own_Q >= 0), truth.first_Q
     identity = float(person_Q[counted_Q].mean()) if counted_Q.any() else first
-    deep = min(round((depth or 0) * crowding), _DEPTHS[-1])
+    deep = deeper(depth or 0, crowding)
     effort = work(index.spec, round(index.rows * crowding), nprobe, deep, shards=len(index.shards), mapped=index.mapped)
+    if deep > _DEPTHS[-1]:
+        effort = math.inf
     return Point(nprobe, depth, identity, first, recall, effort)
 
 

@@ -301,7 +301,8 @@ class Version:
             Corrupt: as ``read_checked``.
         """
         with storage.verified(self.file(NAMES), content.files[NAMES].sha256, again=verify) as path:
-            names = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["identity"].combine_chunks()
+            column = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["identity"]
+            names = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the latter copies
         with storage.verified(self.file(CODES), content.files[CODES].sha256, again=verify) as path:
             code_N = np.load(path, mmap_mode="r", allow_pickle=False)
         return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])

@@ -62,6 +62,8 @@ class DigestMemory:
         settled = max(before.st_mtime_ns, before.st_ctime_ns) < began_ns - SETTLED_S * 10**9
         if found == expected and settled and _state(before) == _state(after):
             self.remember(path, before, found)
+        elif found != expected:
+            self.forget(path)  # bytes may decay without a trace in the file's state
         return found
 
     def remember(self, path: Path, stat: os.stat_result, sha256: str) -> None:
@@ -69,6 +71,11 @@ class DigestMemory:
         with _unless_unusable():
             durable.write(self._entry(path), _line(path, stat, sha256))
             self._forget_oldest()
+
+    def forget(self, path: Path) -> None:
+        """Forget a file's digest; without effect if the folder cannot be written to."""
+        with _unless_unusable():
+            self._entry(path).unlink(missing_ok=True)
 
     def last_use_ns(self, path: Path) -> int:
         """When the file's digest was last remembered or recalled, in ns since 1970; 0 if there is no entry."""

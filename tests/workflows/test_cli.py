@@ -391,7 +391,7 @@ OPTIONS = {
     "tracking-uri experiment run-name register",
     "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out tombstones picture dry-run target-identity-recall target-recall "
+    "index": "address verbose embeddings out tombstones picture dry-run verify target-identity-recall target-recall "
     "memory-budget disk-budget spec shards seed",
     "index check": "index version verify",
     "index export": "index version out",

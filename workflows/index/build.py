@@ -88,8 +88,8 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        files = {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: manifest.canonical(choice)}
-        self._put(files)
+        written = manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
+        self._put({versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: written})
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -124,8 +124,8 @@ class Build:
             assert found is not None, "all shards are built"
             shards.append(found[0])
             near.append(truth.parse_best(found[1]))
-            with self.version.local_files(found[0]) as paths:
-                names.append(shard.read_rows(paths["rows"])["identity"].dictionary)
+            with self.version.local_file(found[0], "rows") as path:
+                names.append(shard.read_rows(path)["identity"].dictionary)
         own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
         own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
         self._put(own)
@@ -189,9 +189,10 @@ class Build:
         if choice is None or trained is None or probes is None:
             return None
         try:
-            found = json.loads(choice)
+            stored = json.loads(choice)
+            found = stored["choice"]
             sound = found["template"] == versions.digest(trained) and found["probes"] == versions.digest(probes)
-            if not sound:
+            if not sound or stored["digest"] != manifest.digest(found):
                 return None
             spec, shards = IndexSpec(**found["spec"]), found["shards"]
             return Plan(spec, shards, trained, Probes.parse(probes), found["mapped"], found)

@@ -37,7 +37,8 @@ def run(config: CheckConfig) -> dict[str, Any]:
     if lost > check.MAY_BE_LOST * looked:
         problems.append(f"{lost} of {looked} sampled vectors do not find themselves")
     now, then = check.remeasured(index, content)
-    if now != then:
+    # Another machine's sums of floats may differ in their last bits, and so a probe's answer.
+    if abs(now - then) > 2 / max(1, content.recall["counted"]):
         problems.append(f"the stored probes find {now:.4f} of their people, the manifest says {then:.4f}")
     if problems:
         raise Corrupt("\n".join(f"{version.uri}: {problem}" for problem in problems))

@@ -14,7 +14,7 @@ class IndexConfig(RunOptions):
     """Build and publish a version of an index."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("embeddings", "out", "tombstones", "picture", "dry_run"),
+        "input and output": ("embeddings", "out", "tombstones", "picture", "dry_run", "verify"),
         "index": (
             "target_identity_recall",
             "target_recall",
@@ -36,6 +36,8 @@ class IndexConfig(RunOptions):
     """PNG file to write, with the recall that each amount of work per probe reached."""
     dry_run: bool = False
     """Choose an index on a sample, show what building it would take, and write nothing."""
+    verify: bool = False
+    """Hash every file of a finished index again, also those that have not changed since this machine hashed them."""
     target_identity_recall: float = 0.99
     """Share of held-out probes whose person must come first, of those whose person an exact search puts first, above 0
     and at most 1; 1 keeps the index exact."""
@@ -43,7 +45,7 @@ class IndexConfig(RunOptions):
     """Share of the true 10 nearest vectors that a search must find as well, above 0 and at most 1; default: it does
     not matter which strangers come fifth to tenth."""
     memory_budget: str | None = None
-    """Memory that a search may add to its process, such as 4GiB or 500MB; default: no limit."""
+    """Memory that a search on one thread may add to its process, such as 4GiB or 500MB; default: no limit."""
     disk_budget: str | None = None
     """Disk that the index may take, such as 40GiB; default: no limit."""
     spec: str | None = None

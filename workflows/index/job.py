@@ -42,6 +42,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
     store = IndexStore(storage.absolute(config.out))
     source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     corpus = Corpus.of(source)
+    if not corpus.rows:
+        raise ConfigError(f"{source.uri} has no vectors to index; look at its quarantine and at the erased faces")
     if config.spec is not None:
         IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
     if config.dry_run:
@@ -60,7 +62,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     _tell_of_others(store, version)
     before = Content.parse(finished.content) if finished else None
     work = Build(config, corpus, version, before)
-    damaged = list(check.damage(version, before)) if before else []
+    damaged = list(check.damage(version, before, verify=config.verify)) if before else []
     for line in damaged:
         say(line)
     if finished and not damaged:

@@ -5,7 +5,6 @@ import pytest
 
 from metric_core.artefacts import schema
 from metric_core.errors import SchemaMismatch
-from metric_core.index import identities
 
 EXPECTED = {
     "FACES": """
@@ -59,15 +58,11 @@ EXPECTED = {
         embedding: fixed_size_list<item: halffloat>[4] not null
           child 0, item: halffloat
         norm: float not null""",
-    "identities": """
-        face_id: int64 not null
-        identity: dictionary<values=string, indices=int32, ordered=0> not null""",
 }
 
 SCHEMAS = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)} | {
     "embeddings, float32": schema.embeddings(4),
     "embeddings, float16": schema.embeddings(4, pa.float16()),
-    "identities": identities.SCHEMA,
 }
 
 

@@ -244,7 +244,7 @@ def test_a_filter_scans_more_lists_so_that_its_answers_are_found(people, open_of
     v = people(200, 5)
     index = open_of(v, "IVF16,Flat", shards=2, nprobe=2)
     assert index.only(face_ids=v.face_id_N[:30]).nprobe == 16
-    monkeypatch.setattr(search, "_FEW", 10)
+    monkeypatch.setattr(search, "FEW", 10)
     assert index.only(face_ids=v.face_id_N[:500]).nprobe == 4
     assert index.only(face_ids=v.face_id_N).nprobe == 2
 
