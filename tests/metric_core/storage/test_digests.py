@@ -240,3 +240,14 @@ def test_processes_share_a_memory(memory: DigestMemory, hashed: list[str]) -> No
     assert len(list(memory.folder.iterdir())) == 1
     assert memory.sha256(path, expected) == expected
     assert hashed == []
+
+
+@pytest.mark.usefixtures("settled")
+def test_bytes_that_decayed_without_a_trace_are_not_trusted_once_they_were_found(
+    memory: DigestMemory, file: Path
+) -> None:
+    expected = hashlib.sha256(b"as it was").hexdigest()
+    memory.remember(file, os.stat(file), expected)
+    assert memory.sha256(file, expected) == expected, "nothing shows in the file's state"
+    assert memory.sha256(file, expected, again=True) == SHA256
+    assert memory.sha256(file, expected) == SHA256

@@ -40,6 +40,7 @@ def edited(path: Path) -> None:
     """Valid JSON that says something else."""
     text = re.sub(r'("rows": ?)(\d+)', r"\g<1>1\2", path.read_text())
     text = re.sub(r'("seed": ?)(\d+)', r"\g<1>1\2", text)
+    text = re.sub(r'("memory": ?)(\d+)', r"\g<1>1\2", text)
     assert text != path.read_text()
     path.write_text(text)
 
@@ -51,6 +52,7 @@ OWN = [
     ("versions/*/probes.arrow", flipped),
     ("versions/*/choice.json", flipped),
     ("versions/*/choice.json", cut),
+    ("versions/*/choice.json", edited),
     ("versions/*/shard-*.json", flipped),
     ("versions/*/shard-*.json", Path.unlink),
     ("versions/*/shard-*.json", edited),

@@ -182,6 +182,14 @@ def test_an_index_that_another_run_builds(built: Built, capsys: pytest.CaptureFi
     assert before.items() <= after.items()
 
 
+def test_an_empty_corpus(embeddings: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Corpus, "rows", 0)
+    for dry_run in (False, True):
+        config = indexed.options(embeddings(), tmp_path / "index", dry_run=dry_run)
+        refused(config, ConfigError, "has no vectors to index; look at its quarantine", 2)
+    assert not (tmp_path / "index").exists()
+
+
 def test_of_a_task_that_no_node_has_the_memory_for(
     embeddings: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

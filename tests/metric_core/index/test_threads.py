@@ -1,0 +1,50 @@
+"""Chunks of a search run in parallel, and the process's threads are afterwards as they were."""
+
+import threading
+
+import pytest
+from threadpoolctl import ThreadpoolController, threadpool_limits
+
+from metric_core.index import threads
+
+
+def _blas() -> set[int]:
+    return {library["num_threads"] for library in ThreadpoolController().info() if library["user_api"] == "blas"}
+
+
+def test_searches_at_once_leave_the_number_of_blas_threads_as_it_was():
+    with threadpool_limits(2, user_api="blas"):
+        first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+        seen: list[set[int]] = []
+
+        def first(chunk: slice) -> None:
+            first_in.set()
+            assert second_in.wait(30)
+
+        def second(chunk: slice) -> None:
+            second_in.set()
+            assert first_out.wait(30)
+            seen.append(_blas())
+
+        one = threading.Thread(target=threads.each, args=(first, [slice(0, 1)]))
+        other = threading.Thread(target=threads.each, args=(second, [slice(0, 1)]))
+        one.start()
+        assert first_in.wait(30)
+        other.start()
+        one.join(30)
+        first_out.set()
+        other.join(30)
+        assert seen == [{1}], "the second still computes with one thread"
+        assert _blas() == {2}
+
+
+def test_every_chunk_is_worked_on_and_an_error_is_not_lost():
+    done: list[int] = []
+    threads.each(lambda chunk: done.append(chunk.start), [slice(n, n + 1) for n in range(20)])
+    assert sorted(done) == list(range(20))
+
+    def fail(chunk: slice) -> None:
+        raise ValueError(f"chunk {chunk.start}")
+
+    with pytest.raises(ValueError, match="chunk 0"):
+        threads.each(fail, [slice(0, 1), slice(1, 2)])
