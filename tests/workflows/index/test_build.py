@@ -79,6 +79,7 @@ def test_the_same_command_again_is_built_already(built: Built, capsys: pytest.Ca
     assert (answer["rows"], answer["people"], answer["shards"]) == (800, 160, SHARDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [0, 2, 3, 4, 6, 8, 9, 14, 20, 22, 23])
 def test_after_any_interruption_the_rest_is_written_and_the_digest_is_equal(
     built: Built, whole: Built, written: int

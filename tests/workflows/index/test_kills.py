@@ -50,7 +50,7 @@ def written(built: Built) -> set[str]:
     return set(indexed.times(built.out)) if built.out.exists() else set()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whenever_it_is_killed_the_index_is_the_same(tmp_path: Path) -> None:
     source = indexed.crowd(tmp_path / "embeddings", ROWS // EACH, EACH, unit=ROWS // 16)
     calm, run = (Built(source, tmp_path / name) for name in ("calm", "run"))
