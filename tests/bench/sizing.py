@@ -82,7 +82,7 @@ def plan(rows: int, dim: int, machines: int, cores: int, measured: dict[int, flo
     yield ""
     yield f"{'read from storage, vectors in float16':<44}{shown(round(READ * rows * dim * 2)):>12}"
     yield f"{'training rows':<44}{train:>12,}"
-    yield f"{'memory of the driver for the sample':<44}{shown(round((MARGIN + 1) * train * dim * 4)):>12}"  # and a copy to train on
+    yield f"{'memory of the driver for the sample':<44}{shown(round((MARGIN + 1) * train * dim * 4)):>12}"
     yield f"{'k-means, one core':<44}{kmeans / CPU_FLOPS / 3600:>10.2f} h"
     yield f"{f'k-means, {cores} cores':<44}{kmeans / CPU_FLOPS / cores / 3600:>10.2f} h"
     yield f"{'k-means, a GPU':<44}{kmeans / GPU_FLOPS / 3600:>10.2f} h"
