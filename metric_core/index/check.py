@@ -84,7 +84,7 @@ def require_found(index: Index, what: str) -> None:
 def lookup(index: Index) -> tuple[int, int]:
     """How many of some rows of every shard do not find themselves in it, or a copy of themselves, and of how many."""
     lost = looked = 0
-    for shard, allowed_N in zip(index.shards, index.allowed or (None,) * len(index.shards)):
+    for shard, allowed_N in index.restricted:
         alone = replace(index, shards=(shard,), allowed=(allowed_N,))
         at_R = np.unique(np.linspace(0, max(0, shard.rows - 1), min(shard.rows, _SAMPLE)).astype(np.int64))
         at_R = at_R if allowed_N is None else at_R[allowed_N[at_R]]

@@ -180,6 +180,11 @@ class _Trial:
         found = len(np.unique(self._rows.code_N)) / max(1, len(self._rows))
         return max(1, round(found * self._wanted.rows))
 
+    @property
+    def _crowding(self) -> float:
+        """Rows of the whole corpus for each of the trial's."""
+        return self._wanted.rows / max(1, len(self._rows))
+
     def template(self, spec: IndexSpec) -> bytes:
         """The trained template. Raises ConfigError as ``template.train``."""
         if spec.factory not in self._templates:
@@ -196,8 +201,8 @@ class _Trial:
     def least_work(self, candidate: Candidate) -> float:
         """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
         needs no fewer candidates."""
-        spec, crowding = candidate.spec, self._wanted.rows / max(1, len(self._rows))
-        depth = tuning.deeper(self._least_depth.get(spec.code, 0), crowding) if spec.refine else 0
+        spec = candidate.spec
+        depth = tuning.deeper(self._least_depth.get(spec.code, 0), self._crowding) if spec.refine else 0
         return work(spec, self._wanted.rows, self._least_nprobe, depth, mapped=candidate.mapped)
 
     def of(self, candidate: Candidate) -> Candidate:
@@ -209,9 +214,8 @@ class _Trial:
             built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), near)
             self.seconds_per_row[spec.factory] = (time.process_time() - clock) / max(1, len(self._rows))
             index = replace(Index.single(built.paths, spec), mapped=candidate.mapped)
-            crowding = self._wanted.rows / max(1, len(self._rows))
             target, least = self._wanted.target, self._least_nprobe
-            found = tuning.tune(index, self._truth, target, crowding=crowding, least_nprobe=least)
+            found = tuning.tune(index, self._truth, target, crowding=self._crowding, least_nprobe=least)
         highest = max(point["identity"] for point in found.curve)
         if not target.met(found):
             return replace(candidate, best=highest, note="does not reach the target")

@@ -92,7 +92,7 @@ def export(index: Index, out: str) -> Exported:
 
 def _kept(index: Index) -> Iterator[tuple[OpenShard, np.ndarray]]:
     """Each shard and bool (N,), the rows that may be found."""
-    for shard, allowed_N in zip(index.shards, index.allowed or (None,) * len(index.shards)):
+    for shard, allowed_N in index.restricted:
         yield shard, np.ones(shard.rows, bool) if allowed_N is None else allowed_N
 
 

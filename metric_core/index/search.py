@@ -152,10 +152,14 @@ class Index:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def restricted(self) -> list[tuple[OpenShard, np.ndarray | None]]:
+        """Each shard, and bool (N,), its rows that may be found; None for all of them."""
+        return list(zip(self.shards, self.allowed or (None,) * len(self.shards)))
+
+    @property
     def left(self) -> int:
         """Vectors that may be found."""
-        allowed = self.allowed or (None,) * len(self.shards)
-        return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in zip(self.shards, allowed))
+        return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in self.restricted)
 
     @cached_property
     def _people(self) -> int:
@@ -163,7 +167,7 @@ class Index:
         if not self.allowed:
             return len(self.names)
         there_M = np.zeros(len(self.names), bool)
-        for shard, rows_N in zip(self.shards, self.allowed):
+        for shard, rows_N in self.restricted:
             there_M[shard.identity_N if rows_N is None else shard.identity_N[rows_N]] = True
         return int(there_M.sum())
 
@@ -191,7 +195,7 @@ class Index:
         """
         allowed = tuple(
             filtering.allowed(shard, before, self.names, identities, face_ids, views)
-            for shard, before in zip(self.shards, self.allowed or (None,) * len(self.shards))
+            for shard, before in self.restricted
         )
         found = replace(self, allowed=allowed)
         if self.nprobe is None or self.nlist is None:
@@ -202,9 +206,8 @@ class Index:
 
     def without(self, face_ids: np.ndarray) -> "Index":
         """The same index, without some faces: int64 (any number,), their ids."""
-        rows = [~np.isin(shard.face_id_N, face_ids) for shard in self.shards]
-        before = self.allowed or (None,) * len(self.shards)
-        return replace(self, allowed=tuple(now if old is None else now & old for now, old in zip(rows, before)))
+        rows = [(~np.isin(shard.face_id_N, face_ids), before) for shard, before in self.restricted]
+        return replace(self, allowed=tuple(now if before is None else now & before for now, before in rows))
 
     def search(
         self,
@@ -356,8 +359,7 @@ class Index:
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
-        allowed = self.allowed or (None,) * len(self.shards)
-        found = [shard.candidates(query_QD, probed, k, rows) for shard, rows in zip(self.shards, allowed)]
+        found = [shard.candidates(query_QD, probed, k, rows) for shard, rows in self.restricted]
         if len(found) == 1:
             return np.zeros((len(query_QD), k), np.int64), found[0][1], found[0][0]
         score_QC = np.concatenate([score_QK for score_QK, _ in found], axis=1)

@@ -82,7 +82,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
-    return _result(store, version, content, time.monotonic() - start)
+    return _result(store, version, content, finished.provenance, time.monotonic() - start)
 
 
 def show(result: dict[str, Any]) -> str:
@@ -181,8 +181,9 @@ def _table(candidates: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _result(store: IndexStore, version: Version, content: Content, seconds: float) -> dict[str, Any]:
-    measured = version.manifest().provenance.get("measured") or {}
+def _result(
+    store: IndexStore, version: Version, content: Content, about: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     return {
         "index": store.uri,
         "version": version.id,
@@ -195,6 +196,6 @@ def _result(store: IndexStore, version: Version, content: Content, seconds: floa
         "depth": content.depth,
         "identity_recall": content.recall["identity"],
         "recall": content.recall["recall"],
-        "memory": measured.get("memory"),
+        "memory": about.get("measured", {}).get("memory"),
         "seconds": round(seconds, 2),
     }

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import small_disk
 from support.crowd import listed
 from support.drivers import PATIENCE, ROOT
 from support.tiny import untrained
@@ -12,8 +13,6 @@ from support.tiny import untrained
 from metric_core.artefacts import manifest
 
 IMAGES = 1200
-# Only this script and its children see the mount, which needs no rights except to make namespaces. Results are copied
-# to the other disk: the mount is gone when the script ends.
 SCRIPT = """
 set -e
 at=$1; shift
@@ -27,23 +26,17 @@ mount -o remount,size=10m "$at/small"
 when=room embed "$@"
 cp -a "$at/small/out" "$at/out"
 """
-UNSHARE = ["unshare", "--map-root-user", "--mount"]
 
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_job_and_room_continues_it(tmp_path: Path) -> None:
-    try:
-        allowed = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here to mount a small disk with")
-    if allowed.returncode:
-        pytest.skip(f"no small disk can be mounted here: {allowed.stderr.decode().strip()}")
+    small_disk.require(tmp_path)
     faces, model = listed(tmp_path, IMAGES), untrained(str(tmp_path / "model"))
     job = [sys.executable, "-m", "workflows.cli", "embed", "--faces", faces, "--model", model]
     job += ["--unit-size", "100", "--actors", "1"]
     subprocess.run([*job, "--out", str(tmp_path / "calm")], cwd=ROOT, check=True, timeout=PATIENCE)
 
-    subprocess.run([*UNSHARE, "bash", "-c", SCRIPT, "bash", str(tmp_path), *job], cwd=ROOT, check=True, timeout=900)
+    small_disk.run(SCRIPT, tmp_path, job, timeout=900)
     assert (tmp_path / "full.code").read_text() == "1\n"
     line = (tmp_path / "full.txt").read_text().splitlines()[-1]
     assert line.startswith(f"likeness embed: {tmp_path}/small/out"), line

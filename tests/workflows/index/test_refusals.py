@@ -1,15 +1,14 @@
 """Bad input to ``likeness index``: one clear line, before hours of work, and nothing is published."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import indexed, minted
-from support.drivers import PATIENCE, ROOT
+from support import indexed, minted, small_disk
+from support.drivers import PATIENCE
 from support.indexed import Built
 
 from metric_core.artefacts.collection import Collection
@@ -208,12 +207,11 @@ def test_what_is_not_an_index_is_left_alone(embeddings: Callable[..., str], tmp_
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
-# Only this script and its children see the mount. What is left is copied to the other disk before the script ends.
 SCRIPT = """
 set -e
 at=$1; shift
 mkdir "$at/small"
-mount -t tmpfs -o size=SIZE tmpfs "$at/small"
+mount -t tmpfs -o size=200k tmpfs "$at/small"
 index() { code=0; "$@" --out "$at/small/index" 2> "$at/$when.txt" || code=$?; echo $code > "$at/$when.code"; }
 when=full index "$@"
 cp -a "$at/small/index" "$at/partly"
@@ -221,22 +219,14 @@ mount -o remount,size=20m "$at/small"
 when=room index "$@"
 cp -a "$at/small/index" "$at/index"
 """
-UNSHARE = ["unshare", "--map-root-user", "--mount"]
 
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_job_and_room_continues_it(whole: Built, tmp_path: Path) -> None:
-    try:
-        allowed = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare here to mount a small disk with")
-    if allowed.returncode:
-        pytest.skip(f"no small disk can be mounted here: {allowed.stderr.decode().strip()}")
+    small_disk.require(tmp_path)
     argv = indexed.command(whole.embeddings, "")
     argv = argv[: argv.index("--out")] + argv[argv.index("--out") + 2 :]
-    script = SCRIPT.replace("SIZE", "200k")
-    run = [*UNSHARE, "bash", "-c", script, "bash", str(tmp_path), *argv]
-    subprocess.run(run, cwd=ROOT, check=True, timeout=PATIENCE * 2)
+    small_disk.run(SCRIPT, tmp_path, argv, timeout=PATIENCE * 2)
     assert (tmp_path / "full.code").read_text() == "1\n"
     line = (tmp_path / "full.txt").read_text().splitlines()[-1]
     assert line.startswith(f"likeness index: {tmp_path}/small/index"), line
