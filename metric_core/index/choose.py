@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from metric_core.errors import ConfigError
 from metric_core.index import shard, template, tuning
+from metric_core.index.assign import Assigner
 from metric_core.index.corpus import Rows
 from metric_core.index.cost import work
 from metric_core.index.sample import Sample
@@ -165,13 +166,15 @@ class _Trial:
         row_N = sample.whole(TRIAL_ROWS)
         self._rows = sample.rows.take(row_N)
         tried = replace(sample, rows=self._rows, group_N=sample.group_N[row_N])
-        shown = _probes(self._rows.take(tried.probes(TRIAL_PROBES)))
+        shown, clock = _probes(self._rows.take(tried.probes(TRIAL_PROBES))), time.process_time()
         near = shown.nearest()
         near.add(self._rows.face_id_N, self._rows.embedding_ND, self._rows.identity)
         self._truth = Truth(shown, near.best())
+        self._truth_seconds = (time.process_time() - clock) * PROBES / TRIAL_PROBES
         self.seconds_per_row: dict[str, float] = {}
-        """CPU seconds that building took, by spec"""
+        """CPU seconds that building takes, by spec"""
         self._lists: dict[int, np.ndarray] = {}
+        self._assigned: dict[int, tuple[np.ndarray, float]] = {}
         self._templates: dict[str, bytes] = {}
 
     @property
@@ -198,6 +201,16 @@ class _Trial:
             self._templates[spec.factory] = template.train(rows_ND, spec, self._seed, centroid_MD)
         return self._templates[spec.factory]
 
+    def _assigned_rows(self, spec: IndexSpec) -> tuple[np.ndarray | None, float]:
+        """The list of each of the trial's rows, the same for all codes, and the CPU seconds that finding them took."""
+        if spec.nlist is None:
+            return None, 0.0
+        if spec.nlist not in self._assigned:
+            clock = time.process_time()
+            list_N = Assigner(self._lists[spec.nlist]).lists(self._rows.embedding_ND)
+            self._assigned[spec.nlist] = list_N, time.process_time() - clock
+        return self._assigned[spec.nlist]
+
     def least_work(self, candidate: Candidate) -> float:
         """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
         needs no fewer candidates."""
@@ -209,13 +222,15 @@ class _Trial:
         """The candidate with what was measured."""
         spec = candidate.spec
         trained = self.template(spec)
+        list_N, shared_seconds = self._assigned_rows(spec)
         with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-            clock, near = time.process_time(), self.probes.nearest()
-            built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), near)
-            self.seconds_per_row[spec.factory] = (time.process_time() - clock) / max(1, len(self._rows))
+            clock = time.process_time()
+            built = shard.build(trained, spec, [self._rows], len(self._rows), Path(folder), list_N=list_N)
+            spent = time.process_time() - clock + shared_seconds + self._truth_seconds
+            self.seconds_per_row[spec.factory] = spent / max(1, len(self._rows))
             index = replace(Index.single(built.paths, spec), mapped=candidate.mapped)
             target, least = self._wanted.target, self._least_nprobe
-            found = tuning.tune(index, self._truth, target, crowding=self._crowding, least_nprobe=least)
+            found = tuning.tune(index, self._truth, target, crowding=self._crowding, start=least)
         highest = max(point["identity"] for point in found.curve)
         if not target.met(found):
             return replace(candidate, best=highest, note="does not reach the target")

@@ -129,7 +129,7 @@ class Index:
 
     @classmethod
     def single(cls, paths: Mapping[str, Path], spec: IndexSpec) -> "Index":
-        """Open a shard that belongs to no version yet.
+        """Open a shard that belongs to no version yet, with its records mapped.
 
         Args:
             paths: its files, by ending.
@@ -137,7 +137,7 @@ class Index:
         """
         rows = read_rows(paths["rows"])
         names = rows["identity"].dictionary
-        shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard")
+        shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard", mapped=True)
         centroid_MD = template.centroids(shard.index, copy=False)
         return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
 

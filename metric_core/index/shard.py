@@ -17,7 +17,7 @@ one. Its digest is that of its files, so equal rows and options give an equal di
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -91,7 +91,14 @@ def decoded(record_B: np.ndarray) -> np.ndarray:
 
 
 def build(
-    trained: bytes, spec: IndexSpec, blocks: Iterable[Rows], rows: int, folder: Path, near: Nearest | None = None
+    trained: bytes,
+    spec: IndexSpec,
+    blocks: Iterable[Rows],
+    rows: int,
+    folder: Path,
+    near: Nearest | None = None,
+    *,
+    list_N: np.ndarray | None = None,
 ) -> Built:
     """Build a shard's files in ``folder``.
 
@@ -102,13 +109,14 @@ def build(
         rows: about how many there are, to size the temporary files.
         folder: for the three files and the temporary ones.
         near: is shown every block, to find the exact neighbours of the held-out probes on the way.
+        list_N: int64 (N,), the list of each row, where it is known.
 
     Raises:
         IndexBuildError: a face_id occurs twice.
     """
     index = codec.load(trained)
     centroid_MD = template.centroids(index)
-    assigner = None if centroid_MD is None else Assigner(centroid_MD)
+    assign = None if centroid_MD is None else _assigning(centroid_MD, list_N)
     spool = _Spool(folder, spec, rows)
     face_ids, identities, views = [np.empty(0, np.int64)], [], []
     waiting: list[np.ndarray] = []
@@ -121,9 +129,9 @@ def build(
         views.append(block.view)
         waiting.append(block.embedding_ND)
         if sum(map(len, waiting)) >= ROWS:
-            at += _spool(spool, assigner, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
+            at += _spool(spool, assign, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
     if waiting:
-        at += _spool(spool, assigner, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
+        at += _spool(spool, assign, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
     face_id_N = np.concatenate(face_ids)
     _require_distinct(face_id_N)
     names, code_N = _codes(identities)
@@ -132,7 +140,7 @@ def build(
     order_N, start = np.empty(at, np.int64), 0
     with open(paths["vectors"], "wb") as vectors:
         for list_B, row_B, vector_BD in spool.sorted(face_id_N):
-            _add(index, vector_BD, start, None if assigner is None else list_B)
+            _add(index, vector_BD, start, None if assign is None else list_B)
             order_N[start : start + len(row_B)] = row_B
             start += len(row_B)
             if record is not None:
@@ -146,14 +154,27 @@ def build(
     return Built(at, len(names), files, paths)
 
 
+def _assigning(centroid_MD: np.ndarray, list_N: np.ndarray | None) -> Callable[[int, np.ndarray], np.ndarray]:
+    """Finds the list of each row of a block, of which the first is the shard's row ``at``."""
+    if list_N is not None:
+        known_N = list_N
+        return lambda at, x_BD: known_N[at : at + len(x_BD)]
+    assigner = Assigner(centroid_MD)
+    return lambda _, x_BD: assigner.lists(x_BD)
+
+
 def _spool(
-    spool: "_Spool", assigner: Assigner | None, waiting: list[np.ndarray], face_id_B: np.ndarray, at: int
+    spool: "_Spool",
+    assign: Callable[[int, np.ndarray], np.ndarray] | None,
+    waiting: list[np.ndarray],
+    face_id_B: np.ndarray,
+    at: int,
 ) -> int:
     """Add the waiting vectors to the spool and empty the list; returns their number. ``at`` rows came before."""
     vector_BD = np.concatenate(waiting)
     waiting.clear()
     # Without lists, the order is by face_id alone.
-    list_B = face_id_B >> 32 if assigner is None else assigner.lists(vector_BD)
+    list_B = face_id_B >> 32 if assign is None else assign(at, vector_BD)
     spool.add(list_B, np.arange(at, at + len(vector_BD)), vector_BD)
     return len(vector_BD)
 

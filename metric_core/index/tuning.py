@@ -7,7 +7,7 @@ the candidates that are reranked are tuned together, because neither makes up fo
 # Q: probes, K: candidates per probe, T: neighbours that count.
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ _STAGES = (32, 128, 512, 2048)
 """Depths that are tried are extended in these stages, while that helps."""
 _SAME = 1e-6  # two float32 sums of one dot product may differ by this much
 _FURTHER = 2  # steps of nprobe that are tried beyond the first that reaches the target: fewer candidates may do then
+_SURE = 1.645
+"""Standard errors: 95 % of a normal distribution lie below."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Target:
         """Whether a measurement reaches it, with work that can be done."""
         reached = point.identity >= self.identity and (self.vectors is None or point.recall >= self.vectors)
         return reached and point.work < math.inf
+
+    def surely(self, probes: int) -> "Target":
+        """What some held-out probes must find for the people of new probes to be found as asked, at 95 % confidence.
+
+        The lower end of Wilson's score interval, at t + z sqrt(t (1 - t) / probes), is then the target t (Wilson 1927,
+        "Probable inference, the law of succession, and statistical inference"). Without it, the parameters which just
+        reach the target would be those that a chance of the probes favours.
+        """
+        error = math.sqrt(self.identity * (1 - self.identity) / max(1, probes))
+        return replace(self, identity=min(1.0, self.identity + _SURE * error))
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Tuned(Point):
     """for each nprobe that was tried, the measurement with the least depth that reaches the target, else the best"""
 
 
-def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, least_nprobe: int = 1) -> Tuned:
+def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, start: int = 1) -> Tuned:
     """The measurement that reaches the target with the least work; the best one if none does.
 
     Args:
@@ -82,15 +94,21 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, l
         target: what must be reached.
         crowding: rows of the whole index divided by rows of this one, if it is a sample: more rows come between a probe
             and its person there, and more candidates must be reranked (``deeper``).
-        least_nprobe: fewer lists are not tried.
+        start: lists that are tried first; fewer are only tried if these reach the target.
     """
     curve: list[Point] = []
     further = 0
-    for nprobe in steps(index.nlist, least_nprobe):
+    every = steps(index.nlist)
+    more = [nprobe for nprobe in every if nprobe is None or nprobe >= min(start, index.nlist or 1)]
+    for nprobe in more:
         curve.append(_best_depth(index, truth, nprobe, target, crowding))
         further += target.met(curve[-1])
         if further > _FURTHER:
             break
+    for nprobe in every[: len(every) - len(more)][::-1]:
+        if not target.met(curve[0]):
+            break
+        curve.insert(0, _best_depth(index, truth, nprobe, target, crowding))
     reached = [point for point in curve if target.met(point)]
     if reached:
         best = min(reached, key=lambda point: (point.work, point.nprobe or 0))
@@ -100,11 +118,11 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, l
     return Tuned(**asdict(best), probes=len(truth.probes), counted=int(truth.first_Q.sum()), curve=shown)
 
 
-def steps(nlist: int | None, least: int = 1) -> list[int | None]:
-    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12 ... from ``least`` on, and all of them; [None] without lists."""
+def steps(nlist: int | None) -> list[int | None]:
+    """Numbers of lists to try: 1, 2, 3, 4, 6, 8, 12 ... and all of them; [None] without lists."""
     if nlist is None:
         return [None]
-    numbers = {n for power in range(nlist.bit_length()) for n in (2**power, 3 * 2**power // 2) if least <= n < nlist}
+    numbers = {n for power in range(nlist.bit_length()) for n in (2**power, 3 * 2**power // 2) if n < nlist}
     return [*sorted(numbers), nlist]
 
 
