@@ -6,15 +6,19 @@ FAISS's GPU build."""
 import numpy as np
 
 from metric_core import counter
+from metric_core.index import threads
 from metric_core.index.products import nearest
 
 _SPLIT = 1 / 1024  # by how much the halves of a list that is split differ, as in FAISS (Clustering.cpp)
-_PART, _PART_PASSES = 4, 6
+_PART, _PART_PASSES = 4, 4
 """The first passes are over one row in so many: the centroids still move far then."""
 _LEAST = 10  # rows per centroid of such a pass: with fewer, many centroids would have none
 _CELLS = 1 << 22  # pairs of centroids that are compared at a time
-_NEAR, _NEAR_PASSES = 64, 12
-"""The last passes compare a row with so many centroids near its own only: hardly any row moves further."""
+_LISTS = 256  # lists whose rows a thread compares at a time
+_NEAR, _NEAR_PASSES, _FRESH = 128, 9, 3
+"""All other passes compare a row with so many centroids near its own only, which are looked for again after some of
+them: hardly any row moves further."""
+_FEW_PASSES = 10  # where there are too few centroids for that
 
 
 def kmeans(x_ND: np.ndarray, count: int, *, seed: int) -> np.ndarray:
@@ -22,8 +26,8 @@ def kmeans(x_ND: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
     Lloyd's algorithm with centroids scaled to unit length (Dhillon, Modha 2001, "Concept decompositions for large
     sparse text data using clustering"). It starts from distinct random rows. A centroid without rows takes half of the
-    list with the most rows. Only one of the passes multiplies all rows with all centroids: the passes before are over a
-    part of the rows, and those after it compare a row with centroids near its own.
+    list with the most rows. Where there are many centroids, only one pass multiplies all rows with all of them: those
+    before are over a part of the rows, and those after it compare a row with centroids near its own.
 
     Args:
         x_ND: (N, D), float32 or float16, unit length; about 40 to 250 rows per centroid give good lists.
@@ -47,41 +51,53 @@ def kmeans(x_ND: np.ndarray, count: int, *, seed: int) -> np.ndarray:
         raise ValueError("k-means needs finite values, got NaN or infinity: leave those rows out")
     first = counter.generator(seed, "k-means").choice(len(x_ND), count, replace=False)
     centroid_MD = x_ND[np.sort(first)]
+    if count <= 2 * _NEAR:
+        for _ in range(_FEW_PASSES):
+            _move(centroid_MD, x_ND, nearest(x_ND, centroid_MD)[0])
+        return centroid_MD
     if len(x_ND) >= _PART * _LEAST * count:
-        part_RD = np.ascontiguousarray(x_ND[::_PART])
-        for _ in range(_PART_PASSES):
-            _move(centroid_MD, part_RD, nearest(part_RD, centroid_MD)[0])
-    for _ in range(1 if count > 2 * _NEAR else 10):
-        list_N, _score = nearest(x_ND, centroid_MD)
-        _move(centroid_MD, x_ND, list_N)
-    if count > 2 * _NEAR:
-        near_MK = _nearest_each(centroid_MD)
-        for _ in range(_NEAR_PASSES):
-            list_N = _nearest_near(x_ND, list_N, centroid_MD, near_MK)
-            _move(centroid_MD, x_ND, list_N)
+        _improve(centroid_MD, np.ascontiguousarray(x_ND[::_PART]), _PART_PASSES, fresh=1)
+    _improve(centroid_MD, x_ND, _NEAR_PASSES, fresh=_FRESH)
     return centroid_MD
+
+
+def _improve(centroid_MD: np.ndarray, x_RD: np.ndarray, passes: int, fresh: int) -> None:
+    """One pass that multiplies all rows with all centroids, and some which do not; moves the centroids in place."""
+    list_R, _ = nearest(x_RD, centroid_MD)
+    _move(centroid_MD, x_RD, list_R)
+    for number in range(passes):
+        if number % fresh == 0:
+            near_MK = _nearest_each(centroid_MD)
+        list_R = _nearest_near(x_RD, list_R, centroid_MD, near_MK)
+        _move(centroid_MD, x_RD, list_R)
 
 
 def _nearest_each(centroid_MD: np.ndarray) -> np.ndarray:
     """int32 (M, K): for each centroid, those nearest to it, itself among them; some at a time, since all pairs of a
     hundred thousand would take gigabytes."""
     near_MK = np.empty((len(centroid_MD), _NEAR), np.int32)
+
+    def fill(part: slice) -> None:
+        score_RM = centroid_MD[part] @ centroid_MD.T
+        near_MK[part] = np.argpartition(-score_RM, _NEAR, axis=1)[:, :_NEAR]
+
     rows = max(1, _CELLS // len(centroid_MD))
-    for start in range(0, len(centroid_MD), rows):
-        score_RM = centroid_MD[start : start + rows] @ centroid_MD.T
-        near_MK[start : start + rows] = np.argpartition(-score_RM, _NEAR, axis=1)[:, :_NEAR]
+    threads.each(fill, [slice(start, start + rows) for start in range(0, len(centroid_MD), rows)])
     return near_MK
 
 
 def _nearest_near(x_ND: np.ndarray, list_N: np.ndarray, centroid_MD: np.ndarray, near_MK: np.ndarray) -> np.ndarray:
     """int64 (N,): for each row, the nearest of the centroids near the one of its list."""
     order_N = np.argsort(list_N, kind="stable")
-    ends_M = np.cumsum(np.bincount(list_N, minlength=len(centroid_MD)))
+    edges = [0, *np.cumsum(np.bincount(list_N, minlength=len(centroid_MD))).tolist()]
     new_N = np.empty_like(list_N)
-    for number, (start, stop) in enumerate(zip([0, *ends_M[:-1]], ends_M)):
-        if start < stop:
-            row_R, near_K = order_N[start:stop], near_MK[number]
+
+    def fill(lists: slice) -> None:
+        for number in range(lists.start, min(lists.stop, len(centroid_MD))):
+            row_R, near_K = order_N[edges[number] : edges[number + 1]], near_MK[number]
             new_N[row_R] = near_K[(x_ND[row_R] @ centroid_MD[near_K].T).argmax(axis=1)]
+
+    threads.each(fill, [slice(start, start + _LISTS) for start in range(0, len(centroid_MD), _LISTS)])
     return new_N
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from metric_core.index import threads
+
 _CELLS = 1 << 20  # of a product: 4 MB, so that it is still in the cache when it is compared
 _GPU_CELLS = 1 << 26
 _PAIRS = 16384
@@ -90,8 +92,8 @@ def nearest(x_ND: np.ndarray, centroid_MD: np.ndarray) -> tuple[np.ndarray, np.n
     torch = _cuda(len(centroid_MD))
     centroids = centroid_MD if torch is None else _copied(torch, centroid_MD)
     rows = max(256, (_CELLS if torch is None else _GPU_CELLS) // len(centroid_MD))
-    for start in range(0, len(x_ND), rows):
-        part = slice(start, start + rows)
+
+    def fill(part: slice) -> None:
         x_RD = np.asarray(x_ND[part], np.float32)
         if torch is None:
             product_RM = x_RD @ centroids.T
@@ -101,6 +103,13 @@ def nearest(x_ND: np.ndarray, centroid_MD: np.ndarray) -> tuple[np.ndarray, np.n
             with _exactly(torch):
                 best = torch.max(_copied(torch, x_RD) @ centroids.T, dim=1)
             list_N[part], score_N[part] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+
+    parts = [slice(start, start + rows) for start in range(0, len(x_ND), rows)]
+    if torch is None:
+        threads.each(fill, parts)
+    else:
+        for part in parts:
+            fill(part)
     return list_N, score_N
 
 
