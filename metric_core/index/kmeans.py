@@ -56,7 +56,7 @@ def kmeans(x_ND: np.ndarray, count: int, *, seed: int) -> np.ndarray:
             _move(centroid_MD, x_ND, nearest(x_ND, centroid_MD)[0])
         return centroid_MD
     if len(x_ND) >= _PART * _LEAST * count:
-        _improve(centroid_MD, np.ascontiguousarray(x_ND[::_PART]), _PART_PASSES, fresh=1)
+        _improve(centroid_MD, np.ascontiguousarray(x_ND[::_PART]), _PART_PASSES, fresh=2)
     _improve(centroid_MD, x_ND, _NEAR_PASSES, fresh=_FRESH)
     return centroid_MD
 
