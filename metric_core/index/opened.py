@@ -1,10 +1,7 @@
-"""A shard opened for searching: its codes are in memory or mapped, its rerank records stay in their file and are read
-one by one, so that only the codes take memory.
-"""
+"""A shard opened for searching: its codes are in memory or mapped; its records for reranking may stay in their file."""
 
 # Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,13 @@ from metric_core.errors import Corrupt
 from metric_core.index import codec, merging
 from metric_core.index.engine import faiss
 from metric_core.index.nearest import flat_search
-from metric_core.index.shard import decoded, read_rows, record_type
+from metric_core.index.records import Records
+from metric_core.index.shard import decoded, read_rows
 from metric_core.index.spec import IndexSpec
 
 FEW, SHARE = 10_000, 4
 """Rows, at most so many and one in so many, that a filter may leave to be compared one by one by their stored vectors:
 a scan of the lists would walk all rows for them, and compare codes."""
-_GAP_BYTES = 1024  # two records closer than this are read as one range: copying is cheaper than another call
 _BLOCK = 16384  # rows of an exact scan that are converted to float32 at a time
 
 
@@ -49,15 +46,11 @@ class OpenShard:
         self.face_id_N: np.ndarray = rows["face_id"].to_numpy()
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
-        self._record = None if vectors is None else record_type(spec)
         # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
         # other queries then (ProductQuantizer::compute_inner_prod_tables).
         self._wide = spec.M is not None and spec.dim // spec.M >= 16
-        held = self.rows
-        if vectors is not None and self._record is not None:
-            self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
-            held = os.fstat(self._file.fileno()).st_size // self._record.itemsize
-            self._mapped = np.memmap(self._file, self._record, "r") if mapped and held else None
+        self._records = None if vectors is None else Records(vectors, spec, where, mapped)
+        held = self.rows if self._records is None else self._records.rows
         if not int(index.ntotal) == self.rows == held or len(self.names) != len(code_M):
             raise Corrupt(f"{where}: its files do not have equally many rows; start the job that built the index again")
 
@@ -72,7 +65,7 @@ class OpenShard:
             spec: of the version.
             code_M: int32 (M,), the version's code of each of the shard's identities.
             where: the shard's address, for messages.
-            mapped: map the records for reranking into memory instead of reading them one by one.
+            mapped: map the records for reranking into memory instead of reading those of a moment.
 
         Raises:
             Corrupt: the files do not fit together.
@@ -124,12 +117,12 @@ class OpenShard:
         selector = None
         if allowed_N is not None:
             few_R = np.flatnonzero(allowed_N)
-            if self._record is not None and len(few_R) <= min(FEW, self.rows // SHARE):
+            if self._records is not None and len(few_R) <= min(FEW, self.rows // SHARE):
                 score_QK, at_QK = flat_search(query_QD, [(0, self.vectors_at(few_R))], k)
                 return score_QK, np.where(at_QK < 0, -1, few_R[at_QK] if len(few_R) else -1)
             bits = np.packbits(allowed_N, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
-        if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
+        if self._records is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
             return merging.padded(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
         return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
 
@@ -138,9 +131,9 @@ class OpenShard:
         return self.face_id_N[position_R], self._code_M[self._local_N[position_R]]
 
     def vectors_at(self, position_R: np.ndarray) -> np.ndarray:
-        """float32 (R, D): the stored vectors, as exact as they are stored."""
-        if self._record is not None:
-            return self.records_at(position_R)[0]
+        """float32 (R, D): the stored vectors at ascending positions, as exact as they are stored."""
+        if self._records is not None:
+            return decoded(self._records.at(position_R))
         vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
         if self.lists is None:
             for start, block_BD in self._blocks():
@@ -155,32 +148,13 @@ class OpenShard:
             ivf.reconstruct_from_offset(number, offset, faiss.swig_ptr(vector_RD[row]))
         return vector_RD
 
-    def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), from the records for reranking.
-
-        If the records are not mapped, neighbouring ones are read at once, only these, and nothing stays in memory.
-        """
-        record_R = self._read_records(position_R) if self._mapped is None else self._mapped[position_R]
-        return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]
-
-    def _read_records(self, position_R: np.ndarray) -> np.ndarray:
-        assert self._record is not None
-        size = self._record.itemsize
-        ordered_U, back_R = np.unique(position_R, return_inverse=True)
-        if not len(ordered_U):
-            return np.empty(0, self._record)
-        cut_U = np.flatnonzero(np.diff(ordered_U) * size > size + _GAP_BYTES) + 1
-        first = ordered_U[np.concatenate([[0], cut_U])]
-        last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
-        handle = self._file.fileno()
-        ranges = zip((first * size).tolist(), ((last - first) * size).tolist())
-        data = b"".join([os.pread(handle, length, at) for at, length in ranges])
-        if len(data) != int((last - first).sum()) * size:
-            raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
-        run_U = np.searchsorted(first, ordered_U, side="right") - 1
-        start = np.concatenate([[0], np.cumsum(last - first)[:-1]])
-        record_R: np.ndarray = np.frombuffer(data, self._record)[(start[run_U] + ordered_U - first[run_U])[back_R]]
-        return record_R
+    def compared(
+        self, query_QD: np.ndarray, query_R: np.ndarray, position_R: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As ``Records.compared``, with the version's codes of identities. There must be records."""
+        assert self._records is not None
+        score_R, face_id_R, local_R = self._records.compared(query_QD, query_R, position_R)
+        return score_R, face_id_R, self._code_M[local_R]
 
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any
