@@ -16,7 +16,7 @@ from metric_core.index.spec import IndexSpec
 
 _GAP_BYTES = 12 << 10
 """Records that are closer than this are read as one range: a further call costs as much as copying 10 KB."""
-_STRETCH_BYTES = 128 << 10
+_STRETCH_BYTES = 256 << 10
 """No range leaves its stretch of the file; the buffer holds two."""
 
 
