@@ -3,6 +3,7 @@
 # Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ _BLOCK = 16384  # rows of an exact scan that are converted to float32 at a time
 
 
 class OpenShard:
-    """One shard. Searching does not change it, so any number of threads may search it."""
+    """One shard, or several that are searched as one. Searching does not change it, so any number of threads may search
+    it."""
 
     def __init__(
         self,
@@ -43,9 +45,9 @@ class OpenShard:
         """
         self.index, self._rows, self._spec, self._where = index, rows, spec, where
         self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
-        self.face_id_N: np.ndarray = rows["face_id"].to_numpy()
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
+        self._parts = [self]
         # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
         # other queries then (ProductQuantizer::compute_inner_prod_tables).
         self._wide = spec.M is not None and spec.dim // spec.M >= 16
@@ -74,10 +76,23 @@ class OpenShard:
         index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
         return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped)
 
+    def join(self, other: "OpenShard") -> None:
+        """Take over another shard, of a spec that reranks fast-scan codes: its rows are numbered after these, its codes
+        come to the same lists, which are scanned once. FAISS holds such codes in memory, so they can be changed."""
+        self.index.merge_from(other.index, self.rows)
+        other.index = None
+        self._parts.append(other)
+
     @property
     def rows(self) -> int:
         """Vectors in it."""
-        return int(self._rows.num_rows)
+        return sum(part._rows.num_rows for part in self._parts)
+
+    @cached_property
+    def face_id_N(self) -> np.ndarray:
+        """int64 (N,)."""
+        columns = [part._rows["face_id"].to_numpy() for part in self._parts]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
     @property
     def names(self) -> pa.Array:
@@ -86,14 +101,16 @@ class OpenShard:
 
     @property
     def view(self) -> pa.Array:
-        """The view of each row: a dictionary array, or of type null where no row has one."""
-        return self._rows["view"]
+        """The view of each row, strings or a dictionary array; of type null where no row has one."""
+        views = [part._rows["view"] for part in self._parts]
+        if len(views) == 1 or all(pa.types.is_null(view.type) for view in views):
+            return pa.concat_arrays(views)
+        return pa.concat_arrays([view.cast(pa.string()) for view in views])
 
     @property
     def identity_N(self) -> np.ndarray:
         """int32 (N,): the version's code of each row's identity."""
-        code_N: np.ndarray = self._code_M[self._local_N]
-        return code_N
+        return np.concatenate([part._code_M[part._local_N] for part in self._parts])
 
     def candidates(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray] | None, k: int, allowed_N: np.ndarray | None
@@ -133,7 +150,8 @@ class OpenShard:
     def vectors_at(self, position_R: np.ndarray) -> np.ndarray:
         """float32 (R, D): the stored vectors at ascending positions, as exact as they are stored."""
         if self._records is not None:
-            return decoded(self._records.at(position_R))
+            found = [decoded(records.at(at_R)) for _, records, at_R in self._divided(position_R)]
+            return np.concatenate([np.empty((0, self._spec.dim), np.float32), *found])
         vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
         if self.lists is None:
             for start, block_BD in self._blocks():
@@ -152,9 +170,27 @@ class OpenShard:
         self, query_QD: np.ndarray, query_R: np.ndarray, position_R: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As ``Records.compared``, with the version's codes of identities. There must be records."""
-        assert self._records is not None
-        score_R, face_id_R, local_R = self._records.compared(query_QD, query_R, position_R)
-        return score_R, face_id_R, self._code_M[local_R]
+        columns, start = [], 0
+        for part, records, at_R in self._divided(position_R):
+            end = start + len(at_R)
+            score_R, face_id_R, local_R = records.compared(query_QD, query_R[start:end], at_R)
+            columns.append((score_R, face_id_R, part._code_M[local_R]))
+            start = end
+        if len(columns) == 1:
+            return columns[0]
+        score_R, face_id_R, code_R = (np.concatenate(column) for column in zip(*columns))
+        return score_R, face_id_R, code_R
+
+    def _divided(self, position_R: np.ndarray) -> Iterator[tuple["OpenShard", Records, np.ndarray]]:
+        """The parts that ascending positions are in, their records, and the positions there."""
+        first = 0
+        for part in self._parts:
+            last = first + part._rows.num_rows
+            begin, end = np.searchsorted(position_R, (first, last))
+            if begin < end:
+                assert part._records is not None
+                yield part, part._records, position_R[begin:end] - first
+            first = last
 
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any

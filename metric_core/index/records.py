@@ -5,6 +5,7 @@ into one buffer, so that only the candidates of a moment take memory.
 # R: positions, D: components, Q: queries, U: ranges of the file, V: times that the buffer is filled.
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,13 @@ class Records:
         at_R = position_R + np.repeat(from_U - first_U, end_U - begin_U)
         begin_V = np.flatnonzero(np.diff(last_U // stretch, prepend=-1))
         buffer_N = np.empty(2 * stretch, self._record)
-        memory, handle = memoryview(buffer_N.view(np.uint8)), self._file.fileno()
-        where_U = (first_U * size).tolist()
-        for begin, end in zip(begin_V.tolist(), [*begin_V[1:].tolist(), len(first_U)]):
-            low_U = ((from_U[begin:end] - from_U[begin]) * size).tolist()
-            for at, low, high in zip(where_U[begin:end], low_U, [*low_U[1:], int(last_U[end - 1] - from_U[begin]) * size]):
+        memory, handle = buffer_N.view(np.uint8).data, self._file.fileno()
+        # A range's place in the buffer, and where it is in the file.
+        fill_U = np.cumsum(np.diff(last_U // stretch, prepend=-1) > 0) - 1
+        low_U = from_U - from_U[begin_V][fill_U]
+        ranges = list(zip(*((a_U * size).tolist() for a_U in (first_U, low_U, low_U + length_U))))
+        for begin, end in pairwise([*begin_V.tolist(), len(first_U)]):
+            for at, low, high in ranges[begin:end]:
                 if os.preadv(handle, [memory[low:high]], at) != high - low:
                     raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
             part = slice(begin_U[begin], end_U[end - 1])

@@ -9,6 +9,7 @@ nor of the number of threads. Searching does not change an index, so any number 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Index:
     """A version of an index, ready to be searched."""
 
     shards: tuple[OpenShard, ...]
-    """each face_id is in one of them"""
+    """each face_id is in one of them; those whose codes are in memory are opened as one"""
     names: pa.Array
     """the distinct identities, in byte order"""
     centroid_MD: np.ndarray | None
@@ -103,15 +104,15 @@ class Index:
             Corrupt: as ``open``.
         """
         names, code_of = version.read_names(content, verify=verify)
-        shards = []
+        shards: list[OpenShard] = []
+        joined = content.spec.fast_scan and content.spec.refine is not None
         for receipt, code_M in zip(content.shards, code_of):
             with version.local_files(receipt, verify=verify) as paths:
-                shards.append(
-                    OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
-                )
-        if content.spec.code == "PQ" and content.spec.refine is not None:
-            for shard in shards[1:]:
-                template.drop_centroids(shard.index)  # the first shard has the same
+                shard = OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
+            if shards and joined:
+                shards[0].join(shard)
+            else:
+                shards.append(shard)
         centroid_MD = template.centroids(shards[0].index, copy=False)
         index = cls(
             shards=tuple(shards),
@@ -347,26 +348,26 @@ class Index:
         cell_R = np.argsort(row_QK, axis=None)
         row_R = row_QK.ravel()[cell_R]
         edges = np.searchsorted(row_R, self._first_S).tolist()
-        found = [array.reshape(-1) for array in (score_QK, face_id_QK, code_QK)]
+        score_C, face_id_C, code_C = (array.reshape(-1) for array in (score_QK, face_id_QK, code_QK))
 
         def fill(part: slice) -> None:
             number = int(np.searchsorted(self._first_S, row_R[part.start], side="right")) - 1
             shard, position_R = self.shards[number], row_R[part] - self._first_S[number]
+            cell_P = cell_R[part]
             if self.spec.refine is None:
-                columns = (found[0][cell_R[part]], *shard.rows_at(position_R))
+                face_id_C[cell_P], code_C[cell_P] = shard.rows_at(position_R)
             else:
-                columns = shard.compared(query_QD, cell_R[part] // row_QK.shape[1], position_R)
-            for array, column in zip(found, columns):
-                array[cell_R[part]] = column
+                query_P = cell_P // row_QK.shape[1]
+                score_C[cell_P], face_id_C[cell_P], code_C[cell_P] = shard.compared(query_QD, query_P, position_R)
 
         few = max(1, room // (4 * self.dim))
-        pieces = zip(edges, edges[1:])
-        threads.each(fill, [slice(at, min(at + few, end)) for begin, end in pieces for at in range(begin, end, few)])
+        pieces = [range(begin, end, few) for begin, end in pairwise(edges)]
+        threads.each(fill, [slice(at, min(at + few, piece.stop)) for piece in pieces for at in piece])
 
     @property
     def _query_bytes(self) -> int:
-        """FAISS's tables for each query of a scan: of product codes 16 float32 and their bytes per code (2.5 KB measured
-        for 32); RaBitQ has more, for each list."""
+        """FAISS's tables for each query of a scan: 16 float32 and 16 bytes per product code (2.5 KB measured for 32);
+        RaBitQ has more, for each list."""
         return 80 * self.spec.M if self.spec.M else 20 << 10
 
     @cached_property
@@ -375,7 +376,7 @@ class Index:
         return np.cumsum([0, *(shard.rows for shard in self.shards)])
 
     def _candidates(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first: row of the index, score; (Q, ``_width``)."""
+        """The ``k`` rows with the highest scores by their codes, best first: rows of the index and scores, (Q, ``_width``)."""
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -29,7 +30,7 @@ def cut(total: int, most: int) -> list[slice]:
     if total >= _LEAST * (threads := faiss.omp_get_max_threads()):
         count = -(-count // threads) * threads
     edges = [total * number // count for number in range(count + 1)] if count else [0]
-    return [slice(first, last) for first, last in zip(edges, edges[1:])]
+    return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:
