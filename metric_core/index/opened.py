@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,13 @@ class OpenShard:
     @property
     def rows(self) -> int:
         """Vectors in it."""
-        return sum(part._rows.num_rows for part in self._parts)
+        return self.spans[-1].stop
+
+    @property
+    def spans(self) -> list[range]:
+        """The rows of each shard in it."""
+        edges = np.cumsum([0, *(part._rows.num_rows for part in self._parts)]).tolist()
+        return [range(first, last) for first, last in pairwise(edges)]
 
     @cached_property
     def face_id_N(self) -> np.ndarray:
@@ -183,14 +190,11 @@ class OpenShard:
 
     def _divided(self, position_R: np.ndarray) -> Iterator[tuple["OpenShard", Records, np.ndarray]]:
         """The parts that ascending positions are in, their records, and the positions there."""
-        first = 0
-        for part in self._parts:
-            last = first + part._rows.num_rows
-            begin, end = np.searchsorted(position_R, (first, last))
+        for part, span in zip(self._parts, self.spans):
+            begin, end = np.searchsorted(position_R, (span.start, span.stop))
             if begin < end:
                 assert part._records is not None
-                yield part, part._records, position_R[begin:end] - first
-            first = last
+                yield part, part._records, position_R[begin:end] - span.start
 
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any

@@ -58,12 +58,10 @@ class Records:
         last_U = np.cumsum(length_U)  # of all that is read; ranges that end in the same stretch of it fill the buffer
         from_U = last_U - length_U
         at_R = position_R + np.repeat(from_U - first_U, end_U - begin_U)
-        begin_V = np.flatnonzero(np.diff(last_U // stretch, prepend=-1))
         buffer_N = np.empty(2 * stretch, self._record)
         memory, handle = buffer_N.view(np.uint8).data, self._file.fileno()
-        # A range's place in the buffer, and where it is in the file.
-        fill_U = np.cumsum(np.diff(last_U // stretch, prepend=-1) > 0) - 1
-        low_U = from_U - from_U[begin_V][fill_U]
+        begin_V, fill_U = np.unique(last_U // stretch, return_index=True, return_inverse=True)[1:]
+        low_U = from_U - from_U[begin_V][fill_U]  # in the buffer
         ranges = list(zip(*((a_U * size).tolist() for a_U in (first_U, low_U, low_U + length_U))))
         for begin, end in pairwise([*begin_V.tolist(), len(first_U)]):
             for at, low, high in ranges[begin:end]:

@@ -343,7 +343,7 @@ class Index:
         def scan(part: slice) -> None:
             row_QK[part], score_QK[part] = self._candidates(query_QD[part], k, nprobe)
 
-        several = min(_SCAN_WORKSPACES * room // self._query_bytes, _CELLS // (k * len(self.shards)))
+        several = min(_SCAN_WORKSPACES * room // self.spec.scan_bytes, _CELLS // (k * len(self.shards)))
         threads.each(scan, threads.cut(len(query_QD), max(1, several)))
         cell_R = np.argsort(row_QK, axis=None)
         row_R = row_QK.ravel()[cell_R]
@@ -357,18 +357,12 @@ class Index:
             if self.spec.refine is None:
                 face_id_C[cell_P], code_C[cell_P] = shard.rows_at(position_R)
             else:
-                query_P = cell_P // row_QK.shape[1]
+                query_P = cell_P // self._width(k)
                 score_C[cell_P], face_id_C[cell_P], code_C[cell_P] = shard.compared(query_QD, query_P, position_R)
 
         few = max(1, room // (4 * self.dim))
         pieces = [range(begin, end, few) for begin, end in pairwise(edges)]
         threads.each(fill, [slice(at, min(at + few, piece.stop)) for piece in pieces for at in piece])
-
-    @property
-    def _query_bytes(self) -> int:
-        """FAISS's tables for each query of a scan: 16 float32 and 16 bytes per product code (2.5 KB measured for 32);
-        RaBitQ has more, for each list."""
-        return 80 * self.spec.M if self.spec.M else 20 << 10
 
     @cached_property
     def _first_S(self) -> np.ndarray:
@@ -376,7 +370,7 @@ class Index:
         return np.cumsum([0, *(shard.rows for shard in self.shards)])
 
     def _candidates(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first: rows of the index and scores, (Q, ``_width``)."""
+        """The ``k`` rows with the highest scores by their codes, best first: rows and scores, (Q, ``_width``)."""
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
