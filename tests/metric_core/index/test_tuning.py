@@ -70,7 +70,9 @@ def test_lists_and_candidates_are_tuned_together(target, people, open_of):
     tuned = tuning.tune(index, known, target)
     assert target.met(tuned)
     again = tuning.measure(index, known, tuned.nprobe, tuned.depth)
-    assert (again.identity, again.first, again.recall) == (tuned.identity, tuned.first, tuned.recall)
+    # FAISS keeps any of the candidates that tie at the end, not the same ones for every depth.
+    found = (tuned.identity, tuned.first, tuned.recall)
+    assert (again.identity, again.first, again.recall) == pytest.approx(found, abs=0.001)
     reached = [point for point in tuned.curve if target.met(tuning.Point(**point))]
     assert tuned.work == min(point["work"] for point in reached)
     assert tuned.depth > 1
