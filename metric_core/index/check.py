@@ -86,7 +86,8 @@ def lookup(index: Index) -> tuple[int, int]:
     lost = looked = 0
     for shard, allowed_N in index.restricted:
         alone = replace(index, shards=(shard,), allowed=(allowed_N,))
-        at_R = np.unique(np.linspace(0, max(0, shard.rows - 1), min(shard.rows, _SAMPLE)).astype(np.int64))
+        spread = [np.linspace(s.start, s.stop - 1, min(len(s), _SAMPLE)) for s in shard.spans]
+        at_R = np.unique(np.concatenate(spread).astype(np.int64))
         at_R = at_R if allowed_N is None else at_R[allowed_N[at_R]]
         if not len(at_R):
             continue

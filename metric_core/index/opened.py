@@ -1,11 +1,10 @@
-"""A shard opened for searching: its codes are in memory or mapped, its rerank records stay in their file and are read
-one by one, so that only the codes take memory.
-"""
+"""A shard opened for searching: its codes are in memory or mapped; its records for reranking may stay in their file."""
 
 # Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
 
-import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,19 @@ from metric_core.errors import Corrupt
 from metric_core.index import codec, merging
 from metric_core.index.engine import faiss
 from metric_core.index.nearest import flat_search
-from metric_core.index.shard import decoded, read_rows, record_type
+from metric_core.index.records import Records
+from metric_core.index.shard import decoded, read_rows
 from metric_core.index.spec import IndexSpec
 
 FEW, SHARE = 10_000, 4
 """Rows, at most so many and one in so many, that a filter may leave to be compared one by one by their stored vectors:
 a scan of the lists would walk all rows for them, and compare codes."""
-_GAP_BYTES = 1024  # two records closer than this are read as one range: copying is cheaper than another call
 _BLOCK = 16384  # rows of an exact scan that are converted to float32 at a time
 
 
 class OpenShard:
-    """One shard. Searching does not change it, so any number of threads may search it."""
+    """One shard, or several that are searched as one. Searching does not change it, so any number of threads may search
+    it."""
 
     def __init__(
         self,
@@ -46,18 +46,14 @@ class OpenShard:
         """
         self.index, self._rows, self._spec, self._where = index, rows, spec, where
         self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
-        self.face_id_N: np.ndarray = rows["face_id"].to_numpy()
         self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
         self._code_M = code_M
-        self._record = None if vectors is None else record_type(spec)
+        self._parts = [self]
         # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
         # other queries then (ProductQuantizer::compute_inner_prod_tables).
         self._wide = spec.M is not None and spec.dim // spec.M >= 16
-        held = self.rows
-        if vectors is not None and self._record is not None:
-            self._file = open(vectors, "rb", buffering=0)  # noqa: SIM115  closed with the shard
-            held = os.fstat(self._file.fileno()).st_size // self._record.itemsize
-            self._mapped = np.memmap(self._file, self._record, "r") if mapped and held else None
+        self._records = None if vectors is None else Records(vectors, spec, where, mapped)
+        held = self.rows if self._records is None else self._records.rows
         if not int(index.ntotal) == self.rows == held or len(self.names) != len(code_M):
             raise Corrupt(f"{where}: its files do not have equally many rows; start the job that built the index again")
 
@@ -72,7 +68,7 @@ class OpenShard:
             spec: of the version.
             code_M: int32 (M,), the version's code of each of the shard's identities.
             where: the shard's address, for messages.
-            mapped: map the records for reranking into memory instead of reading them one by one.
+            mapped: map the records for reranking into memory instead of reading those of a moment.
 
         Raises:
             Corrupt: the files do not fit together.
@@ -81,10 +77,29 @@ class OpenShard:
         index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
         return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped)
 
+    def join(self, other: "OpenShard") -> None:
+        """Take over another shard, of a spec that reranks fast-scan codes: its rows are numbered after these, its codes
+        come to the same lists, which are scanned once. FAISS holds such codes in memory, so they can be changed."""
+        self.index.merge_from(other.index, self.rows)
+        other.index = None
+        self._parts.append(other)
+
     @property
     def rows(self) -> int:
         """Vectors in it."""
-        return int(self._rows.num_rows)
+        return self.spans[-1].stop
+
+    @property
+    def spans(self) -> list[range]:
+        """The rows of each shard in it."""
+        edges = np.cumsum([0, *(part._rows.num_rows for part in self._parts)]).tolist()
+        return [range(first, last) for first, last in pairwise(edges)]
+
+    @cached_property
+    def face_id_N(self) -> np.ndarray:
+        """int64 (N,)."""
+        columns = [part._rows["face_id"].to_numpy() for part in self._parts]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
     @property
     def names(self) -> pa.Array:
@@ -93,14 +108,16 @@ class OpenShard:
 
     @property
     def view(self) -> pa.Array:
-        """The view of each row: a dictionary array, or of type null where no row has one."""
-        return self._rows["view"]
+        """The view of each row, strings or a dictionary array; of type null where no row has one."""
+        views = [part._rows["view"] for part in self._parts]
+        if len(views) == 1 or all(pa.types.is_null(view.type) for view in views):
+            return pa.concat_arrays(views)
+        return pa.concat_arrays([view.cast(pa.string()) for view in views])
 
     @property
     def identity_N(self) -> np.ndarray:
         """int32 (N,): the version's code of each row's identity."""
-        code_N: np.ndarray = self._code_M[self._local_N]
-        return code_N
+        return np.concatenate([part._code_M[part._local_N] for part in self._parts])
 
     def candidates(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray] | None, k: int, allowed_N: np.ndarray | None
@@ -124,12 +141,12 @@ class OpenShard:
         selector = None
         if allowed_N is not None:
             few_R = np.flatnonzero(allowed_N)
-            if self._record is not None and len(few_R) <= min(FEW, self.rows // SHARE):
+            if self._records is not None and len(few_R) <= min(FEW, self.rows // SHARE):
                 score_QK, at_QK = flat_search(query_QD, [(0, self.vectors_at(few_R))], k)
                 return score_QK, np.where(at_QK < 0, -1, few_R[at_QK] if len(few_R) else -1)
             bits = np.packbits(allowed_N, bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
-        if self._record is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
+        if self._records is not None:  # more candidates are reranked than are asked for: ties at the end do not matter
             return merging.padded(*self._scan(query_QD, probed, min(k, self.rows), selector), k)
         return merging.with_ties(lambda fetch: self._scan(query_QD, probed, fetch, selector), k, self.face_id_N)
 
@@ -138,9 +155,10 @@ class OpenShard:
         return self.face_id_N[position_R], self._code_M[self._local_N[position_R]]
 
     def vectors_at(self, position_R: np.ndarray) -> np.ndarray:
-        """float32 (R, D): the stored vectors, as exact as they are stored."""
-        if self._record is not None:
-            return self.records_at(position_R)[0]
+        """float32 (R, D): the stored vectors at ascending positions, as exact as they are stored."""
+        if self._records is not None:
+            found = [decoded(records.at(at_R)) for _, records, at_R in self._divided(position_R)]
+            return np.concatenate([np.empty((0, self._spec.dim), np.float32), *found])
         vector_RD = np.empty((len(position_R), self._spec.dim), np.float32)
         if self.lists is None:
             for start, block_BD in self._blocks():
@@ -155,32 +173,28 @@ class OpenShard:
             ivf.reconstruct_from_offset(number, offset, faiss.swig_ptr(vector_RD[row]))
         return vector_RD
 
-    def records_at(self, position_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """float32 vectors (R, D), int64 face_ids and int32 codes of identities (R,), from the records for reranking.
+    def compared(
+        self, query_QD: np.ndarray, query_R: np.ndarray, position_R: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As ``Records.compared``, with the version's codes of identities. There must be records."""
+        columns, start = [], 0
+        for part, records, at_R in self._divided(position_R):
+            end = start + len(at_R)
+            score_R, face_id_R, local_R = records.compared(query_QD, query_R[start:end], at_R)
+            columns.append((score_R, face_id_R, part._code_M[local_R]))
+            start = end
+        if len(columns) == 1:
+            return columns[0]
+        score_R, face_id_R, code_R = (np.concatenate(column) for column in zip(*columns))
+        return score_R, face_id_R, code_R
 
-        If the records are not mapped, neighbouring ones are read at once, only these, and nothing stays in memory.
-        """
-        record_R = self._read_records(position_R) if self._mapped is None else self._mapped[position_R]
-        return decoded(record_R), record_R["face_id"], self._code_M[record_R["identity"]]
-
-    def _read_records(self, position_R: np.ndarray) -> np.ndarray:
-        assert self._record is not None
-        size = self._record.itemsize
-        ordered_U, back_R = np.unique(position_R, return_inverse=True)
-        if not len(ordered_U):
-            return np.empty(0, self._record)
-        cut_U = np.flatnonzero(np.diff(ordered_U) * size > size + _GAP_BYTES) + 1
-        first = ordered_U[np.concatenate([[0], cut_U])]
-        last = ordered_U[np.concatenate([cut_U - 1, [len(ordered_U) - 1]])] + 1
-        handle = self._file.fileno()
-        ranges = zip((first * size).tolist(), ((last - first) * size).tolist())
-        data = b"".join([os.pread(handle, length, at) for at, length in ranges])
-        if len(data) != int((last - first).sum()) * size:
-            raise Corrupt(f"{self._where}: its records end early; it was changed while it was open")
-        run_U = np.searchsorted(first, ordered_U, side="right") - 1
-        start = np.concatenate([[0], np.cumsum(last - first)[:-1]])
-        record_R: np.ndarray = np.frombuffer(data, self._record)[(start[run_U] + ordered_U - first[run_U])[back_R]]
-        return record_R
+    def _divided(self, position_R: np.ndarray) -> Iterator[tuple["OpenShard", Records, np.ndarray]]:
+        """The parts that ascending positions are in, their records, and the positions there."""
+        for part, span in zip(self._parts, self.spans):
+            begin, end = np.searchsorted(position_R, (span.start, span.stop))
+            if begin < end:
+                assert part._records is not None
+                yield part, part._records, position_R[begin:end] - span.start
 
     def _scan(
         self, query_QD: np.ndarray, probed: tuple[np.ndarray, np.ndarray], k: int, selector: Any

@@ -9,6 +9,7 @@ nor of the number of threads. Searching does not change an index, so any number 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
 _CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
-_QUERY_BYTES = 5 << 10  # FAISS's tables for each query of a scan
+_SCAN_WORKSPACES = 4  # of those that a search may take: the more queries a scan has, the more share a list
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Index:
     """A version of an index, ready to be searched."""
 
     shards: tuple[OpenShard, ...]
-    """each face_id is in one of them"""
+    """each face_id is in one of them; those whose codes are in memory are opened as one"""
     names: pa.Array
     """the distinct identities, in byte order"""
     centroid_MD: np.ndarray | None
@@ -103,15 +104,15 @@ class Index:
             Corrupt: as ``open``.
         """
         names, code_of = version.read_names(content, verify=verify)
-        shards = []
+        shards: list[OpenShard] = []
+        joined = content.spec.fast_scan and content.spec.refine is not None
         for receipt, code_M in zip(content.shards, code_of):
             with version.local_files(receipt, verify=verify) as paths:
-                shards.append(
-                    OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
-                )
-        if content.spec.code == "PQ" and content.spec.refine is not None:
-            for shard in shards[1:]:
-                template.drop_centroids(shard.index)  # the first shard has the same
+                shard = OpenShard.open(paths, content.spec, code_M, version.address(receipt), mapped=content.mapped)
+            if shards and joined:
+                shards[0].join(shard)
+            else:
+                shards.append(shard)
         centroid_MD = template.centroids(shards[0].index, copy=False)
         index = cls(
             shards=tuple(shards),
@@ -274,7 +275,7 @@ class Index:
         work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
             at_Q, fetch, nprobe = work.pop()
-            if len(at_Q) > 1 and len(at_Q) * fetch * len(self.shards) > _CELLS:
+            if len(at_Q) > 1 and len(at_Q) * self._width(fetch) > _CELLS:
                 work += [(half, fetch, nprobe) for half in np.array_split(at_Q, 2)]
                 continue
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
@@ -311,65 +312,79 @@ class Index:
 
         Where nothing is reranked, there are ``k`` of each shard, with the scores by their codes.
         """
-        width = k if self.spec.refine is not None else k * len(self.shards)
+        width = self._width(k)
         score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
         face_id_QK = np.full((len(query_QD), width), -1, np.int64)
         code_QK = np.full((len(query_QD), width), -1, np.int32)
-        room = self.spec.workspace_bytes(self.rows)
-        several = max(1, min(room // _QUERY_BYTES, _CELLS // (k * len(self.shards))))
-        few = max(1, room // (k * self.dim * 4))
-
-        def fill(scan: slice) -> None:
-            shard_QK, position_QK, score_QK[scan] = self._candidates(query_QD[scan], k, nprobe)
-            for first in range(0, len(position_QK), few):
-                mine = slice(first, min(first + few, len(position_QK)))
-                here = slice(scan.start + mine.start, scan.start + mine.stop)
-                found = (score_QK[here], face_id_QK[here], code_QK[here])
-                self._rerank(query_QD[here], shard_QK[mine], position_QK[mine], *found)
-
-        threads.each(fill, [slice(at, at + several) for at in range(0, len(query_QD), several)])
+        group = max(1, _CELLS // width)
+        for start in range(0, len(query_QD), group):
+            part = slice(start, start + group)
+            self._find(query_QD[part], k, nprobe, score_QK[part], face_id_QK[part], code_QK[part])
         return score_QK, face_id_QK, code_QK
 
-    def _rerank(
+    def _width(self, k: int) -> int:
+        """Candidates per query whose face_ids are looked up: without reranking, the best ``k`` of each shard."""
+        return k * (len(self.shards) if self.spec.refine is None else 1)
+
+    def _find(
         self,
         query_QD: np.ndarray,
-        shard_QK: np.ndarray,
-        position_QK: np.ndarray,
+        k: int,
+        nprobe: int | None,
         score_QK: np.ndarray,
         face_id_QK: np.ndarray,
         code_QK: np.ndarray,
     ) -> None:
-        """Fills the last three arguments; without records for reranking, the scores stay as they are."""
-        for number, shard in enumerate(self.shards):
-            mine_QK = (shard_QK == number) & (position_QK >= 0)
-            if self.spec.refine is None:
-                face_id_QK[mine_QK], code_QK[mine_QK] = shard.rows_at(position_QK[mine_QK])
-            elif mine_QK.all():
-                vector_RD, face_id_R, code_R = shard.records_at(position_QK.ravel())
-                face_id_QK[:], code_QK[:] = face_id_R.reshape(mine_QK.shape), code_R.reshape(mine_QK.shape)
-                score_QK[:] = np.vecdot(vector_RD.reshape(*mine_QK.shape, -1), query_QD[:, None])
-            else:
-                vector_RD, face_id_QK[mine_QK], code_QK[mine_QK] = shard.records_at(position_QK[mine_QK])
-                score_QK[mine_QK] = np.vecdot(vector_RD, query_QD[np.nonzero(mine_QK)[0]])
+        """Fills the last three arguments. Candidates are compared again in the order of their records, so that those
+        of several queries that lie together are read together."""
+        row_QK, query_QD = np.empty(score_QK.shape, np.int64), np.ascontiguousarray(query_QD, np.float32)
+        room = self.spec.workspace_bytes(self.rows)
 
-    def _candidates(
-        self, query_QD: np.ndarray, k: int, nprobe: int | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The ``k`` rows with the highest scores by their codes, best first: shard, position, score; (Q, k)."""
+        def scan(part: slice) -> None:
+            row_QK[part], score_QK[part] = self._candidates(query_QD[part], k, nprobe)
+
+        several = min(_SCAN_WORKSPACES * room // self.spec.scan_bytes, _CELLS // (k * len(self.shards)))
+        threads.each(scan, threads.cut(len(query_QD), max(1, several)))
+        cell_R = np.argsort(row_QK, axis=None)
+        row_R = row_QK.ravel()[cell_R]
+        edges = np.searchsorted(row_R, self._first_S).tolist()
+        score_C, face_id_C, code_C = (array.reshape(-1) for array in (score_QK, face_id_QK, code_QK))
+
+        def fill(part: slice) -> None:
+            number = int(np.searchsorted(self._first_S, row_R[part.start], side="right")) - 1
+            shard, position_R = self.shards[number], row_R[part] - self._first_S[number]
+            cell_P = cell_R[part]
+            if self.spec.refine is None:
+                face_id_C[cell_P], code_C[cell_P] = shard.rows_at(position_R)
+            else:
+                query_P = cell_P // self._width(k)
+                score_C[cell_P], face_id_C[cell_P], code_C[cell_P] = shard.compared(query_QD, query_P, position_R)
+
+        few = max(1, room // (4 * self.dim))
+        pieces = [range(begin, end, few) for begin, end in pairwise(edges)]
+        threads.each(fill, [slice(at, min(at + few, piece.stop)) for piece in pieces for at in piece])
+
+    @cached_property
+    def _first_S(self) -> np.ndarray:
+        """int64 (shards + 1,): the rows before each shard, if all are numbered from 0 on."""
+        return np.cumsum([0, *(shard.rows for shard in self.shards)])
+
+    def _candidates(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` rows with the highest scores by their codes, best first: rows and scores, (Q, ``_width``)."""
         probed = None
         if self.centroid_MD is not None:
             probed = best_lists(query_QD, self.centroid_MD, min(nprobe or 1, len(self.centroid_MD)))
         found = [shard.candidates(query_QD, probed, k, rows) for shard, rows in self.restricted]
         if len(found) == 1:
-            return np.zeros((len(query_QD), k), np.int64), found[0][1], found[0][0]
+            return found[0][1], found[0][0]
         score_QC = np.concatenate([score_QK for score_QK, _ in found], axis=1)
-        position_QC = np.concatenate([position_QK for _, position_QK in found], axis=1)
-        shard_QC = np.broadcast_to(np.repeat(np.arange(len(found)), k), score_QC.shape)
+        row_QC = np.concatenate(
+            [np.where(at_QK < 0, -1, at_QK + first) for first, (_, at_QK) in zip(self._first_S, found)], axis=1
+        )
         if self.spec.refine is None:  # all are needed: which of equal scores comes first is known by face_id only
-            return shard_QC, position_QC, score_QC
+            return row_QC, score_QC
         best_QK = np.argsort(-score_QC, axis=1, kind="stable")[:, :k]
-        shard_QK, position_QK, score_QK = (np.take_along_axis(a, best_QK, 1) for a in (shard_QC, position_QC, score_QC))
-        return shard_QK, position_QK, score_QK
+        return np.take_along_axis(row_QC, best_QK, 1), np.take_along_axis(score_QC, best_QK, 1)
 
     def _check(self, query_QD: np.ndarray, top: int, exclude_face_id_Q: np.ndarray | None) -> None:
         if query_QD.ndim != 2 or query_QD.shape[1] != self.dim:

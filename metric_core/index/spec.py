@@ -219,6 +219,12 @@ class IndexSpec(Options):
         """Size of the blocks that a search of so many rows works in: in proportion to the index, within limits."""
         return min(_MOST_WORKSPACE, max(_LEAST_WORKSPACE, rows * (self.code_bytes + 8) // 32))
 
+    @property
+    def scan_bytes(self) -> int:
+        """FAISS's tables for each query of a scan: 16 float32 and 16 bytes per product code (2.5 KB measured for 32);
+        RaBitQ has more, for each list."""
+        return 80 * self.M if self.M else 20 << 10
+
     def disk_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
         """Bytes of the index's files; arguments as of ``resident_bytes``.
 

@@ -98,12 +98,6 @@ def centroids(index: Any, *, copy: bool = True) -> np.ndarray | None:
     return centroid_MD.copy() if copy else centroid_MD
 
 
-def drop_centroids(index: Any) -> None:
-    """Free an index's own centroids, which its lists can then be searched without only if they hold PQ codes and are
-    chosen by the caller."""
-    faiss.downcast_index(faiss.try_extract_index_ivf(index).quantizer).codes.resize(0)
-
-
 def for_search(index: Any, spec: IndexSpec) -> Any:
     """The filled index in the form that is searched: codes for fast scan are interleaved, which FAISS cannot do while
     rows are added to lists that were found before."""

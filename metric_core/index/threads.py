@@ -9,15 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 from metric_core.index.engine import faiss
 
+_LEAST = 64
+"""Queries per thread below which dividing them costs more than it saves."""
+
 _lock = threading.Lock()
 _holders = 0
 _limit: Any = None
+
+
+def cut(total: int, most: int) -> list[slice]:
+    """Chunks of at most ``most`` of ``total`` queries, about equally large and for all threads if there are many."""
+    count = -(-total // most)
+    if total >= _LEAST * (threads := faiss.omp_get_max_threads()):
+        count = -(-count // threads) * threads
+    edges = [total * number // count for number in range(count + 1)] if count else [0]
+    return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:

@@ -45,3 +45,10 @@ def test_every_chunk_is_worked_on_and_an_error_is_not_lost():
 
     with pytest.raises(ValueError, match="chunk 0"):
         threads.each(fail, [slice(0, 1), slice(1, 2)])
+
+
+@pytest.mark.parametrize(("total", "most"), [(0, 10), (1, 10), (10, 10), (11, 10), (1000, 300), (1024, 880)])
+def test_chunks_cover_all_queries_and_none_is_too_large(total, most):
+    chunks = threads.cut(total, most)
+    assert [n for chunk in chunks for n in range(chunk.start, chunk.stop)] == list(range(total))
+    assert all(0 < chunk.stop - chunk.start <= most for chunk in chunks)
