@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts import schema
@@ -28,7 +29,9 @@ from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Content, Version
 
-_CELLS = 1 << 16  # candidates (query x neighbour x shard) in memory at a time
+_CELL_BYTES = 16
+"""Of a workspace, for each of a search's candidates (query x neighbour x shard) that are in memory at a time."""
+_LEAST_ROOM = 128 << 10  # bytes that each thread may work in, however many there are
 _SCAN_WORKSPACES = 4  # of those that a search may take: the more queries a scan has, the more share a list
 
 
@@ -271,11 +274,12 @@ class Index:
             raise ValueError(f"{len(name_Q)} names for {len(query_QD)} queries")
         top = min(top, max(1, self._people))  # for people who are not there, everything would be scanned
         rows, lists = max(1, self.left), self.nlist or 1
-        parts: list[tuple[np.ndarray, ...]] = []
+        shape = (len(query_QD), top)
+        best = Neighbours(np.zeros(shape, np.float32), np.full(shape, -1, np.int64), np.full(shape, -1, np.int32))
         work = [(np.arange(len(query_QD)), min(rows, max(4 * top, self.depth or 32)), min(lists, self.nprobe or 1))]
         while work:
             at_Q, fetch, nprobe = work.pop()
-            if len(at_Q) > 1 and len(at_Q) * self._width(fetch) > _CELLS:
+            if len(at_Q) > 1 and len(at_Q) * self._width(fetch) > self._cells:
                 work += [(half, fetch, nprobe) for half in np.array_split(at_Q, 2)]
                 continue
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
@@ -283,26 +287,28 @@ class Index:
             first_QK = merging.firsts(near.code_QK)
             rank_QK = np.cumsum(first_QK, axis=1)
             done_Q = (rank_QK[:, -1] >= top) | (fetch >= rows and nprobe >= lists)
-            keep_QK = first_QK & (rank_QK <= top) & done_Q[:, None]
-            query_QK = np.broadcast_to(at_Q[:, None], keep_QK.shape)
-            parts.append(tuple(a[keep_QK] for a in (query_QK, rank_QK, near.code_QK, near.face_id_QK, near.score_QK)))
+            query_R, column_R = np.nonzero(first_QK & (rank_QK <= top) & done_Q[:, None])
+            place = at_Q[query_R], rank_QK[query_R, column_R] - 1
+            best.score_QK[place] = near.score_QK[query_R, column_R]
+            best.face_id_QK[place] = near.face_id_QK[query_R, column_R]
+            best.code_QK[place] = near.code_QK[query_R, column_R]
             if not done_Q.all():
                 scanned_out = fetch >= rows or bool((near.face_id_QK[~done_Q, -1] < 0).any())
                 work.append((at_Q[~done_Q], min(rows, 4 * fetch), min(lists, 4 * nprobe) if scanned_out else nprobe))
-        return self._matches(parts, name_Q)
+        return self._matches(best, name_Q)
 
-    def _matches(self, parts: list[tuple[np.ndarray, ...]], name_Q: list[str]) -> pa.Table:
-        if not parts:
-            return schema.MATCHES.empty_table()
-        at, rank, code, face_id, score = (np.concatenate(column) for column in zip(*parts))
-        order = np.lexsort((rank, at))
+    def _matches(self, best: Neighbours, name_Q: list[str]) -> pa.Table:
+        query_R, place_R = np.nonzero(best.face_id_QK >= 0)
+        pool = pa.system_memory_pool()  # Arrow's own keeps ten times what it is asked for here
         columns = [
-            pa.array(name_Q, pa.string()).take(pa.array(at[order])),
-            pa.array(rank[order].astype(np.int32)),
-            self.names.take(pa.array(code[order])),
-            pa.array(face_id[order]),
-            pa.array(score[order]),
-            pa.nulls(len(order), pa.bool_()),
+            pc.take(
+                pa.array(name_Q, pa.string(), memory_pool=pool), pa.array(query_R, memory_pool=pool), memory_pool=pool
+            ),
+            pa.array((place_R + 1).astype(np.int32)),
+            pc.take(self.names, pa.array(best.code_QK[query_R, place_R]), memory_pool=pool),
+            pa.array(best.face_id_QK[query_R, place_R]),
+            pa.array(best.score_QK[query_R, place_R]),
+            pa.nulls(len(query_R), pa.bool_(), memory_pool=pool),
         ]
         return pa.Table.from_arrays(columns, schema=schema.MATCHES)
 
@@ -316,11 +322,20 @@ class Index:
         score_QK = np.full((len(query_QD), width), -np.inf, np.float32)
         face_id_QK = np.full((len(query_QD), width), -1, np.int64)
         code_QK = np.full((len(query_QD), width), -1, np.int32)
-        group = max(1, _CELLS // width)
+        group = max(1, self._cells // width)
         for start in range(0, len(query_QD), group):
             part = slice(start, start + group)
             self._find(query_QD[part], k, nprobe, score_QK[part], face_id_QK[part], code_QK[part])
         return score_QK, face_id_QK, code_QK
+
+    @property
+    def _room(self) -> int:
+        """Bytes of a thread's workspace."""
+        return max(_LEAST_ROOM, self.spec.workspace_bytes(self.rows) // threads.available())
+
+    @property
+    def _cells(self) -> int:
+        return self.spec.workspace_bytes(self.rows) // _CELL_BYTES
 
     def _width(self, k: int) -> int:
         """Candidates per query whose face_ids are looked up: without reranking, the best ``k`` of each shard."""
@@ -338,12 +353,11 @@ class Index:
         """Fills the last three arguments. Candidates are compared again in the order of their records, so that those
         of several queries that lie together are read together."""
         row_QK, query_QD = np.empty(score_QK.shape, np.int64), np.ascontiguousarray(query_QD, np.float32)
-        room = self.spec.workspace_bytes(self.rows)
 
         def scan(part: slice) -> None:
             row_QK[part], score_QK[part] = self._candidates(query_QD[part], k, nprobe)
 
-        several = min(_SCAN_WORKSPACES * room // self.spec.scan_bytes, _CELLS // (k * len(self.shards)))
+        several = min(_SCAN_WORKSPACES * self._room // self.spec.scan_bytes, self._cells // (k * len(self.shards)))
         threads.each(scan, threads.cut(len(query_QD), max(1, several)))
         cell_R = np.argsort(row_QK, axis=None)
         row_R = row_QK.ravel()[cell_R]
@@ -360,7 +374,7 @@ class Index:
                 query_P = cell_P // self._width(k)
                 score_C[cell_P], face_id_C[cell_P], code_C[cell_P] = shard.compared(query_QD, query_P, position_R)
 
-        few = max(1, room // (4 * self.dim))
+        few = max(1, self._room // (4 * self.dim))
         pieces = [range(begin, end, few) for begin, end in pairwise(edges)]
         threads.each(fill, [slice(at, min(at + few, piece.stop)) for piece in pieces for at in piece])
 

@@ -24,18 +24,24 @@ _holders = 0
 _limit: Any = None
 
 
+def available() -> int:
+    """Threads that a search may use: ``OMP_NUM_THREADS``, else all cores."""
+    threads: int = faiss.omp_get_max_threads()
+    return threads
+
+
 def cut(total: int, most: int) -> list[slice]:
     """Chunks of at most ``most`` of ``total`` queries, about equally large and for all threads if there are many."""
     count = -(-total // most)
-    if total >= _LEAST * (threads := faiss.omp_get_max_threads()):
+    if total >= _LEAST * (threads := available()):
         count = -(-count // threads) * threads
     edges = [total * number // count for number in range(count + 1)] if count else [0]
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:
-    """Call ``work`` for every chunk, in as many threads as FAISS may use (``OMP_NUM_THREADS``, else all cores)."""
-    threads = min(len(chunks), faiss.omp_get_max_threads())
+    """Call ``work`` for every chunk, in as many threads as there may be."""
+    threads = min(len(chunks), available())
     with _one_blas_thread():
         if threads < 2:
             for chunk in chunks:

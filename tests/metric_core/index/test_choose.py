@@ -88,7 +88,7 @@ def test_budgets_are_kept(many, large):
         assert "exceeds a budget" in {each.note for each in tight.table}
 
 
-@pytest.mark.parametrize(("budget", "factory"), [(10**9, "Flat"), (72 << 20, "SQfp16"), (55 << 20, "SQ8")])
+@pytest.mark.parametrize(("budget", "factory"), [(10**9, "Flat"), (92 << 20, "SQfp16"), (74 << 20, "SQ8")])
 def test_a_scan_takes_the_finest_code_that_fits(budget, factory, people, monkeypatch):
     monkeypatch.setattr(choose, "FLAT_ROWS", 10**9)
     made = _chosen(people(130), Target(0.9), rows=1_000_000, memory=budget)

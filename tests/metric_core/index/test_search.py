@@ -133,8 +133,7 @@ def test_large_batches_are_cut_without_a_difference(factory, people, open_of, mo
     index = open_of(v, factory, shards=2, nprobe=2, depth=12)
     query_QD, names = v.embedding_ND[:50], [str(i) for i in range(50)]
     whole, rows = index.search(query_QD, 5), index.identify(query_QD, names, 8)
-    monkeypatch.setattr(search, "_CELLS", 64)
-    monkeypatch.setattr(IndexSpec, "workspace_bytes", lambda spec, rows: 4096)
+    monkeypatch.setattr(IndexSpec, "workspace_bytes", lambda spec, rows: 1024)
     cut = index.search(query_QD, 5)
     assert cut.score_QK.tobytes() == whole.score_QK.tobytes()
     np.testing.assert_array_equal(cut.face_id_QK, whole.face_id_QK)
