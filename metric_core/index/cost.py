@@ -15,8 +15,8 @@ from metric_core.index.spec import IndexSpec
 _PRODUCT = 0.024
 """A component of a matrix product by numpy: 0.024 at 128 and at 512 components."""
 
-_SELECT = 4.0
-"""A centroid's score in the choice of the best lists: 2.4 by heaps (48 of 4096), 5.5 by ``partition`` (over 64)."""
+_SELECT = 2.0
+"""A centroid's score in the choice of the best lists: 1.8 and 2.5 for 64 of 4096."""
 
 _COMPARE = 1.8
 """A row's score compared with the worst of the best so far, where all rows are scanned."""
@@ -44,13 +44,13 @@ _LIST = {"Flat": 1300.0, "SQfp16": 1200.0, "SQ8": 800.0, "PQ": 150.0}
 _LIST_RABITQ = (600.0, 3.8)
 """The query relative to the list's centroid: fixed and per component; 1089 at 128 components, 2511 at 512."""
 
-_RERANK = {"SQfp16": (1090.0, 4.2), "SQ8": (1200.0, 1.2)}
-"""A candidate compared again: read of its record, conversion to float32, product, fixed and per component; 1628 and
-1353 at 128 components, 3250 and 1811 at 512."""
+_RERANK = {"SQfp16": (600.0, 3.3), "SQ8": (250.0, 3.0)}
+"""A candidate compared again: its record is read, converted to float32 and multiplied, fixed and per component; 900 and
+505 at 128 components, 2174 and 1673 at 512, and 1070 in searches of a million rows."""
 
-
-_RERANK_MAPPED = (100.0, 2.0)
-"""The same where records are mapped: no call to read them; 360 at 128 components."""
+_RERANK_MAPPED = (50.0, 1.5)
+"""The same where records are mapped: 68 at 128 components and 458 at 512 in the cache, 250 to 300 at 128 in searches of
+a million rows, which wait for memory."""
 
 
 def work(spec: IndexSpec, rows: int, nprobe: int | None, depth: int, *, shards: int = 1, mapped: bool = False) -> float:

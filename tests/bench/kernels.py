@@ -10,15 +10,18 @@ short lists: the two times give what a row and what a list costs.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from table import Case, less, parser, show
 
 from metric_core.index.engine import faiss
+from metric_core.index.lists import best_lists
+from metric_core.index.records import Records
+from metric_core.index.shard import record_type
 from metric_core.index.spec import IndexSpec
 
 QUERIES = 16
@@ -85,33 +88,29 @@ def cases(quick: bool) -> Iterator[Case]:
         product = seconds(lambda q=query_QD, c=centroid_LD: q @ c.T)
         yield less(f"coarse/{dim}", product / (256 * 4096 * dim) * 1e9, None, "ns per component")
         score_QL = query_QD @ centroid_LD.T
-        best = seconds(lambda s=score_QL: np.argpartition(s, -64, axis=1))
-        yield less(f"select/{dim}", best / score_QL.size * 1e9, None, "ns per score")
+        best = seconds(lambda q=query_QD, c=centroid_LD: best_lists(q, c, 64))
+        yield less(f"select/{dim}", (best - product) / score_QL.size * 1e9, None, "ns per score")
         compared = seconds(lambda s=score_QL: np.nonzero(s > 0.5))
         yield less(f"compare/{dim}", compared / score_QL.size * 1e9, None, "ns per score")
         for record in ("SQfp16", "SQ8"):
             spec = IndexSpec(dim, f"IVF1,PQ2x4fsr,Refine({record})")
-            yield less(f"rerank/{record}/{dim}", rerank_seconds(spec) * 1e9, None, "ns")
+            for mapped in (False, True):
+                name = f"rerank/{record}/{dim}{'/mapped' if mapped else ''}"
+                yield less(name, rerank_seconds(spec, mapped) * 1e9, None, "ns")
 
 
-def rerank_seconds(spec: IndexSpec, count: int = 2_000) -> float:
-    """Seconds per candidate: one read of its record, decoding and the product with the query."""
+def rerank_seconds(spec: IndexSpec, mapped: bool, rows: int = 200_000, count: int = 5_000) -> float:
+    """Seconds per candidate: its record, decoding and the product with one of ``QUERIES`` queries."""
     random = np.random.default_rng(0)
-    with tempfile.TemporaryFile() as file:
-        file.write(random.bytes(50_000 * spec.record_bytes))
+    with tempfile.NamedTemporaryFile() as file:
+        record_N = np.zeros(rows, record_type(spec))
+        record_N["vector"] = random.integers(-100, 100, (rows, spec.dim)).astype(np.int8)
+        record_N.tofile(file)
         file.flush()
-        offsets = (np.sort(random.choice(50_000, count, replace=False)) * spec.record_bytes).tolist()
-        query_D = random.standard_normal(spec.dim, np.float32)
-        kind = np.float16 if spec.refine == "SQfp16" else np.uint8
-
-        def run() -> None:
-            records = b"".join([os.pread(file.fileno(), spec.record_bytes, offset) for offset in offsets])
-            packed = np.frombuffer(records, np.uint8).reshape(count, spec.record_bytes)
-            vector_KD = packed[:, : spec.dim * np.dtype(kind).itemsize].copy().view(kind)
-            vector_KD.astype(np.float32) @ query_D
-
-        with np.errstate(all="ignore"):  # random bits, NaN among them
-            return seconds(run) / count
+        records = Records(Path(file.name), spec, file.name, mapped)
+        at_R = np.sort(random.choice(rows, count, replace=False))
+        query_QD, query_R = random.standard_normal((QUERIES, spec.dim), np.float32), random.integers(0, QUERIES, count)
+        return seconds(lambda: records.compared(query_QD, query_R, at_R)) / count
 
 
 if __name__ == "__main__":
