@@ -125,24 +125,19 @@ def search_exact(work: Work) -> Cases:
     yield less("search/exact/search", found["search"] * 1e6, found["exact"] * 1e6, f"{unit}; one vector")
 
 
-def search_faiss(work: Work, shards: int) -> Cases:
-    """The index of an eighth beside the one file exported of it, at the same parameters."""
+def search_faiss(work: Work, shards: int, tight: bool = False) -> Cases:
+    """An index beside the one file exported of it, at the same parameters; plain FAISS holds all of it in memory. With
+    ``tight``, ours has an eighth of the raw bytes and reads vectors for reranking from its file."""
     of = work.main
-    options = (
-        "--memory-budget",
-        str(of.raw // work.tight),
-        "--target-identity-recall",
-        "0.98",
-        "--shards",
-        str(shards),
-    )
-    job = work.index(of, *options)
+    budget = ("--memory-budget", str(of.raw // work.tight), "--target-identity-recall", "0.98") if tight else ()
+    job = work.index(of, *budget, "--shards", str(shards))
     merged = str(work.folder / "merged.faiss")
     likeness("index", "export", "--index", job.path, "--out", merged)
     found = child(peers.search, index=job.path, merged=merged, probes=work.probes(of), rounds=3)
     about = child(ours.about, index=job.path)
     unit = f"probes per CPU s; {about['spec']}, the same face for {found['same']:.4f}"
-    yield more(f"search/faiss/shards={shards}", 1 / found["ours"], 1 / found["plain"], unit)
+    name = "search/faiss/tight" if tight else f"search/faiss/shards={shards}"
+    yield more(name, 1 / found["ours"], 1 / found["plain"], unit)
 
 
 def one_probe(work: Work) -> Cases:
@@ -252,6 +247,7 @@ def cases(*, large: bool, with_real: bool) -> dict[str, Callable[[Work], Cases]]
     found |= {"build/autofaiss": build_autofaiss, "search/exact": search_exact}
     for shards in (1, 8):
         found[f"search/faiss/shards={shards}"] = partial(search_faiss, shards=shards)
+    found["search/faiss/tight"] = partial(search_faiss, shards=1, tight=True)
     found |= {"search/one-probe": one_probe, "search/open": opening}
     for part in PARTS_OF_RAW:
         found[f"budget/1_{part}"] = partial(budget, part=part)
