@@ -9,6 +9,7 @@
     │   └── TooManyBadImages     more unreadable images than --max-bad-fraction allows
     ├── ArtefactError            a folder is not the artefact that was expected
     │   ├── Missing              there is nothing at the address
+    │   │   └── NotAFile         there is a folder, a FIFO, a socket or a device, where a file was expected
     │   ├── Unfinished           there is no manifest: the job that writes it has not ended
     │   ├── Corrupt              stored bytes differ from their digest
     │   ├── Occupied             the output folder holds something else
@@ -71,6 +72,10 @@ class Missing(ArtefactError):
     """There is nothing at the address."""
 
     exit_code = 2
+
+
+class NotAFile(Missing):
+    """A folder, FIFO, socket or device lies where a file was expected. It was not opened: opening can block."""
 
 
 class Unfinished(ArtefactError):
