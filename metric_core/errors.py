@@ -4,12 +4,12 @@
     ├── ConfigError              options that cannot work; lists all problems at once
     ├── DataError                the source does not hold what the job needs
     │   ├── SchemaMismatch       a table's columns or types differ from the contract
+    │   ├── NotReadable          no file, but a device or a named pipe, or a file too large to be one of its kind
     │   ├── ImageUnreadable      bytes that cannot be decoded into a face
     │   ├── TooFewImages         not enough people or pictures to do the job
     │   └── TooManyBadImages     more unreadable images than --max-bad-fraction allows
     ├── ArtefactError            a folder is not the artefact that was expected
     │   ├── Missing              there is nothing at the address
-    │   │   └── NotAFile         there is a folder, a FIFO, a socket or a device, where a file was expected
     │   ├── Unfinished           there is no manifest: the job that writes it has not ended
     │   ├── Corrupt              stored bytes differ from their digest
     │   ├── Occupied             the output folder holds something else
@@ -52,6 +52,10 @@ class SchemaMismatch(DataError):
     """A table's columns or types differ from the artefact's contract."""
 
 
+class NotReadable(DataError):
+    """An address of something that has no end, such as a device, or of more bytes than files of its kind can have."""
+
+
 class ImageUnreadable(DataError):
     """Bytes that cannot be decoded into a face. ``str(error)`` is ``"<reason code>: <detail>"``."""
 
@@ -72,10 +76,6 @@ class Missing(ArtefactError):
     """There is nothing at the address."""
 
     exit_code = 2
-
-
-class NotAFile(Missing):
-    """A folder, FIFO, socket or device lies where a file was expected. It was not opened: opening can block."""
 
 
 class Unfinished(ArtefactError):

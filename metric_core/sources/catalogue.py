@@ -31,8 +31,8 @@ def scan(address: str, level: int | None = None) -> Source:
         level: in folders and tars, which folder names the person, see ``naming``.
 
     Raises:
-        Missing: nothing is there, or something else than a file or a folder.
-        DataError: it is a file of an unsupported kind, or could be read in two ways.
+        Missing: nothing is there.
+        DataError: it is neither a file nor a folder, a file of an unsupported kind, or could be read in two ways.
         ConfigError: a level is given for a source that names people itself.
     """
     if not storage.exists(address):
@@ -42,7 +42,7 @@ def scan(address: str, level: int | None = None) -> Source:
     if storage.is_folder(address):
         files = shards.inside(address)
         return shards.scan(address, files, level) if files else folder.scan(address, level)
-    storage.require_file(address)  # raises NotAFile for what must not be opened
+    storage.require_file(address)  # others must not be opened
     root, _, file = address.rpartition("/")
     ending = keys.ending(address).lower()
     if ending == ".csv" or (ending == ".parquet" and not parquet.has_images(address)):

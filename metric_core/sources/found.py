@@ -18,8 +18,8 @@ Scan = Callable[["Notes"], Iterator["Found"]]
 
 TWINS, LINKS, SPECIAL, UNLISTED = "(twin)", "(link)", "(special)", "(unlisted)"
 """Names under which a scan counts, beside the endings of ignored files: pictures whose key has the ending of their
-file, see ``keys.of``; symbolic links in a tar; FIFOs, sockets and devices; bytes of records that an index leaves out.
-"""
+file, see ``keys.of``; symbolic links in a tar; named pipes, sockets and devices; bytes of records that an index
+leaves out."""
 
 
 @dataclass

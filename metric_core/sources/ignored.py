@@ -26,7 +26,7 @@ def line(what: str, count: int) -> str:
     """The sentence on what a scan ignored, under the name by which it counts it."""
     special = {
         LINKS: f"skipped {count} symbolic links: in a tar only files and hard links are read",
-        SPECIAL: f"skipped {count} FIFOs, sockets or devices: not files, and not opened",
+        SPECIAL: f"skipped {count} named pipes, sockets or devices: not files, and not opened",
         UNLISTED: f"skipped {count} bytes of records that an .idx does not list; remove the .idx to read all records",
     }
     if what in special:

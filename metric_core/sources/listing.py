@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from metric_core import storage
 from metric_core.artefacts import keys
-from metric_core.errors import DataError, Missing, NotAFile
+from metric_core.errors import DataError, Missing, NotReadable
 from metric_core.sources import tables
 from metric_core.sources.found import TWINS, Found, Notes, Source, first_few, read_landmarks
 
@@ -24,7 +24,7 @@ READERS, RUN = 32, 64
 """Threads that ask for content tags, and files per task of a thread. A store takes a round trip per file; on a local
 disk, a task per file would cost more than the request itself."""
 
-Tag = str | Missing
+Tag = str | Missing | NotReadable
 
 
 def scan(address: str) -> Source:
@@ -77,7 +77,7 @@ def _faces(address: str, root: str, table: pa.Table, notes: Notes) -> Iterator[F
     missing: list[str] = []
     for number, (row, tag) in enumerate(_tagged(root, table)):
         path = row["path"]
-        if isinstance(tag, NotAFile):
+        if isinstance(tag, NotReadable):
             raise DataError(f"{address}: row {number + 1} has the path {path!r}: {tag}")
         if isinstance(tag, Missing):
             missing.append(path)
@@ -153,7 +153,7 @@ def _tags(root: str, paths: list[str]) -> list[Tag]:
 def _tag(address: str) -> Tag:
     try:
         return storage.content_tag(address)
-    except Missing as error:
+    except (Missing, NotReadable) as error:
         return error
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):

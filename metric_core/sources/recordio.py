@@ -112,6 +112,7 @@ def _index(address: str) -> Iterator[tuple[int, int]] | None:
     index = next((one for one in beside if storage.exists(one)), None)
     if index is None:
         return None
+    storage.require_file(index)
     try:
         with storage.open_read(index) as f:
             table = pyarrow.csv.read_csv(f, how, split, types)

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from metric_core.errors import ConfigError, Missing, NotAFile
+from metric_core.errors import ConfigError, Missing, NotReadable
 from metric_core.storage.addresses import file_system, is_local
 
 
@@ -76,13 +76,14 @@ def content_tag(uri: str) -> str:
     """A string that changes when the bytes do: size and mtime of a file, size and ETag of an object.
 
     Raises:
-        Missing: there is nothing; NotAFile if there is something else than a file.
+        Missing: there is nothing.
+        NotReadable: there is something else than a file.
     """
     return _stat_tag(_stat(uri)) if is_local(uri) else _info_tag(_info(uri))
 
 
 def require_file(uri: str) -> None:
-    """Raise Missing if there is nothing at the address, and NotAFile if there is something else than a file."""
+    """Raise Missing if there is nothing at the address, and NotReadable if there is something else than a file."""
     if is_local(uri):
         _stat(uri)
     else:
@@ -96,7 +97,7 @@ def _info(uri: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
     if info["type"] == "directory":
-        raise NotAFile(f"{uri} is a folder; a file was expected")
+        raise NotReadable(f"{uri} is a folder; a file was expected")
     return info
 
 
@@ -106,16 +107,16 @@ def _stat(uri: str) -> os.stat_result:
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
     if not stat.S_ISREG(found.st_mode):
-        raise NotAFile(f"{uri} is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}; a file was expected")
+        raise NotReadable(f"{uri} is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}; a file was expected")
     return found
 
 
-_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
 
 
 def walk(uri: str) -> Iterator[tuple[str, str]]:
     """(path relative to the folder, content tag) of every file below it, in byte order, without hidden ones. The tag of
-    what is no file, a FIFO, a socket or a device, is empty."""
+    what is no file, a named pipe, a socket or a device, is empty."""
     if not is_local(uri):
         fs, root = file_system(uri)
         found = fs.find(root, detail=True)

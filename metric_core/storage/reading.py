@@ -2,8 +2,6 @@
 
 import errno
 import hashlib
-import os
-import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from metric_core.errors import DataError, Missing
+from metric_core.errors import DataError, Missing, NotReadable
 from metric_core.storage.addresses import file_system, is_local
-from metric_core.storage.listing import require_file
 
 Range = tuple[str, int, int | None]
 """Address, offset and length in bytes; a length of None means up to the end."""
-ReadResult = bytes | Missing | OSError
-FILE_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError)
+ReadResult = bytes | Missing | NotReadable | OSError
+FILE_ERRORS = (NotReadable, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of a single file. Other errors are those of the storage and may be gone at the next try."""
 PIECE = 8 << 20
 """Bytes of a large file that are held in memory at once."""
@@ -29,27 +26,19 @@ of a network mount do."""
 
 
 def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
-    """A seekable binary reader. Raises ``Missing`` when nothing is there, or NotAFile for a FIFO, socket or device,
-    which is not opened.
+    """A seekable binary reader. Raises ``Missing`` when nothing is there.
 
     ``ahead``: from an object store, fetch more than is requested, in blocks. Good for reading from start to end, bad
     for random access.
     """
     try:
         if is_local(uri):  # fsspec costs 5x a plain open on small files
-            _refuse_what_blocks(uri)
             return open(uri.removeprefix("file://"), "rb")
         fs, path = file_system(uri)
         file: BinaryIO = fs.open(path, "rb", cache_type="readahead" if ahead else "none")
         return file
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
-
-
-def _refuse_what_blocks(uri: str) -> None:
-    mode = os.stat(uri.removeprefix("file://")).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder fails at once
-        require_file(uri)
 
 
 def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:

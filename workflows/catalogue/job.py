@@ -15,7 +15,7 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.rows import Digest
 from metric_core.errors import DataError, Occupied
 from metric_core.sources import catalogue, ignored, naming
-from metric_core.sources.found import TWINS, Notes
+from metric_core.sources.found import TWINS, Notes, first_few
 from workflows.catalogue import scanning
 from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import lease, provenance
@@ -85,10 +85,10 @@ def _notices(notes: Notes) -> Iterator[str]:
         if what != TWINS:
             yield ignored.line(what, count)
     if notes.alike:
-        one, two = notes.alike[0]
+        pairs = [f"{one!a} and {two!a}" for one, two in notes.alike]
         yield (
-            f"{len(notes.alike)} identities differ from another only in case or Unicode form ({one} and {two}: "
-            f"{one!a}, {two!a}), so that one person can be in two splits; if they are one person, rename one"
+            f"{len(notes.alike)} identities differ from another only in case or Unicode form ({first_few(pairs)}), so "
+            f"that one person can be in two splits; if they are one person, rename one"
         )
 
 
