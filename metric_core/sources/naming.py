@@ -136,6 +136,11 @@ class Folders:
         if self._named.get(folder[folder.rfind("/") + 1 :]) == folder:
             raise _half(folder, picture, where)
 
+    @property
+    def overruled(self) -> list[str]:
+        """The folders whose name is not the person's, because sidecars name the pictures in them."""
+        return list(self._labelled)
+
     def update(self, others: "Folders", where: str) -> None:
         """Add those of another shard. Raises DataError as ``name`` and ``label`` do."""
         for folder in others._named.values():
@@ -196,9 +201,10 @@ def _check(picture: str, said: list[Sidecar], where: str) -> None:
 
 
 def _name(identity: Any, where: str) -> str:
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or not str(identity).strip():
+    text = "" if isinstance(identity, bool) or not isinstance(identity, str | int) else str(identity)
+    if not text.strip() or "\0" in text:
         raise DataError(f"{where} has the identity {identity!r}; expected a name or number")
-    return str(identity)
+    return text
 
 
 def _at_level(picture: str, level: int, where: str) -> str:

@@ -60,32 +60,20 @@ def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
     address = storage.join(root, file)
     tag = storage.content_tag(address)
     with _open(address) as f:
-        schema = f.schema_arrow
-        tables.require_once(schema.names, address)
-        image = _image_column(schema)
-        who = next((name for name in WHO if name in schema.names), None)
-        if image is None or who is None:
-            raise DataError(
-                f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
-                f"identity or label; a list of files with columns path,identity is given to --source by itself"
-            )
-        names, number = _class_names(schema, who, address), 0
+        image, who = _columns(f.schema_arrow, address)
+        names, number = _class_names(f.schema_arrow, who, address), 0
+        wanted = [who, *(name for name in OPTIONAL if name in f.schema_arrow.names)]
         for group in range(f.num_row_groups):
             _check_size(f, group, image, address)
-            table = f.read_row_group(group, columns=[who, *(name for name in OPTIONAL if name in schema.names)])
+            table = f.read_row_group(group, columns=wanted)
             files = _files(f, group, image, root, file)
             for row, cells in enumerate(tables.as_texts(table, address).to_pylist()):
-                person, key = cells[who], cells.get("key", f"{keys.plain(file)}/{number}")
-                if not (person or "").strip() or not key:
-                    blank = "key" if (person or "").strip() else who
-                    raise DataError(f"{address}: row {number} has no {blank}; every face needs one")
-                if names is not None and person not in names:
-                    raise DataError(f"{address}: row {number} has the {who} {person}, but only {len(names)} have names")
+                where = f"{address}: row {number}"
                 place: dict[str, Any] = {"kind": "parquet", "row_group": group, "row": row, "column": image}
                 uri, tag_of_row = files.get(row, (file, tag))
                 yield Found(
-                    identity=person if names is None else names[person],
-                    key=key,
+                    identity=_identity(cells[who], who, names, where),
+                    key=_required(cells.get("key", f"{keys.plain(file)}/{number}"), "key", where),
                     uri=uri,
                     content_tag=tag_of_row,
                     view=cells.get("view"),
@@ -94,6 +82,36 @@ def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
                     **({} if row in files else place),
                 )
                 number += 1
+
+
+def _columns(schema: pa.Schema, address: str) -> tuple[str, str]:
+    """The leaf column with the pictures, and the column that names people. Raises DataError if there are no such."""
+    tables.require_once(schema.names, address)
+    image = _image_column(schema)
+    who = next((name for name in WHO if name in schema.names), None)
+    if image is None or who is None:
+        raise DataError(
+            f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
+            f"identity or label; a list of files with columns path,identity is given to --source by itself"
+        )
+    return image, who
+
+
+def _identity(cell: str | None, who: str, names: dict[str, str] | None, where: str) -> str:
+    person = _required(cell, who, where)
+    if names is None:
+        return person
+    if person not in names:
+        raise DataError(f"{where} has the {who} {person}, but only {len(names)} have names")
+    return names[person]
+
+
+def _required(cell: str | None, name: str, where: str) -> str:
+    if not cell or not cell.strip():
+        raise DataError(f"{where} has no {name}; every face needs one")
+    if "\0" in cell:
+        raise DataError(f"{where} has the {name} {cell!r}, which holds a NUL byte")
+    return cell
 
 
 def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> dict[int, tuple[str, str]]:
@@ -241,4 +259,7 @@ def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> Non
 
 def _chunk(f: pq.ParquetFile, group: int, column: str) -> Any:
     about = f.metadata.row_group(group)
-    return next(c for c in (about.column(i) for i in range(about.num_columns)) if c.path_in_schema == column)
+    for chunk in (about.column(i) for i in range(about.num_columns)):
+        if chunk.path_in_schema == column:
+            return chunk
+    raise pa.ArrowInvalid(f"row group {group} has no column {column}")

@@ -231,7 +231,7 @@ def _check_numbers(number_N: np.ndarray, address: str) -> None:
 def _check_people(without: dict[int, tuple[float, ...]], address: str) -> None:
     """Check that record 0 promises no more people's records than there are, and that their ranges are ranges."""
     first, end = without.get(0, (0.0, 0.0))[:2]
-    if not 0 <= first < math.inf or not 0 <= end < math.inf:
+    if not 0 <= first <= end < math.inf:
         raise DataError(
             f"{address}: record 0 has the labels {first:g} and {end:g}; expected the range of people's records"
         )

@@ -17,7 +17,6 @@ from metric_core.artefacts import keys
 from metric_core.errors import DataError
 from metric_core.sources.found import first_few
 
-ENDINGS = (".csv", ".parquet")
 BLOCK = 16 << 20
 """Bytes of a CSV that are parsed at a time; a row must fit in."""
 NESTED = ("landmarks",)
@@ -25,15 +24,13 @@ NESTED = ("landmarks",)
 
 
 def read(address: str) -> pa.Table:
-    """The columns of a CSV, all of them text, or of a Parquet file as they are. An empty cell of a CSV is null.
+    """The columns of a .parquet file as they are, or of any other file as CSV, all of them text and empty cells null.
 
     Raises:
-        DataError: it has another ending, cannot be parsed, is not in UTF-8, or has a column twice.
+        DataError: it cannot be parsed, is not in UTF-8, has a column twice, or is no file.
         Missing: there is no such file.
     """
     ending = keys.ending(address).lower()
-    if ending not in ENDINGS:
-        raise DataError(f"{address} is no table; expected one of {', '.join(ENDINGS)}")
     storage.require_file(address)
     with storage.open_read(address) as f:
         try:
@@ -68,8 +65,8 @@ def require(table: pa.Table, name: str, address: str) -> None:
     if count := blank_N.true_count:
         first = blank_N.index(True).as_py()
         raise DataError(
-            f"{address}: {count} rows have no {name}, the first is row {first + 1} ({column[first].as_py()!r}); every "
-            f"face needs one"
+            f"{address}: {count} rows have no {name}, the first is row {first + 1} ({column[first].as_py()!r}); each "
+            f"row needs one"
         )
     nul_N = pc.match_substring(column, "\0")
     if nul_N.true_count:
@@ -94,7 +91,7 @@ def _read_csv(f: BinaryIO, address: str) -> pa.Table:
     names = _header(f, address)
     require_once(names, address)
     f.seek(0)
-    return pyarrow.csv.read_csv(
+    table = pyarrow.csv.read_csv(
         f,
         read_options=pyarrow.csv.ReadOptions(block_size=BLOCK),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -102,6 +99,20 @@ def _read_csv(f: BinaryIO, address: str) -> pa.Table:
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
         ),
     )
+    last = table.slice(max(table.num_rows - 1, 0)).to_pylist()
+    if any("\n" in (cell or "") or "\r" in (cell or "") for row in last for cell in row.values()):
+        _require_closed(f, address)
+    return table
+
+
+def _require_closed(f: BinaryIO, address: str) -> None:
+    """Check that the number of quotes is even; otherwise the last row can have swallowed others. Raises DataError."""
+    f.seek(0)
+    quotes = 0
+    while piece := f.read(BLOCK):
+        quotes += piece.count(b'"')
+    if quotes % 2:
+        raise DataError(f"{address}: a quote that is opened in the last row is not closed; close or remove it")
 
 
 def _header(f: BinaryIO, address: str) -> list[str]:

@@ -84,6 +84,11 @@ def _notices(notes: Notes) -> Iterator[str]:
     for what, count in sorted(notes.ignored.items()):
         if what != TWINS:
             yield ignored.line(what, count)
+    if overruled := notes.folders.overruled:
+        yield (
+            f"sidecars, not folders, name the people in {len(overruled)} folders ({first_few(overruled)}); "
+            f"--person-level takes the folders' names"
+        )
     if notes.alike:
         pairs = [f"{one!a} and {two!a}" for one, two in notes.alike]
         yield (
