@@ -99,7 +99,7 @@ def _braces(pattern: str) -> list[str]:
 def _shard(root: str, file: str, count: int, level: int | None) -> Scan:
     ending = keys.ending(file).lower()
     if ending == ".tar":
-        return partial(webdataset.faces, root, file, level)
+        return partial(webdataset.faces, root, file, level=level)
     if ending == ".parquet":
         return partial(parquet.faces, root, file)
     # The keys of a single train.rec are the bare record numbers; those of several files have the file's name in front.

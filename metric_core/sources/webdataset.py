@@ -38,7 +38,7 @@ class _Members:
     """Others that a hard link can refer to."""
 
 
-def faces(root: str, file: str, level: int | None, notes: Notes) -> Iterator[Found]:
+def faces(root: str, file: str, notes: Notes, level: int | None = None) -> Iterator[Found]:
     """The faces of one tar in its order; the key is the sample's name, or the picture's own from ``keys.of`` where a
     sample has several pictures.
 
