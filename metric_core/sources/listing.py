@@ -3,7 +3,7 @@
 import errno
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
@@ -61,7 +61,7 @@ def _path(given: str, row: int, address: str) -> str:
     path = given
     if given.startswith("file://"):
         path = unquote("/" + given.removeprefix("file://").partition("/")[2])
-    if "://" not in path and PurePosixPath(path).name in ("", ".."):
+    if path.rstrip("/").rpartition("/")[2] in ("", ".", "..") and "://" not in path:
         raise DataError(f"{address}: row {row} has the path {given!r}, which names no file; expected a picture's path")
     return path
 
@@ -135,15 +135,15 @@ def _require_once(path_N: list[str], table: pa.Table, address: str) -> None:
 
 def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], Tag]]:
     """Rows, each with the content tag of its file, or why it has none."""
-    for batch in table.to_batches(max_chunksize=READERS * RUN):
-        yield from zip(batch.to_pylist(), content_tags(root, batch["path"].to_pylist()))
+    with ThreadPoolExecutor(READERS) as pool:
+        for batch in table.to_batches(max_chunksize=READERS * RUN):
+            yield from zip(batch.to_pylist(), content_tags(root, batch["path"].to_pylist(), pool))
 
 
-def content_tags(root: str, paths: list[str]) -> list[Tag]:
+def content_tags(root: str, paths: list[str], pool: Executor) -> Iterator[Tag]:
     """The content tag of each file, or why it has none. Tags are requested concurrently."""
     runs = [paths[at : at + RUN] for at in range(0, len(paths), RUN)]
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(chain.from_iterable(pool.map(partial(_tags, root), runs)))
+    yield from chain.from_iterable(pool.map(partial(_tags, root), runs))
 
 
 def _tags(root: str, paths: list[str]) -> list[Tag]:

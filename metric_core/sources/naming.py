@@ -14,7 +14,7 @@ tar does not matter. Names are compared in Unicode's form NFC and stored as they
 
 import json
 import unicodedata
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,21 +58,15 @@ def read_sidecar(ending: str, data: bytes) -> Sidecar:
     return Sidecar(label is not None, fields.get(label), fields.get("landmarks"))
 
 
-def candidates(picture: str, ending: str) -> Iterator[str]:
-    """The names that the picture's sidecar with this ending can have, the best first."""
-    yield keys.plain(picture) + ending
-    if (cut := up_to_first_dot(picture)) != keys.plain(picture):
-        yield cut + ending
-
-
 def sidecars_of(picture: str, there: Container[str]) -> dict[str, str]:
     """{ending: name} of the sidecars that belong to a picture, from the names that are there."""
+    own, cut = keys.plain(picture), up_to_first_dot(picture)
     found = {}
     for ending in SIDECARS:
-        for name in candidates(picture, ending):
-            if name in there:
-                found[ending] = name
-                break
+        if own + ending in there:
+            found[ending] = own + ending
+        elif cut + ending in there:
+            found[ending] = cut + ending
     return found
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,7 +132,8 @@ def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> d
     folder = file.rpartition("/")[0] or "."
     named = {row: path for row, (empty, path) in enumerate(zip(empty_n, paths)) if empty and path}
     uris = {row: storage.resolve(folder, path).removeprefix("./") for row, path in named.items()}
-    tags = listing.content_tags(root, list(uris.values()))
+    with ThreadPoolExecutor(listing.READERS) as pool:
+        tags = list(listing.content_tags(root, list(uris.values()), pool))
     absent = [uri for uri, tag in zip(uris.values(), tags) if not isinstance(tag, str)]
     if absent:
         raise DataError(
