@@ -116,7 +116,7 @@ def others(key: str, kind: str, uri: str) -> list[str]:
 
 def hides_ending(key: str, kind: str) -> bool:
     """Whether only the file itself says how a row's picture ends: it is in a tar, and the key is plain."""
-    return kind == "tar" and not ending(key)
+    return kind == "tar" and not _ends_as_picture(key)
 
 
 def plain_of_twin(key: str, kind: str, uri: str) -> str | None:
@@ -129,11 +129,15 @@ def _rank(path: str) -> tuple[int, str]:
     return _RANK.get(ending(path).lower(), len(_RANK)), path
 
 
+def _ends_as_picture(key: str) -> bool:
+    return ending(key).lower() in IMAGE_ENDINGS
+
+
 def _path(key: str, kind: str, uri: str) -> str | None:
     """The path that a row's key was derived from; None if it cannot be known or the key was given explicitly."""
     known = key.removesuffix("/")
-    if kind == "tar":  # the names of samples end before their first dot
-        return known if ending(known) else None
+    if kind == "tar":  # a plain key ends before a dot, but for names with several, 0.05 of 0.05.png
+        return known if _ends_as_picture(known) else None
     if kind != "file":
         return None
     if uri in (key + ending(uri), known):

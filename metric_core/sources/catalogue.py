@@ -4,8 +4,6 @@ No image is opened or copied here. Each format has its own module in this folder
 ``artefacts.faces``.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
@@ -17,34 +15,43 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import counter, storage
-from metric_core.artefacts import faces, rows, schema
+from metric_core.artefacts import faces, keys, rows, schema
 from metric_core.artefacts.rows import Part
 from metric_core.errors import ConfigError, DataError, Missing
-from metric_core.sources import folder, listing, parquet, pickled, shards
+from metric_core.sources import folder, listing, naming, parquet, pickled, shards, tables
 from metric_core.sources.census import Census
-from metric_core.sources.found import Found, Source
+from metric_core.sources.found import Found, Notes, Source
 
 
-def scan(address: str) -> Source:
+def scan(address: str, level: int | None = None) -> Source:
     """The source behind an address: an image folder, a .csv or .parquet list, shards, or a verification set.
+
+    Args:
+        address: absolute.
+        level: in folders and tars, which folder names the person, see ``naming``.
 
     Raises:
         Missing: nothing is there.
-        DataError: it is a file of an unsupported kind, or could be read in two ways.
+        DataError: it is neither a file nor a folder, a file of an unsupported kind, or could be read in two ways.
+        ConfigError: a level is given for a source that names people itself.
     """
     if not storage.exists(address):
         if shards.is_pattern(address):
-            return shards.scan(*shards.matching(address))
+            return shards.scan(*shards.matching(address), level)
         raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
-    if storage.is_file(address):
-        if address.endswith(".csv") or (address.endswith(".parquet") and not parquet.has_images(address)):
-            return listing.scan(address)
-        root, _, file = address.rpartition("/")
-        if address.endswith(".bin"):
-            return Source(root, file.removesuffix(".bin"), [partial(pickled.faces, root, file)])
-        return shards.scan(root, [file])
-    files = shards.inside(address)
-    return shards.scan(address, files) if files else folder.scan(address)
+    if storage.is_folder(address):
+        files = shards.inside(address)
+        return shards.scan(address, files, level) if files else folder.scan(address, level)
+    storage.require_file(address)  # others must not be opened
+    root, _, file = address.rpartition("/")
+    ending = keys.ending(address).lower()
+    if ending == ".csv" or (ending == ".parquet" and not parquet.has_images(address)):
+        shards.refuse_level(level, address)
+        return listing.scan(address)
+    if ending == ".bin":
+        shards.refuse_level(level, address)
+        return Source(root, keys.plain(file), [partial(pickled.faces, root, file)])
+    return shards.scan(root, [file], level)
 
 
 def resolve_collisions(
@@ -109,24 +116,25 @@ def seeded_splits(identities: list[str], shares: Mapping[str, float], seed: int)
 
 
 def read_splits(address: str) -> dict[str, str]:
-    """{identity: split} from a CSV with these two columns; other columns are ignored.
+    """{identity: split} from a CSV or Parquet table with these two columns; other columns are ignored.
+
+    Identities are in the form in which they are compared, ``naming.compared``.
 
     Raises:
         DataError: a column or a cell is missing, or a person is in two splits.
+        Missing: there is no such file.
     """
-    text = storage.read_text(address)
-    reader = csv.DictReader(io.StringIO(text))
-    if not {"identity", "split"} <= set(reader.fieldnames or []):
-        raise DataError(f"{address} has columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")
+    table = tables.read(address)
+    if not {"identity", "split"} <= set(table.column_names):
+        raise DataError(f"{address} has columns {', '.join(table.column_names)}; expected identity,split")
+    table = tables.as_texts(table.select(["identity", "split"]), address)
+    for name in table.column_names:
+        tables.require(table, name, address)
     out: dict[str, str] = {}
-    for row in reader:
-        person, split = row["identity"], row["split"]
-        if not person or not split:
-            raise DataError(f"{address} line {reader.line_num}: identity {person!r}, split {split!r}; both are needed")
-        if out.setdefault(person, split) != split:
+    for row, (person, split) in enumerate(zip(table["identity"].to_pylist(), table["split"].to_pylist()), start=1):
+        if (other := out.setdefault(naming.compared(person), split)) != split:
             raise DataError(
-                f"{address} line {reader.line_num}: {person} is in {out[person]} and in {split}; a person "
-                f"must be in one split"
+                f"{address} row {row}: {person} is in {other} and in {split}; a person must be in one split"
             )
     return out
 
@@ -139,16 +147,24 @@ def to_table(found: list[Found], namespace: str) -> pa.Table:
 
 
 def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
-    """The rows with the splits of their people; where a person has none, the row keeps its own split, from a list."""
+    """The rows with the splits of their people, by their name or by its form ``naming.compared``; where a person has
+    none, the row keeps its own split, from a list."""
     people = table["identity"].combine_chunks().dictionary_encode()
-    given = pa.array([split_of.get(person) for person in people.dictionary.to_pylist()], pa.string())
+    names = people.dictionary.to_pylist()
+    given = pa.array([split_of.get(name, split_of.get(naming.compared(name))) for name in names], pa.string())
     place = schema.FACES.get_field_index("split")
     split = pc.coalesce(given.take(people.indices), table["split"].combine_chunks())
     return table.set_column(place, schema.FACES.field(place), split)
 
 
-def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any]:
+def write(uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | None = None) -> dict[str, Any]:
     """Write rows from ``to_table`` into the artefact's folder; at most one part is in memory at a time.
+
+    Args:
+        uri: the folder.
+        found: the rows.
+        namespace: of the ids.
+        notes: are told of identities that look alike.
 
     Returns:
         {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}
@@ -160,7 +176,7 @@ def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any
     ids: list[np.ndarray] = [np.empty(0, np.int64)]
 
     def while_counting() -> Iterator[pa.Table]:
-        for table in digest.over(tables):
+        for table in digest.over(found):
             ids.append(np.array(table["face_id"]))  # a copy: a view would keep all the other columns in memory
             census.add(table)
             yield table
@@ -170,6 +186,8 @@ def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any
         if rows.is_name(stale):  # from an earlier attempt with more faces
             storage.remove(storage.join(uri, stale))
     census.check_splits(rows.read(uri, part) for part in parts)
+    if notes is not None:
+        notes.alike += census.alike(rows.read(uri, part) for part in parts)
     parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace)
     return {
         "parts": [asdict(part) for part in parts],

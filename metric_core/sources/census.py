@@ -1,4 +1,5 @@
-"""Counts the faces and people of each split while rows are written, and checks that nobody is in two splits.
+"""Counts the faces and people of each split while rows are written, and checks that nobody is in two splits or has two
+spellings.
 
 People are kept as hashes of their names, so that a hundred million rows fit in memory. Who gets which split is decided
 in ``catalogue``.
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import counter
 from metric_core.errors import DataError
+from metric_core.sources import naming
 
 
 class Census:
@@ -21,6 +24,8 @@ class Census:
     def __init__(self) -> None:
         self._rows: Counter[str | None] = Counter()
         self._people: dict[str | None, list[np.ndarray]] = {}
+        self._folded: list[np.ndarray] = []
+        """Of people whose name differs from ``naming.folded``: int64 (2, M), hashes of that form and of the name."""
 
     def add(self, table: pa.Table) -> None:
         """Count a table's rows."""
@@ -31,6 +36,11 @@ class Census:
             names.setdefault(split, []).append(identity)
         for split, people in names.items():
             self._people.setdefault(split, []).append(_hashes(people))
+            forms = [(name, form) for name in people if (form := naming.folded(name)) != name]
+            if forms:
+                self._folded.append(
+                    np.stack([_hashes([form for _, form in forms]), _hashes([name for name, _ in forms])])
+                )
 
     def check_splits(self, tables: Iterable[pa.Table]) -> None:
         """Check that each person is in one split. ``tables`` are the same rows again, read only to find the
@@ -54,6 +64,26 @@ class Census:
                     raise DataError(
                         f"{row['identity']} is in split {split} and in {row['split']}; a person must be in one split"
                     )
+
+    def alike(self, tables: Iterable[pa.Table]) -> list[tuple[str, str]]:
+        """Pairs of identities that differ only in case or in their Unicode form. ``tables`` are the same rows again,
+        read only if there are such."""
+        hash_FM = np.unique(np.concatenate([np.empty((2, 0), np.int64), *self._folded], axis=1), axis=1)
+        plain_P = np.concatenate([np.empty(0, np.int64), *self._by_split().values()])
+        # Names that are their own form have a hash among all names that is the form's.
+        form_F, count_F = np.unique(hash_FM[0], return_counts=True)
+        alike_F = form_F[(count_F > 1) | np.isin(form_F, plain_P)]
+        if not len(alike_F):
+            return []
+        first: dict[str, str] = {}
+        pairs: dict[tuple[str, str], None] = {}
+        for table in tables:
+            names = pc.unique(table["identity"]).to_pylist()
+            forms = [naming.folded(name) for name in names]
+            for at in np.flatnonzero(np.isin(_hashes(forms), alike_F)):
+                if (other := first.setdefault(forms[at], names[at])) != names[at]:
+                    pairs[other, names[at]] = None
+        return list(pairs)
 
     def summary(self) -> dict[str, Any]:
         """{rows, identities, splits: {name: {rows, identities}}}"""

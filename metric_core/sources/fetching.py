@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
-from metric_core.errors import ImageUnreadable, Missing
+from metric_core.errors import ImageUnreadable, Missing, NotReadable
 from metric_core.sources import parquet, pickled, recordio
 
 LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
@@ -87,7 +87,9 @@ def _changed(address: str, tag: str) -> Fetched | None:
     return None
 
 
-def _as_answer(error: Missing | OSError, address: str) -> Missing | ImageUnreadable:
+def _as_answer(error: Missing | NotReadable | OSError, address: str) -> Missing | ImageUnreadable:
+    if isinstance(error, NotReadable):
+        return ImageUnreadable(f"unreadable: {error}")
     return error if isinstance(error, Missing) else ImageUnreadable(f"unreadable: {address}: {error}")
 
 

@@ -1,93 +1,149 @@
-"""An image tree: one folder per person, at any depth."""
+"""An image tree: one folder per person, at any depth, or sidecars beside the pictures. Who it is, is in ``naming``."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources.found import TWINS, Found, Source, first_few
+from metric_core.sources import naming
+from metric_core.sources.found import SPECIAL, TWINS, Found, Notes, Source, first_few, read_landmarks
+
+SHARDS = (".parquet", ".tar", ".rec")
+BATCH = 512
+"""Runs of files whose sidecars are read together."""
 
 
-class _Picture(NamedTuple):
-    uri: str
-    place: PurePosixPath
+class _File(NamedTuple):
+    path: str
     tag: str
+    ending: str
 
 
-def scan(root: str) -> Source:
-    """The faces under a folder in byte order of their paths; the innermost folder's name is the identity.
+def scan(root: str, level: int | None = None) -> Source:
+    """The faces under a folder in byte order of their paths.
 
     Keys are derived from paths by ``keys.of``.
 
+    Args:
+        root: address of the folder.
+        level: which folder below the root names the person, see ``naming``.
+
     Raises:
-        DataError: an image is directly in the root, two folders have the same name, or names of images are not UTF-8;
-            the message counts these.
+        DataError: as ``naming.person``; or names of images are not UTF-8, and the message counts these; or there are
+            no images but shards.
     """
-    return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root)])
+    return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root, level)])
 
 
-def _faces(root: str, ignored: Counter[str]) -> Iterator[Found]:
+def _faces(root: str, level: int | None, notes: Notes) -> Iterator[Found]:
     undecoded: list[str] = []
-    for run in _runs(_pictures(root, ignored, undecoded)):
-        paths, tags = [str(picture.place) for picture in run], [picture.tag for picture in run]
-        names = [keys.plain(path) for path in paths]
-        if len(set(names)) < len(names):
-            names = keys.of(paths)
-            ignored[TWINS] += keys.count_with_ending(paths, names)
-            tags = keys.distinct_tags(paths, names, tags)
-        for picture, key, tag in zip(run, names, tags):
-            yield Found(identity=picture.place.parent.name, key=key, uri=picture.uri, content_tag=tag)
+    shards: list[str] = []
+    runs = _runs(_files(root, notes, undecoded, shards))
+    while batch := list(islice(runs, BATCH)):
+        pictures = [found for run in batch for found in _keyed(run, notes)]
+        sidecars = _Sidecars(root, batch, [picture.path for picture, _, _ in pictures])
+        for picture, key, tag in pictures:
+            shards.clear()  # they matter only if there are no pictures
+            said = sidecars.of(picture.path)
+            identity = naming.person(picture.path, said, notes.folders, level, root)
+            points = said[".json"].landmarks if ".json" in said else None
+            where = f"{root}: {keys.plain(picture.path)}.json"
+            yield Found(identity, key, picture.path, tag, landmarks=read_landmarks(points, where))
+        notes.ignored.update(sidecars.lone)
     if undecoded:
         raise DataError(
             f"{root} holds {len(undecoded)} pictures whose names are not UTF-8 ({first_few(undecoded)}); rename "
             f"them, for whole folders with the program convmv"
         )
+    if shards:
+        first = PurePosixPath(root, shards[0])
+        raise DataError(
+            f"{root} holds no pictures but {first_few(shards)}; give --source '{first.parent}/*{first.suffix}'"
+        )
 
 
-def _pictures(root: str, ignored: Counter[str], undecoded: list[str]) -> Iterator[_Picture]:
-    folder_of: dict[str, str] = {}
+def _files(root: str, notes: Notes, undecoded: list[str], shards: list[str]) -> Iterator[_File]:
+    """The pictures and sidecars."""
     for path, tag in storage.walk(root):
-        place = PurePosixPath(path)
-        if place.suffix.lower() not in keys.IMAGE_ENDINGS:
-            ignored[place.suffix.lower() or "(none)"] += 1
-            continue
-        try:
-            path.encode()
-        except UnicodeEncodeError:
+        ending = keys.ending(path).lower()
+        if not tag:
+            notes.ignored[SPECIAL] += 1
+        elif ending not in keys.IMAGE_ENDINGS and ending not in naming.SIDECARS:
+            notes.ignored[ending or "(none)"] += 1
+            if ending in SHARDS:
+                shards.append(path)
+        elif _is_utf8(path):
+            yield _File(path, tag, ending)
+        elif ending in keys.IMAGE_ENDINGS:
             undecoded.append(ascii(path))
-            continue
-        folder = str(place.parent)
-        if folder == ".":
-            raise DataError(
-                f"{root}/{path} is not in a person's folder; expected {root}/PERSON/{place.name}, or pass a "
-                f"CSV list with columns path,identity as --source"
-            )
-        identity = place.parent.name
-        if folder_of.setdefault(identity, folder) != folder:
-            raise DataError(
-                f"{root} holds two folders named {identity!r} ({folder_of[identity]} and {folder}): one person or "
-                f"two? Rename one folder, or pass a CSV list with columns path,identity as --source"
-            )
-        yield _Picture(path, place, tag)
+        else:
+            notes.ignored[ending] += 1
 
 
-def _runs(pictures: Iterable[_Picture]) -> Iterator[list[_Picture]]:
-    """Runs of pictures whose paths are equal up to the first dot of the file's name. Twins are in one run, and so is a
-    picture whose plain key is the path of a twin; folders that sort between them are, too. Most runs have one picture.
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _runs(files: Iterable[_File]) -> Iterator[list[_File]]:
+    """Runs of files whose paths are equal up to the first dot of the file's name. Twins are in one run with their
+    sidecars, and so is a picture whose plain key is the path of a twin; folders that sort between them are, too. Most
+    runs have one picture.
     """
-    run: list[_Picture] = []
+    run: list[_File] = []
     beginning = ""
-    for picture in pictures:
-        if run and not picture.uri.startswith(beginning):
+    for file in files:
+        if run and not file.path.startswith(beginning):
             yield run
             run = []
         if not run:
-            folder, slash, name = picture.uri.rpartition("/")
-            beginning = folder + slash + name.partition(".")[0] + "."
-        run.append(picture)
+            beginning = naming.up_to_first_dot(file.path) + "."
+        run.append(file)
     if run:
         yield run
+
+
+def _keyed(run: list[_File], notes: Notes) -> Iterator[tuple[_File, str, str]]:
+    """The run's pictures, each with its key and its content tag."""
+    pictures = [file for file in run if file.ending not in naming.SIDECARS]
+    paths, tags = [picture.path for picture in pictures], [picture.tag for picture in pictures]
+    names = [keys.plain(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = keys.of(paths)
+        notes.ignored[TWINS] += keys.count_with_ending(paths, names)
+        tags = keys.distinct_tags(paths, names, tags)
+    return zip(pictures, names, tags)
+
+
+class _Sidecars:
+    """The sidecars in some runs of files, read many at a time. A .txt is read only where it can name somebody."""
+
+    def __init__(self, root: str, runs: list[list[_File]], pictures: list[str]) -> None:
+        self._path_of: dict[str, str] = {}
+        for path, _, ending in (file for run in runs for file in run if file.ending in naming.SIDECARS):
+            naming.enter(self._path_of, keys.plain(path) + ending, path, root)
+        self._owned = {path: naming.sidecars_of(path, self._path_of) for path in pictures if self._path_of}
+        used = {name for owned in self._owned.values() for name in owned.values()}
+        self.lone = [keys.ending(name) for name in self._path_of if name not in used]
+        """Endings of those that belong to no picture."""
+        wanted = sorted(name for name in used if not name.endswith(".txt") or "/" not in name)
+        answers = storage.read_many([(storage.join(root, self._path_of[name]), 0, None) for name in wanted])
+        self._read = {name: _sidecar(name, answer) for name, answer in zip(wanted, answers)}
+
+    def of(self, picture: str) -> dict[str, naming.Sidecar]:
+        """By ending, what the picture's sidecars say."""
+        owned = self._owned.get(picture, {})
+        return {ending: self._read[name] for ending, name in owned.items() if name in self._read}
+
+
+def _sidecar(name: str, answer: storage.ReadResult) -> naming.Sidecar:
+    if not isinstance(answer, bytes):
+        raise DataError(f"{name} cannot be read: {answer}") from answer
+    return naming.read_sidecar(keys.ending(name), answer)

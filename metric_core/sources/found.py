@@ -11,13 +11,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metric_core.errors import DataError
+from metric_core.sources.naming import Folders
 
-Scan = Callable[[Counter[str]], Iterator["Found"]]
-"""Yields one shard's faces in order, and counts the files that it ignores by their ending. It can be pickled."""
+Scan = Callable[["Notes"], Iterator["Found"]]
+"""Yields one shard's faces in order, and notes what it does not yield. It can be pickled."""
 
-TWINS = "(twin)"
-"""Name under which a scan counts, beside the endings of ignored files, the pictures whose key has the ending of their
-file; see ``keys.of``."""
+TWINS, LINKS, SPECIAL, UNLISTED = "(twin)", "(link)", "(special)", "(unlisted)"
+"""Names under which a scan counts, beside the endings of ignored files: pictures whose key has the ending of their
+file, see ``keys.of``; symbolic links in a tar; named pipes, sockets and devices; bytes of records that an index
+leaves out."""
+
+
+@dataclass
+class Notes:
+    """What is known of a source beside its faces, complete when they are consumed."""
+
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Ignored files, counted by their ending, and what ``TWINS`` and the other names stand for."""
+    folders: Folders = field(default_factory=Folders)
+    alike: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of identities that differ only in case or in their Unicode form, filled by ``catalogue.write``."""
+
+    def update(self, others: "Notes", where: str) -> None:
+        """Add the notes on another shard. Raises DataError if a folder's name is not one person's in both."""
+        self.ignored.update(others.ignored)
+        self.folders.update(others.folders, where)
 
 
 @dataclass(frozen=True)
@@ -51,14 +69,19 @@ class Source:
     """The default namespace of its face_ids."""
     shards: list[Scan]
     """Parts that can be scanned independently; one after the other they give the source's order."""
-    ignored: Counter[str] = field(default_factory=Counter)
-    """Ignored files, counted by their ending, and ``TWINS``; filled as ``faces`` is consumed."""
+    notes: Notes = field(default_factory=Notes)
+    """Filled as ``faces`` is consumed."""
+
+    @property
+    def ignored(self) -> Counter[str]:
+        """The ignored files among the notes."""
+        return self.notes.ignored
 
     @property
     def faces(self) -> Iterator[Found]:
         """The faces of all shards, in source order. Raises DataError or Missing as the format's reader does."""
         for shard in self.shards:
-            yield from shard(self.ignored)
+            yield from shard(self.notes)
 
 
 def read_landmarks(value: Any, where: str) -> tuple[float, ...] | None:

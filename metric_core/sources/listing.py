@@ -1,27 +1,30 @@
 """A CSV or Parquet list of images: columns path and identity; optionally key, view, split and landmarks."""
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts import keys
-from metric_core.errors import DataError, Missing
-from metric_core.sources.found import TWINS, Found, Source, first_few, read_landmarks
+from metric_core.errors import DataError, Missing, NotReadable
+from metric_core.sources import tables
+from metric_core.sources.found import TWINS, Found, Notes, Source, first_few, read_landmarks
 
 REQUIRED = ("path", "identity")
 OPTIONAL = ("key", "view", "split", "landmarks")
 READERS, RUN = 32, 64
 """Threads that ask for content tags, and files per task of a thread. A store takes a round trip per file; on a local
 disk, a task per file would cost more than the request itself."""
+
+Tag = str | Missing | NotReadable
 
 
 def scan(address: str) -> Source:
@@ -30,56 +33,53 @@ def scan(address: str) -> Source:
     Keys that are not given are derived from paths by ``keys.of``.
 
     Raises:
-        DataError: columns are missing or unknown, a cell is empty, a path or key occurs twice, or files are missing;
-            the message counts these and names the first ones.
+        DataError: columns are missing, unknown or twice, a cell is empty or no text, a path or key occurs twice, or
+            paths are not those of files; the message counts these and names the first ones.
     """
-    table = _read(address)
+    table = _checked(tables.read(address), address)
     root, _, file = address.rpartition("/")
     return Source(root=root, name=PurePosixPath(file).stem, shards=[partial(_faces, address, root, table)])
 
 
-def _read(address: str) -> pa.Table:
-    with storage.open_read(address) as f:
-        try:
-            if address.endswith(".parquet"):
-                table = pq.read_table(f)
-            else:
-                # Every column is text, and only an empty cell is null: an identity "007" must not become the number 7,
-                # nor a person called "NA" null.
-                names = pyarrow.csv.open_csv(f).schema.names
-                f.seek(0)
-                types = pyarrow.csv.ConvertOptions(
-                    column_types={n: pa.string() for n in names}, strings_can_be_null=True, null_values=[""]
-                )
-                table = pyarrow.csv.read_csv(f, convert_options=types)
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise DataError(f"{address} cannot be read as a list of faces: {error}") from error
+def _checked(table: pa.Table, address: str) -> pa.Table:
     columns = set(table.column_names)
     if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
         raise DataError(
             f"{address} has columns {', '.join(table.column_names)}; expected {', '.join(REQUIRED)} and, if you "
             f"have them, {', '.join(OPTIONAL)}; or, in Parquet, image with the pictures' bytes and identity or label"
         )
+    table = tables.as_texts(table, address)
     for name in REQUIRED:
-        if table[name].null_count:
-            raise DataError(f"{address}: {table[name].null_count} rows have no {name}")
-    return table
+        tables.require(table, name, address)
+    place = table.schema.get_field_index("path")
+    paths = [_path(path, row, address) for row, path in enumerate(table["path"].to_pylist(), start=1)]
+    return table.set_column(place, "path", pa.array(paths, pa.string()))
 
 
-def _faces(address: str, root: str, table: pa.Table, ignored: Counter[str]) -> Iterator[Found]:
-    texts = pa.schema([(f.name, f.type if pa.types.is_nested(f.type) else pa.string()) for f in table.schema])
-    table = table.cast(texts)
+def _path(given: str, row: int, address: str) -> str:
+    """The path in a row, which may be a file:// address."""
+    path = given
+    if given.startswith("file://"):
+        path = unquote("/" + given.removeprefix("file://").partition("/")[2])
+    if path.rstrip("/").rpartition("/")[2] in ("", ".", "..") and "://" not in path:
+        raise DataError(f"{address}: row {row} has the path {given!r}, which names no file; expected a picture's path")
+    return path
+
+
+def _faces(address: str, root: str, table: pa.Table, notes: Notes) -> Iterator[Found]:
     key_N, twins = _keys(address, root, table)
     tag_of: dict[int, str] = {}
     if twins:
         names = [key_N[row] for row in twins]
-        ignored[TWINS] += keys.count_with_ending(list(twins.values()), names)
-        found = [tag or "" for _, tag in _tagged(root, table.take(list(twins)))]
+        notes.ignored[TWINS] += keys.count_with_ending(list(twins.values()), names)
+        found = [tag if isinstance(tag, str) else "" for _, tag in _tagged(root, table.take(list(twins)))]
         tag_of = dict(zip(twins, keys.distinct_tags(list(twins.values()), names, found)))
     missing: list[str] = []
     for number, (row, tag) in enumerate(_tagged(root, table)):
         path = row["path"]
-        if tag is None:
+        if isinstance(tag, NotReadable):
+            raise DataError(f"{address}: row {number + 1} has the path {path!r}: {tag}")
+        if isinstance(tag, Missing):
             missing.append(path)
             continue
         points = read_landmarks(row.get("landmarks"), f"{address}, row {number + 1}")
@@ -110,26 +110,52 @@ def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int
         key_N[row] = key
     if len(set(key_N)) < len(key_N):
         repeated = next(key for key, count in Counter(key_N).items() if count > 1)
-        raise DataError(f"{address}: the key {repeated!r} occurs twice; each row needs its own path or key")
+        which = first_few([path for path, key in zip(path_N, key_N) if key == repeated])
+        raise DataError(
+            f"{address}: the key {repeated!r} occurs twice, for the paths {which}; each row needs its own path or key"
+        )
+    _require_once(path_N, table, address)
     lost = {keys.plain(path) for path, key in zip(paths, found) if key != keys.plain(path)}
     return key_N, {row: path for row, path in zip(derived, paths) if lost and keys.plain(path) in lost}
 
 
-def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Rows, each with the content tag of its file, or None if the file is missing. Tags are requested concurrently."""
+def _require_once(path_N: list[str], table: pa.Table, address: str) -> None:
+    """Check that no path occurs twice; faces of one picture may, each with its own key and landmarks."""
+    if len(set(path_N)) == len(path_N):
+        return
+    points = table["landmarks"].to_pylist() if "landmarks" in table.column_names else [None] * len(path_N)
+    seen: dict[tuple[str, str], int] = {}
+    for row, face in enumerate(zip(path_N, map(str, points)), start=1):
+        if (first := seen.setdefault(face, row)) != row:
+            raise DataError(
+                f"{address}: the path {face[0]!r} occurs twice, in rows {first} and {row}; remove one, or give each "
+                f"face of the picture its key and landmarks"
+            )
+
+
+def _tagged(root: str, table: pa.Table) -> Iterator[tuple[dict[str, Any], Tag]]:
+    """Rows, each with the content tag of its file, or why it has none."""
     with ThreadPoolExecutor(READERS) as pool:
         for batch in table.to_batches(max_chunksize=READERS * RUN):
-            paths = batch["path"].to_pylist()
-            runs = [paths[at : at + RUN] for at in range(0, len(paths), RUN)]
-            yield from zip(batch.to_pylist(), chain.from_iterable(pool.map(partial(_tags, root), runs)))
+            yield from zip(batch.to_pylist(), content_tags(root, batch["path"].to_pylist(), pool))
 
 
-def _tags(root: str, paths: list[str]) -> list[str | None]:
+def content_tags(root: str, paths: list[str], pool: Executor) -> Iterator[Tag]:
+    """The content tag of each file, or why it has none. Tags are requested concurrently."""
+    runs = [paths[at : at + RUN] for at in range(0, len(paths), RUN)]
+    yield from chain.from_iterable(pool.map(partial(_tags, root), runs))
+
+
+def _tags(root: str, paths: list[str]) -> list[Tag]:
     return [_tag(storage.resolve(root, path)) for path in paths]
 
 
-def _tag(address: str) -> str | None:
+def _tag(address: str) -> Tag:
     try:
         return storage.content_tag(address)
-    except Missing:
-        return None
+    except (Missing, NotReadable) as error:
+        return error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
+            return Missing(f"{address}: {error.strerror}")
+        raise

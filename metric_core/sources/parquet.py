@@ -7,22 +7,30 @@ import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from metric_core import storage
+from metric_core.artefacts import keys
 from metric_core.errors import DataError, ImageUnreadable
-from metric_core.sources.found import Found, read_landmarks
+from metric_core.sources import listing, tables
+from metric_core.sources.found import Found, Notes, first_few, read_landmarks
 
 WHO = ("identity", "label")
 """Columns that name the person; the first one that exists is used."""
 
 OPTIONAL = ("key", "view", "split", "landmarks")
+TEXTS = {"path", *WHO, *OPTIONAL}
+"""Columns that hold text, even where it is stored as bytes."""
+
+FEW_BYTES = 64
+"""Bytes per cell, of a column whose empty cells are not counted, up to which it is read to count them."""
 MAX_GROUP = 1 << 30
 """Most bytes of images per row group: to read one image, its whole group must be read."""
 
@@ -36,53 +44,117 @@ def has_images(address: str) -> bool:
         return _image_column(f.schema_arrow) is not None
 
 
-def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
+def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
     """The faces of one file in row order.
 
     Images are in the column ``image`` (or the only column with bytes): bytes, or Hugging Face's struct of bytes and
-    path. ``identity`` or ``label`` names the person; numbers are replaced by the file's ClassLabel names if it has any.
-    The key is the column ``key`` if there is one, else the file's name without its ending and the row's number.
-    ``view``, ``split`` and ``landmarks`` are as in a list.
+    path. A row that has a path and no bytes is the file there, relative to the Parquet file's folder. ``identity`` or
+    ``label`` names the person; numbers are replaced by the file's ClassLabel names if it has any. The key is the column
+    ``key`` if there is one, else the file's name without its ending and the row's number. ``view``, ``split`` and
+    ``landmarks`` are as in a list.
 
     Raises:
-        DataError: columns are missing, a cell is empty, or a row group is too large.
+        DataError: columns are missing, twice or of another type, a cell is empty, names of labels are not sound, a file
+            of a path is not there, or a row group is too large.
         Missing: there is no such file.
     """
     address = storage.join(root, file)
     tag = storage.content_tag(address)
     with _open(address) as f:
-        schema = f.schema_arrow
-        image = _image_column(schema)
-        who = next((name for name in WHO if name in schema.names), None)
-        if image is None or who is None:
-            raise DataError(
-                f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
-                f"identity or label; a list of files with columns path,identity is given to --source by itself"
-            )
-        names, number = _class_names(schema, who), 0
+        image, who = _columns(f.schema_arrow, address)
+        names, number = _class_names(f.schema_arrow, who, address), 0
+        wanted = [who, *(name for name in OPTIONAL if name in f.schema_arrow.names)]
         for group in range(f.num_row_groups):
             _check_size(f, group, image, address)
-            table = f.read_row_group(group, columns=[who, *(name for name in OPTIONAL if name in schema.names)])
-            for row, cells in enumerate(_texts(table, address).to_pylist()):
-                person, key = cells[who], cells.get("key", f"{PurePosixPath(file).with_suffix('')}/{number}")
-                if not person or not key:
-                    raise DataError(f"{address}: row {number} has no {'key' if person else who}; every face needs one")
-                if names is not None and person not in names:
-                    raise DataError(f"{address}: row {number} has the {who} {person}, but only {len(names)} have names")
+            table = f.read_row_group(group, columns=wanted)
+            files = _files(f, group, image, root, file)
+            for row, cells in enumerate(tables.as_texts(table, address).to_pylist()):
+                where = f"{address}: row {number}"
+                place: dict[str, Any] = {"kind": "parquet", "row_group": group, "row": row, "column": image}
+                uri, tag_of_row = files.get(row, (file, tag))
                 yield Found(
-                    identity=person if names is None else names[person],
-                    key=key,
-                    uri=file,
-                    content_tag=tag,
-                    kind="parquet",
-                    row_group=group,
-                    row=row,
-                    column=image,
+                    identity=_identity(cells[who], who, names, where),
+                    key=_required(cells.get("key", f"{keys.plain(file)}/{number}"), "key", where),
+                    uri=uri,
+                    content_tag=tag_of_row,
                     view=cells.get("view"),
                     split=cells.get("split"),
                     landmarks=read_landmarks(cells.get("landmarks"), f"{address}, row {number}"),
+                    **({} if row in files else place),
                 )
                 number += 1
+
+
+def _columns(schema: pa.Schema, address: str) -> tuple[str, str]:
+    """The leaf column with the pictures, and the column that names people. Raises DataError if there are no such."""
+    tables.require_once(schema.names, address)
+    image = _image_column(schema)
+    who = next((name for name in WHO if name in schema.names), None)
+    if image is None or who is None:
+        raise DataError(
+            f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
+            f"identity or label; a list of files with columns path,identity is given to --source by itself"
+        )
+    return image, who
+
+
+def _identity(cell: str | None, who: str, names: dict[str, str] | None, where: str) -> str:
+    person = _required(cell, who, where)
+    if names is None:
+        return person
+    if person not in names:
+        raise DataError(f"{where} has the {who} {person}, but only {len(names)} have names")
+    return names[person]
+
+
+def _required(cell: str | None, name: str, where: str) -> str:
+    if not cell or not cell.strip():
+        raise DataError(f"{where} has no {name}; every face needs one")
+    if "\0" in cell:
+        raise DataError(f"{where} has the {name} {cell!r}, which holds a NUL byte")
+    return cell
+
+
+def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> dict[int, tuple[str, str]]:
+    """{row: (uri, content tag)} of the rows of a group whose picture is not in it but in a file of its own.
+
+    Raises:
+        DataError: a file is not there; the message says what is stored instead of pictures.
+    """
+    column = image.rpartition(".")[0]
+    if not column or not _may_be_empty(f, group, image):
+        return {}
+    kind = f.schema_arrow.field(column).type
+    if kind.get_field_index("path") < 0:
+        return {}
+    empty_n = pc.is_null(_leaf(f, group, image)).to_pylist()
+    paths = _leaf(f, group, f"{column}.path").to_pylist()
+    folder = file.rpartition("/")[0] or "."
+    named = {row: path for row, (empty, path) in enumerate(zip(empty_n, paths)) if empty and path}
+    uris = {row: storage.resolve(folder, path).removeprefix("./") for row, path in named.items()}
+    with ThreadPoolExecutor(listing.READERS) as pool:
+        tags = list(listing.content_tags(root, list(uris.values()), pool))
+    absent = [uri for uri, tag in zip(uris.values(), tags) if not isinstance(tag, str)]
+    if absent:
+        raise DataError(
+            f"{storage.join(root, file)} stores paths instead of pictures in {len(uris)} rows of row group {group}, "
+            f"and {len(absent)} of these files are not there: {first_few(absent)}; put them beside it, or write it "
+            f"again with the pictures' bytes"
+        )
+    return {row: (uri, str(tag)) for (row, uri), tag in zip(uris.items(), tags)}
+
+
+def _may_be_empty(f: pq.ParquetFile, group: int, image: str) -> bool:
+    """Whether cells of the column may be empty; pictures are not read to find that out."""
+    chunk = _chunk(f, group, image)
+    if chunk.statistics is not None and chunk.statistics.has_null_count:
+        return bool(chunk.statistics.null_count)
+    return bool(chunk.total_uncompressed_size <= FEW_BYTES * chunk.num_values)
+
+
+def _leaf(f: pq.ParquetFile, group: int, name: str) -> pa.ChunkedArray:
+    table = f.read_row_group(group, columns=[name])
+    return (table.flatten() if "." in name else table).column(0)
 
 
 def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
@@ -123,8 +195,7 @@ _groups = _Groups()
 
 def _read(address: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _open(address) as f:
-        table = f.read_row_group(row_group, columns=[column])
-    return (table.flatten() if "." in column else table).column(0)
+        return _leaf(f, row_group, column)
 
 
 @contextmanager
@@ -132,7 +203,7 @@ def _open(address: str) -> Iterator[pq.ParquetFile]:
     with storage.open_read(address, ahead=False) as f:
         try:
             yield pq.ParquetFile(f)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
             if storage.is_storage_error(error):
                 raise
             what = " ".join(str(error).split())
@@ -146,30 +217,40 @@ def _image_column(schema: pa.Schema) -> str | None:
         inner = field.type.get_field_index("bytes") if pt.is_struct(field.type) else -1
         if inner >= 0 and _is_bytes(field.type[inner].type):
             leaves.append(f"{field.name}.bytes")
-        elif _is_bytes(field.type):
+        elif _is_bytes(field.type) and field.name not in TEXTS:
             leaves.append(field.name)
     named = [leaf for leaf in leaves if leaf in ("image", "image.bytes")] or leaves
     return named[0] if len(named) == 1 else None
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    return bool(pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_binary_view(kind))
 
 
-def _class_names(schema: pa.Schema, column: str) -> dict[str, str] | None:
-    """{number as text: name} of a ClassLabel column; None if the file has no names for it."""
+def _class_names(schema: pa.Schema, column: str, address: str) -> dict[str, str] | None:
+    """{number as text: name} of a ClassLabel column; None if the file has no names for it.
+
+    Raises:
+        DataError: two labels have one name, or one has none.
+    """
     try:
         body = json.loads((schema.metadata or {})[b"huggingface"])
         names = body["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    return {str(number): name for number, name in enumerate(names)} if names else None
+    if not names:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(f"{address}: names of the {column}s are empty or no texts: {str(names)[:80]}; expected a list")
+    if len(set(names)) < len(names):
+        twice = first_few([name for name, count in Counter(names).items() if count > 1])
+        raise DataError(f"{address}: several {column}s have the name {twice}; expected a name for each")
+    return {str(number): name for number, name in enumerate(names)}
 
 
 def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> None:
-    about = f.metadata.row_group(group)
-    chunks = (about.column(i) for i in range(about.num_columns))
-    size = next(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+    size = _chunk(f, group, column).total_uncompressed_size
     if size > MAX_GROUP:
         raise DataError(
             f"{address}: row group {group} has {size / 2**30:.1f} GiB of pictures, at most {MAX_GROUP / 2**30:.0f} are "
@@ -178,12 +259,9 @@ def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> Non
         )
 
 
-def _texts(table: pa.Table, address: str) -> pa.Table:
-    """The table with all columns except the landmarks as text."""
-    as_texts = []
-    for field in table.schema:
-        kind = field.type.value_type if pt.is_dictionary(field.type) else field.type
-        if not (pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind)) and field.name != "landmarks":
-            raise DataError(f"{address}: the column {field.name} is {field.type}; expected names or whole numbers")
-        as_texts.append((field.name, field.type if field.name == "landmarks" else pa.string()))
-    return table.cast(pa.schema(as_texts))
+def _chunk(f: pq.ParquetFile, group: int, column: str) -> Any:
+    about = f.metadata.row_group(group)
+    for chunk in (about.column(i) for i in range(about.num_columns)):
+        if chunk.path_in_schema == column:
+            return chunk
+    raise pa.ArrowInvalid(f"row group {group} has no column {column}")

@@ -9,14 +9,13 @@ import bisect
 import io
 import pickle
 import pickletools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from metric_core import storage
 from metric_core.errors import DataError, ImageUnreadable
-from metric_core.sources.found import Found
+from metric_core.sources.found import Found, Notes
 
 BYTES, TEXT = "pickle", "pickle-text"
 """Kinds of locator: an image's bytes, or a whole opcode with a text that encodes them, as older protocols write."""
@@ -67,7 +66,7 @@ class VerificationSet:
     """Whether both images of a pair show one person."""
 
 
-def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
+def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
     """The images in order; the key is an image's number, from 0.
 
     Such a set does not name people: the images of a genuine pair share an identity, every other image has its own.

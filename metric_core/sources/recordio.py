@@ -11,19 +11,20 @@ are people. The labels (from, to) of such a record are the range of the person's
 """
 
 import io
+import math
 import struct
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from metric_core import storage
-from metric_core.errors import DataError, ImageUnreadable, Missing
-from metric_core.sources.found import Found
+from metric_core.errors import DataError, ImageUnreadable
+from metric_core.sources.found import UNLISTED, Found, Notes
 
 WHOLE, PARTS = "recordio", "recordio-parts"
 """Kinds of locator: the bytes of the image if its record has one part, else those of the whole record."""
@@ -45,7 +46,7 @@ class _Images:
         """Labels of the records that have no image, by number."""
 
 
-def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[Found]:
+def faces(root: str, file: str, prefix: str, notes: Notes) -> Iterator[Found]:
     """The faces of one .rec in the order of their bytes; the key is ``prefix`` and the record's number.
 
     Numbers come from the .idx of the same name if there is one, else from the records. The identity is the image's
@@ -58,9 +59,10 @@ def faces(root: str, file: str, prefix: str, ignored: Counter[str]) -> Iterator[
     """
     address = storage.join(root, file)
     tag = storage.content_tag(address)
-    images = _scan(address)
+    images = _scan(address, notes)
     number_N, label_N = np.array(images.number), np.array(images.label)
     _check_numbers(number_N, address)
+    _check_people(images.without, address)
     _check_ranges(images.without, number_N, label_N, address)
     for number, label, offset, length, in_parts in zip(
         images.number, images.label, images.offset, images.length, images.in_parts
@@ -82,31 +84,67 @@ def payload(record: bytes, where: str) -> bytes:
     return data[len(data) - length :]
 
 
-def _scan(address: str) -> _Images:
+def _scan(address: str, notes: Notes) -> _Images:
     images, size = _Images(), storage.size(address)
-    listed = _index(address.removesuffix(".rec") + ".idx")
+    listed = _index(address)
     with storage.open_read(address) as f:
         start = 0
         while listed is None and start < size:
             start = _enter(images, f, start, None, size, address)
+        read = size if listed is None else 0
         for number, start in listed or ():
-            _enter(images, f, int(start), number, size, address)
+            read += _enter(images, f, int(start), int(number), size, address) - int(start)
+    if read < size:
+        notes.ignored[UNLISTED] += size - read
     return images
 
 
 def _index(address: str) -> Iterator[tuple[int, int]] | None:
-    """(number, offset) of the records in order of offset; None when there is no such file."""
+    """(number, offset) of the records in order of offset, from the .idx beside the file; None if there is none.
+
+    Raises:
+        DataError: a line is not a number and an offset, or several have the same; the message names the lines.
+    """
     names = ["number", "offset"]
     types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()))
     how, split = pyarrow.csv.ReadOptions(column_names=names), pyarrow.csv.ParseOptions(delimiter="\t")
-    try:
-        with storage.open_read(address) as f:
-            table = pyarrow.csv.read_csv(f, how, split, types).sort_by("offset")
-    except Missing:
+    beside = (address[: -len(".rec")] + ending for ending in (".idx", ".IDX"))
+    index = next((one for one in beside if storage.exists(one)), None)
+    if index is None:
         return None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{address}: {error}; expected lines number<TAB>offset; correct or remove the file") from error
+    storage.require_file(index)
+    try:
+        with storage.open_read(index) as f:
+            table = pyarrow.csv.read_csv(f, how, split, types)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise DataError(f"{index}: {what}; expected lines number<TAB>offset; correct or remove the file") from error
+    _check_index(table, index)
+    table = table.sort_by("offset")
     return zip(*(table[name].to_numpy() for name in names))
+
+
+def _check_index(table: pa.Table, index: str) -> None:
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        wrong_N = pc.fill_null(pc.less(column, 0), True)
+        if wrong_N.true_count:
+            line = wrong_N.index(True).as_py()
+            value = "no" if column[line].as_py() is None else f"the negative {column[line].as_py()} as"
+            raise DataError(
+                f"{index}: line {line + 1} has {value} {name}; it was cut short or damaged: remove the file"
+            )
+    for name, other in (("offset", "number"), ("number", "offset")):
+        column = table[name].to_numpy()
+        order_N = np.argsort(column, kind="stable")
+        same = np.flatnonzero(column[order_N][1:] == column[order_N][:-1])
+        if len(same):
+            lines = np.sort(order_N[same[0] : same[0] + 2])
+            one, two = (table[other][int(line)].as_py() for line in lines)
+            raise DataError(
+                f"{index}: lines {lines[0] + 1} and {lines[1] + 1} give the same {name} {column[lines[0]]} to the "
+                f"{other}s {one} and {two}; expected one line per record: write the index again or remove the file"
+            )
 
 
 def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: int, address: str) -> int:
@@ -123,7 +161,9 @@ def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: i
         data = _join(f, parts)
         length = len(data)
     own, labels, image_length = _header(data, length, where)
-    number = own if number is None else int(number)
+    number = own if number is None else number
+    if number >= 1 << 63:
+        raise DataError(f"{where}: the record's number {number} is larger than any number of records; it is damaged")
     if not image_length and len(labels) > 1:
         images.without[number] = labels
         return end
@@ -188,11 +228,34 @@ def _check_numbers(number_N: np.ndarray, address: str) -> None:
         )
 
 
+def _check_people(without: dict[int, tuple[float, ...]], address: str) -> None:
+    """Check that record 0 promises no more people's records than there are, and that their ranges are ranges."""
+    first, end = without.get(0, (0.0, 0.0))[:2]
+    if not 0 <= first <= end < math.inf:
+        raise DataError(
+            f"{address}: record 0 has the labels {first:g} and {end:g}; expected the range of people's records"
+        )
+    there = sum(first <= number < end for number in without)
+    # Labels are float32, so they are rounded above 2^24.
+    if end - first - there > (2 * np.spacing(np.float32(end)) if end > 1 << 24 else 0):
+        raise DataError(
+            f"{address}: record 0 promises {end - first:,.0f} records of people from {first:.0f} on, but {there} are "
+            f"there; the file was cut short or damaged, or its .idx leaves them out: copy it again"
+        )
+    for number, (start, stop, *_) in without.items():
+        if first <= number < end and not 0 <= start <= stop < math.inf:
+            raise DataError(
+                f"{address}: record {number} has no image and the labels {start:g} and {stop:g}; expected the range of "
+                f"a person's images"
+            )
+
+
 def _check_ranges(without: dict[int, tuple[float, ...]], number_N: np.ndarray, label_N: np.ndarray, where: str) -> None:
     """Check that all images in one person's range have one label; otherwise labels do not identify people."""
     first, end = without.get(0, (0.0, 0.0))[:2]
-    # Ranges are float32, so they are rounded above 2^24; there, only the labels count.
-    spans = sorted(without[n][:2] for n in range(int(first), int(end)) if n in without and without[n][1] <= 1 << 24)
+    # Above 2^24, where ranges are rounded, only the labels count.
+    people = (labels for number, labels in without.items() if first <= number < end)
+    spans = sorted(labels[:2] for labels in people if labels[1] <= 1 << 24)
     if not spans or not len(number_N):
         return
     from_P, to_P = np.array(spans).T

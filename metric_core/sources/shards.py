@@ -5,30 +5,48 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from metric_core import storage
-from metric_core.errors import DataError, Missing
-from metric_core.sources import parquet, recordio, webdataset
+from metric_core.artefacts import keys
+from metric_core.errors import ConfigError, DataError, Missing
+from metric_core.sources import ignored, parquet, recordio, webdataset
 from metric_core.sources.found import Scan, Source
 
 ENDINGS = (".rec", ".tar", ".parquet")
-PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar.{how}" for how in ("gz", "bz2", "xz", "zst", "lz4", "Z")))
+"""In lower case, as ``PACKED``; a file's own may be in any."""
+PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar.{how}" for how in ("gz", "bz2", "xz", "zst", "lz4", "z")))
 SPECIAL = re.compile(r"[*?\[{]")
 
 
-def scan(root: str, files: list[str]) -> Source:
+def scan(root: str, files: list[str], level: int | None = None) -> Source:
     """The faces in shards of one format; the corpus is named after their folder.
+
+    Args:
+        root: the folder.
+        files: their paths below it.
+        level: in tars, which folder names the person, see ``naming``.
 
     Raises:
         DataError: their format is unknown, they are of several formats, or they are compressed tars.
+        ConfigError: a level is given for another format.
     """
     for file in files:
-        if file.endswith(PACKED):
+        if file.lower().endswith(PACKED):
             raise webdataset.compressed_error(storage.join(root, file), PurePosixPath(file).suffix)
-        if not file.endswith(ENDINGS):
-            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, .csv and .bin")
-    endings = sorted({PurePosixPath(file).suffix for file in files})
+        if not file.lower().endswith(ENDINGS):
+            what = ignored.UNREAD.get(keys.ending(file).lower())
+            what = f": it is {what}" if what else ""
+            raise DataError(f"{storage.join(root, file)} is none of {', '.join(ENDINGS)}, .csv and .bin{what}")
+    endings = sorted({PurePosixPath(file).suffix.lower() for file in files})
     if len(endings) > 1:
         raise DataError(f"{root} holds {' and '.join(endings)} files: which are the source? Give --source one kind")
-    return Source(root, PurePosixPath(root).name or "faces", [_shard(root, file, len(files)) for file in files])
+    if endings != [".tar"]:
+        refuse_level(level, storage.join(root, files[0]))
+    return Source(root, PurePosixPath(root).name or "faces", [_shard(root, file, len(files), level) for file in files])
+
+
+def refuse_level(level: int | None, address: str) -> None:
+    """Raise ConfigError if a level of folders is given for a source that names people itself."""
+    if level is not None:
+        raise ConfigError(f"person_level is {level}, but {address} names people itself; leave the option out")
 
 
 def inside(folder: str) -> list[str]:
@@ -38,7 +56,7 @@ def inside(folder: str) -> list[str]:
         DataError: there are folders too, which may be an image tree.
     """
     names, folders = storage.files_and_folders(folder)
-    files = [name for name in names if name.endswith(ENDINGS + PACKED) and not name.startswith(".")]
+    files = [name for name in names if name.lower().endswith(ENDINGS + PACKED) and not name.startswith(".")]
     folders = [name for name in folders if not name.startswith(".")]
     if files and folders:
         raise DataError(
@@ -78,10 +96,11 @@ def _braces(pattern: str) -> list[str]:
     return [out for word in words for out in _braces(pattern[: found.start()] + word + pattern[found.end() :])]
 
 
-def _shard(root: str, file: str, count: int) -> Scan:
-    if file.endswith(".tar"):
-        return partial(webdataset.faces, root, file)
-    if file.endswith(".parquet"):
+def _shard(root: str, file: str, count: int, level: int | None) -> Scan:
+    ending = keys.ending(file).lower()
+    if ending == ".tar":
+        return partial(webdataset.faces, root, file, level=level)
+    if ending == ".parquet":
         return partial(parquet.faces, root, file)
     # The keys of a single train.rec are the bare record numbers; those of several files have the file's name in front.
     return partial(recordio.faces, root, file, f"{PurePosixPath(file).with_suffix('')}/" if count > 1 else "")

@@ -6,7 +6,18 @@ mean is left to the callers.
 """
 
 from metric_core.storage.addresses import absolute, is_local, join, resolve
-from metric_core.storage.listing import content_tag, exists, files_and_folders, glob, is_file, names, size, walk
+from metric_core.storage.listing import (
+    content_tag,
+    exists,
+    files_and_folders,
+    glob,
+    is_file,
+    is_folder,
+    names,
+    require_file,
+    size,
+    walk,
+)
 from metric_core.storage.reading import (
     FILE_ERRORS,
     Range,
@@ -43,6 +54,7 @@ __all__ = [
     "files_and_folders",
     "glob",
     "is_file",
+    "is_folder",
     "is_local",
     "is_storage_error",
     "join",
@@ -58,6 +70,7 @@ __all__ = [
     "remove_tree",
     "remove_unfinished",
     "replace_if_match",
+    "require_file",
     "resolve",
     "sha256",
     "size",

@@ -34,11 +34,26 @@ def resolve(root: str, uri: str) -> str:
 
 def file_system(uri: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it. Raises ConfigError when fsspec has none for it."""
-    fs, path = _s3(uri) if uri.startswith("s3://") else url_to_fs(uri)
+    fs, path = _s3(uri) if uri.startswith("s3://") else _by_protocol(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
     fs.invalidate_cache(path)  # a cached listing lacks what other processes have written since
     return fs, path
+
+
+def _by_protocol(uri: str) -> tuple[Any, str]:
+    """The file system by what stands before ``://``. fsspec splits an address at every ``::`` to chain file systems;
+    here ``::`` may also be part of a name, and chains only if it stands before ``://``."""
+    protocol = "file" if is_local(uri) else uri.partition("://")[0]
+    try:
+        if "::" in protocol:
+            return url_to_fs(uri)  # type: ignore[no-any-return]
+        kind = fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        raise ConfigError(f"{uri}: {error}; expected a path, s3://… or another address that fsspec can open") from error
+    except ImportError as error:
+        raise ConfigError(f"{uri}: {protocol}:// needs a package that is not installed: {error}") from error
+    return kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
 
 
 def _s3(uri: str) -> tuple[Any, str]:

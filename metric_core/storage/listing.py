@@ -1,10 +1,11 @@
 """What is stored: names, sizes, and tags that change when the bytes do."""
 
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
-from metric_core.errors import ConfigError, Missing
+from metric_core.errors import ConfigError, Missing, NotReadable
 from metric_core.storage.addresses import file_system, is_local
 
 
@@ -21,6 +22,17 @@ def is_file(uri: str) -> bool:
     fs, path = file_system(uri)
     try:
         return bool(fs.info(path)["type"] == "file")  # fsspec's isfile returns False when a store does not answer
+    except FileNotFoundError:
+        return False
+
+
+def is_folder(uri: str) -> bool:
+    """Whether there is a folder at the address."""
+    if is_local(uri):
+        return os.path.isdir(uri.removeprefix("file://"))
+    fs, path = file_system(uri)
+    try:
+        return bool(fs.info(path)["type"] == "directory")
     except FileNotFoundError:
         return False
 
@@ -61,21 +73,50 @@ def size(uri: str) -> int:
 
 
 def content_tag(uri: str) -> str:
-    """A string that changes when the bytes do: size and mtime of a file, size and ETag of an object. Raises Missing."""
+    """A string that changes when the bytes do: size and mtime of a file, size and ETag of an object.
+
+    Raises:
+        Missing: there is nothing.
+        NotReadable: there is something else than a file.
+    """
+    return _stat_tag(_stat(uri)) if is_local(uri) else _info_tag(_info(uri))
+
+
+def require_file(uri: str) -> None:
+    """Raise Missing if there is nothing at the address, and NotReadable if there is something else than a file."""
     if is_local(uri):
-        try:
-            return _stat_tag(os.stat(uri))
-        except FileNotFoundError:
-            raise Missing(f"{uri}: there is no such file") from None
+        _stat(uri)
+    else:
+        _info(uri)
+
+
+def _info(uri: str) -> dict[str, Any]:
     fs, path = file_system(uri)
     try:
-        return _info_tag(fs.info(path))
+        info: dict[str, Any] = fs.info(path)
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
+    if info["type"] == "directory":
+        raise NotReadable(f"{uri} is a folder; a file was expected")
+    return info
+
+
+def _stat(uri: str) -> os.stat_result:
+    try:
+        found = os.stat(uri.removeprefix("file://"))
+    except FileNotFoundError:
+        raise Missing(f"{uri}: there is no such file") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise NotReadable(f"{uri} is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}; a file was expected")
+    return found
+
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
 
 
 def walk(uri: str) -> Iterator[tuple[str, str]]:
-    """(path relative to the folder, content tag) of every file below it, in byte order, without hidden ones."""
+    """(path relative to the folder, content tag) of every file below it, in byte order, without hidden ones. The tag of
+    what is no file, a named pipe, a socket or a device, is empty."""
     if not is_local(uri):
         fs, root = file_system(uri)
         found = fs.find(root, detail=True)
@@ -96,14 +137,15 @@ def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
             yield from _walk_local(root, prefix + name)
         else:
             try:
-                stat = entry.stat()
+                found = entry.stat()
             except FileNotFoundError:  # a link without a target: reading it raises Missing
-                stat = entry.stat(follow_symlinks=False)
-            yield prefix + name, _stat_tag(stat)
+                found = entry.stat(follow_symlinks=False)
+            is_file = stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)
+            yield prefix + name, _stat_tag(found) if is_file else ""
 
 
-def _stat_tag(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+def _stat_tag(found: os.stat_result) -> str:
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _info_tag(info: dict[str, Any]) -> str:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from metric_core.errors import DataError, Missing
+from metric_core.errors import DataError, Missing, NotReadable
 from metric_core.storage.addresses import file_system, is_local
 
 Range = tuple[str, int, int | None]
 """Address, offset and length in bytes; a length of None means up to the end."""
-ReadResult = bytes | Missing | OSError
-FILE_ERRORS = (PermissionError, IsADirectoryError, NotADirectoryError)
+ReadResult = bytes | Missing | NotReadable | OSError
+FILE_ERRORS = (NotReadable, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of a single file. Other errors are those of the storage and may be gone at the next try."""
 PIECE = 8 << 20
 """Bytes of a large file that are held in memory at once."""

@@ -378,7 +378,7 @@ def test_the_demo_refuses_before_it_draws(
 
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
-    "catalogue": "address verbose source out tombstones namespace splits valid-fraction seed",
+    "catalogue": "address verbose source person-level out tombstones namespace splits valid-fraction seed",
     "train": "address verbose faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
     "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed "
     "objective.loss objective.distance objective.miner objective.margin objective.positive-margin objective.form "

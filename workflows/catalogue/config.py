@@ -12,7 +12,7 @@ class CatalogueConfig(RunOptions):
     """List the faces of a corpus."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("source", "out", "tombstones", "namespace"),
+        "input and output": ("source", "person_level", "out", "tombstones", "namespace"),
         "splits": ("splits", "valid_fraction", "seed"),
     }
 
@@ -21,6 +21,9 @@ class CatalogueConfig(RunOptions):
     you have them, key,view,split,landmarks; an MXNet train.rec; a .tar in WebDataset's layout or with one folder per
     person; a .parquet with columns image and identity or label; a folder of .rec, .tar or .parquet files; a pattern,
     'shards-{000..127}.tar'; or InsightFace's lfw.bin, for evaluate --pairs lfw.bin."""
+    person_level: int | None = None
+    """In folders and tars, which folder names the person, counted from the source: 2 for Images/anna/left/1.jpg;
+    default: the innermost one, which must be unambiguous, or the .cls or .json beside the picture."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     tombstones: str | None = None
@@ -28,7 +31,7 @@ class CatalogueConfig(RunOptions):
     namespace: str | None = None
     """Prefix of the face_ids; default: the source's own name."""
     splits: str | None = None
-    """CSV file with columns identity,split: the split that each person belongs to."""
+    """CSV or Parquet file with columns identity,split: the split that each person belongs to."""
     valid_fraction: float = 0.0
     """Share of people, 0 or more and below 1, who are drawn for the split valid; the others form the split train. 0: no
     splits."""
@@ -36,7 +39,7 @@ class CatalogueConfig(RunOptions):
     """Random seed for the split."""
 
     def problems(self) -> list[str]:
-        problems = out_of_range(self, valid_fraction="[0, 1)")
+        problems = out_of_range(self, person_level="[1, inf)", valid_fraction="[0, 1)")
         if self.splits and self.valid_fraction:
             problems.append("splits and valid_fraction are both given; choose one")
         return problems

@@ -1,5 +1,6 @@
 """``likeness catalogue``: a corpus of face pictures to Faces, the list that the other jobs read. No image is copied."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -13,8 +14,8 @@ from metric_core.artefacts import keys, manifest, tombstones
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.rows import Digest
 from metric_core.errors import DataError, Occupied
-from metric_core.sources import catalogue
-from metric_core.sources.found import TWINS
+from metric_core.sources import catalogue, ignored, naming
+from metric_core.sources.found import TWINS, Notes, first_few
 from workflows.catalogue import scanning
 from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import lease, provenance
@@ -35,7 +36,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         Missing: the source, or a folder given in ``tombstones``, does not exist.
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
-    source = catalogue.scan(source_address)
+    source = catalogue.scan(source_address, config.person_level)
     namespace = config.namespace or source.name
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
@@ -43,8 +44,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         found = (table for table in map(erased.filter, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
-            but = f" but the {erased.count} that were erased" if erased.count else ""
-            raise DataError(f"{source_address} holds no pictures{but}; expected one folder of pictures per person")
+            raise _nothing(source_address, erased.count, source.ignored)
         tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
         plan = {"root": source.root, "namespace": namespace}
         done = manifest.begin(out, "faces", plan)
@@ -52,7 +52,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             with lease.held(out) as held:
                 done = manifest.begin(out, "faces", plan)  # another run may have finished before the lease was ours
                 if not done:
-                    content = plan | catalogue.write(out, _while_held(tables, held), namespace)
+                    content = plan | catalogue.write(out, _while_held(tables, held), namespace, source.notes)
                     splits.report()
                     held.confirm()
                     manifest.write(out, "faces", content, provenance.record())
@@ -62,15 +62,39 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             say(f"{out} is finished already; nothing to do")
     if erased.count:
         say(f"left out {erased.count} erased faces")
-    if twins := source.ignored.pop(TWINS, 0):
-        say(
+    for told in _notices(source.notes):
+        say(told)
+    answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
+    return answer | ({"erased": erased.count} if erased.count else {})
+
+
+def _nothing(address: str, erased: int, skipped: Counter[str]) -> DataError:
+    but = f" but the {erased} that were erased" if erased else ""
+    lines = "".join(f"; {ignored.line(what, count)}" for what, count in sorted(skipped.items()) if what != TWINS)
+    return DataError(f"{address} holds no pictures{but}; expected one folder of pictures per person{lines}")
+
+
+def _notices(notes: Notes) -> Iterator[str]:
+    """What was noted while scanning, one sentence per kind."""
+    if twins := notes.ignored.get(TWINS, 0):
+        yield (
             f"{twins} pictures have a twin whose name differs only in the ending, so their keys contain the ending; "
             f"the first of {', '.join(keys.IMAGE_ENDINGS[:3])}, … keeps the plain key"
         )
-    for ending, count in sorted(source.ignored.items()):
-        say(f"skipped {count} files ending in {ending}: not pictures")
-    answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
-    return answer | ({"erased": erased.count} if erased.count else {})
+    for what, count in sorted(notes.ignored.items()):
+        if what != TWINS:
+            yield ignored.line(what, count)
+    if overruled := notes.folders.overruled:
+        yield (
+            f"sidecars, not folders, name the people in {len(overruled)} folders ({first_few(overruled)}); "
+            f"--person-level takes the folders' names"
+        )
+    if notes.alike:
+        pairs = [f"{one!a} and {two!a}" for one, two in notes.alike]
+        yield (
+            f"{len(notes.alike)} identities differ from another only in case or Unicode form ({first_few(pairs)}), so "
+            f"that one person can be in two splits; if they are one person, rename one"
+        )
 
 
 def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
@@ -115,27 +139,35 @@ class _Splits:
         self._config = config
         self._given = catalogue.read_splits(storage.absolute(config.splits)) if config.splits else {}
         self._unlisted: set[str] = set()
-        self._listed = False
+        self._unseen = set(self._given)
 
     def of(self, table: pa.Table) -> dict[str, str]:
         """{identity: split}, for the people of these faces and maybe others."""
-        people = set(pc.unique(table["identity"]).to_pylist())
+        names = pc.unique(table["identity"]).to_pylist()
         if self._config.splits:
+            people = set(map(naming.compared, names))
             self._unlisted |= people - self._given.keys()
-            self._listed |= not people.isdisjoint(self._given)
+            self._unseen -= people
             return self._given
         if self._config.valid_fraction:
             shares = {"train": 1 - self._config.valid_fraction, "valid": self._config.valid_fraction}
-            return catalogue.seeded_splits(list(people), shares, self._config.seed)
+            return catalogue.seeded_splits(names, shares, self._config.seed)
         return {}
 
     def report(self) -> None:
-        """Report people whom the file does not list. Raises DataError if it lists nobody of the source."""
-        if not self._unlisted:
-            return
-        first = min(self._unlisted)
-        if not self._listed:
-            raise DataError(
-                f"{self._config.splits} names none of the source's {len(self._unlisted)} people ({first}, …)"
-            )
-        say(f"{len(self._unlisted)} people are not in {self._config.splits} and get no split ({first}, …)")
+        """Report people who are only in the source or only in the file. Raises DataError if nobody is in both."""
+        if self._unlisted:
+            first, count = min(self._unlisted), len(self._unlisted)
+            near = self._near(self._unlisted, self._unseen)
+            if len(self._unseen) == len(self._given):
+                raise DataError(f"{self._config.splits} names none of the source's {count} people ({first}, …){near}")
+            say(f"{count} people are not in {self._config.splits} and get no split ({first}, …){near}")
+        if self._unseen:
+            first, count = min(self._unseen), len(self._unseen)
+            say(f"{count} of the {len(self._given)} people in {self._config.splits} are not in the source ({first}, …)")
+
+    def _near(self, unlisted: set[str], unseen: set[str]) -> str:
+        """A hint if people differ from those in the file only in case."""
+        form_of = {naming.folded(name): name for name in unseen}
+        pairs = [(name, form_of[form]) for name in unlisted if (form := naming.folded(name)) in form_of]
+        return f"; {len(pairs)} differ only in case ({min(pairs)[0]}, there {min(pairs)[1]})" if pairs else ""

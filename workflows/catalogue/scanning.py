@@ -3,7 +3,7 @@
 What a shard is, and how it is read, is in ``metric_core.sources``.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from metric_core.artefacts import schema
 from metric_core.artefacts.rows import ROW_GROUP
 from metric_core.sources import catalogue
-from metric_core.sources.found import Found, Scan, Source
+from metric_core.sources.found import Found, Notes, Scan, Source
 from workflows.shared import cluster, console
 from workflows.shared.console import say
 from workflows.shared.options import RunOptions
@@ -27,7 +27,7 @@ AHEAD = 2
 
 
 def tables(source: Source, namespace: str, options: RunOptions) -> Generator[pa.Table, None, None]:
-    """The source's faces as rows of the catalogue; its ``ignored`` is complete once they are consumed.
+    """The source's faces as rows of the catalogue; its ``notes`` are complete once they are consumed.
 
     Raises:
         DataError, Missing: as the format's reader.
@@ -58,8 +58,8 @@ def _in_parallel(source: Source, namespace: str) -> Iterator[pa.Table]:
             while waiting or running:
                 while waiting and len(running) < AHEAD * cluster.cpus():
                     running.append(_scan.remote(waiting.popleft(), namespace))
-                table, ignored = ray.get(running.popleft())
-                source.ignored.update(ignored)
+                table, notes = ray.get(running.popleft())
+                source.notes.update(notes, source.root)
                 rows += table.num_rows
                 bar.update(len(source.shards) - len(waiting) - len(running), f"{rows:,} pictures")
                 yield table
@@ -71,11 +71,11 @@ def _in_parallel(source: Source, namespace: str) -> Iterator[pa.Table]:
 
 
 @ray.remote
-def _scan(shard: Scan, namespace: str) -> tuple[pa.Table, Counter[str]]:
-    """One shard's rows, and how many files of each ending it ignored."""
-    ignored: Counter[str] = Counter()
-    found = list(_rows(shard(ignored), namespace))
-    return pa.concat_tables([schema.FACES.empty_table(), *found]), ignored
+def _scan(shard: Scan, namespace: str) -> tuple[pa.Table, Notes]:
+    """One shard's rows, and the notes on it."""
+    notes = Notes()
+    found = list(_rows(shard(notes), namespace))
+    return pa.concat_tables([schema.FACES.empty_table(), *found]), notes
 
 
 def _rows(faces: Iterator[Found], namespace: str) -> Iterator[pa.Table]:

@@ -87,6 +87,8 @@ def test_other_keys_of_a_row(row: tuple[str, str, str], others: set[str], twin: 
 
 def test_only_rows_of_tars_with_a_plain_key_hide_their_ending() -> None:
     assert keys.hides_ending("a.b/1", "tar")
+    assert keys.hides_ending("a/0.05", "tar")
+    assert keys.others("a/0.05", "tar", "x.tar") == []
     assert not keys.hides_ending("a/1.WEBP", "tar")
     assert not keys.hides_ending("a/1", "file")
     assert keys.others("a/1", "tar", "x.tar") == []

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import tarfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from support.shard_writers import write_tar
 
 from metric_core.artefacts import members
 from metric_core.sources import webdataset
+from metric_core.sources.found import Notes
 
 
 def rows(root: Path, names: list[str]) -> list[dict[str, Any]]:
     """What a catalogue of x.tar says of its members; ``path`` is what it does not say."""
-    found = webdataset.faces(str(root), "x.tar", Counter())
+    found = webdataset.faces(str(root), "x.tar", Notes())
     return [
         {"key": f.key, "uri": f.uri, "offset": f.offset, "content_tag": f.content_tag, "path": name}
         for f, name in zip(found, names, strict=True)

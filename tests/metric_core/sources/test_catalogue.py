@@ -178,7 +178,7 @@ def test_split_files(tmp_path: Path) -> None:
     path.write_text("identity,split,images\nAnn,train,3\nBob,valid,1\n")
     assert catalogue.read_splits(str(path)) == {"Ann": "train", "Bob": "valid"}
     path.write_text("identity,split\nAnn,train\nAnn,valid\n")
-    with pytest.raises(DataError, match="line 3: Ann is in train and in valid"):
+    with pytest.raises(DataError, match="row 2: Ann is in train and in valid"):
         catalogue.read_splits(str(path))
     path.write_bytes("identity,split\nZoë,train\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"s\.csv is not in UTF-8"):

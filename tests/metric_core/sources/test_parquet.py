@@ -168,3 +168,65 @@ def test_scanning_in_an_object_store_leaves_the_images_there(
     assert len(found) == 20
     assert sum(spans) < 400_000 < storage.size(f"{bucket}/x.parquet") / 10
     assert fetch(source.root, dataclasses.asdict(found[7])) == pictures[7].data
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [b"x"], "label": [1.5]}, "the column label is double; expected names or whole numbers"),
+        ({"image": [b"x"], "label": [float("nan")]}, "row 0 has no label"),
+        ({"image": [b"x"], "label": [""]}, "row 0 has no label"),
+        ({"image": [b"x"], "label": [" "]}, "row 0 has no label"),
+        ({"image": [b"x"], "label": [[1]]}, r"the column label is list<.*>; expected"),
+        ({"image": [b"x"], "identity": [{"a": 1}]}, r"the column identity is struct<a: int64>; expected"),
+        ({"image": [b"x"], "identity": [b"\xff"]}, r"the column identity \(binary\) is not text in UTF-8"),
+        ({"image": [b"x"], "identity": ["a\0"]}, r"row 0 has the identity 'a\\x00', which holds a NUL byte"),
+    ],
+)
+def test_names_are_names(columns: dict, message: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=message):
+        scan(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["Ann", ""], r"names of the labels are empty or no texts: \['Ann', ''\]"),
+        (["Ann", None], "names of the labels are empty or no texts"),
+        ("Ann", "names of the labels are empty or no texts"),
+        (["Ann", "Ann"], "several labels have the name Ann; expected a name for each"),
+    ],
+)
+def test_names_of_labels_are_checked(names: object, message: str, tmp_path: Path) -> None:
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    table = pa.table({"image": [b"x"], "label": [0]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=message):
+        scan(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), "dictionary"], ids=str)
+def test_bytes_of_any_type(kind: Any, tmp_path: Path) -> None:
+    images = pa.array([b"one", b"two"])
+    images = images.dictionary_encode() if kind == "dictionary" else images.cast(kind)
+    pq.write_table(pa.table({"picture": images, "label": pa.array([b"7", b"8"])}), tmp_path / "x.parquet")
+    assert contents(catalogue.scan(str(tmp_path / "x.parquet"))) == [("7", "x/0", b"one"), ("8", "x/1", b"two")]
+
+
+def test_paths_instead_of_bytes(tmp_path: Path) -> None:
+    """Row by row; relative to the file's folder, whatever the pattern."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    (tmp_path / "data").mkdir()
+    images = [{"bytes": None, "path": "1.jpg"}, {"bytes": b"two", "path": "2.jpg"}, {"bytes": None, "path": None}]
+    table = pa.table({"image": pa.array(images, kind), "label": [1, 2, 3], "key": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "data" / "x.parquet")
+    with pytest.raises(
+        DataError, match=r"stores paths instead of pictures in 1 rows .* 1 of these .*: data/1\.jpg; put"
+    ):
+        scan(tmp_path / "*" / "x.parquet")
+    (tmp_path / "data" / "1.jpg").write_bytes(b"one")
+    for address in (tmp_path / "*" / "x.parquet", tmp_path / "data" / "x.parquet"):
+        source = catalogue.scan(str(address))
+        assert contents(source) == [("1", "a", b"one"), ("2", "b", b"two"), ("3", "c", b"")]

@@ -141,3 +141,71 @@ def test_a_file_that_shrank_after_it_was_catalogued(tmp_path: Path) -> None:
     (tmp_path / "train.rec").write_bytes((tmp_path / "train.rec").read_bytes()[:-8])
     with pytest.raises(Missing, match="changed since"):
         fetch(str(tmp_path), as_is(tmp_path, last))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("1\t0\n2\t-8\n", r"train\.idx: line 2 has the negative -8 as offset"),
+        ("1\t0\n-2\t52\n", r"train\.idx: line 2 has the negative -2 as number"),
+        ("1\t0\n2\t\n", r"train\.idx: line 2 has no offset; it was cut short"),
+        ("1\t0\n2", r"train\.idx: CSV parse error: Expected 2 columns"),
+        ("1\t0\n2\t0\n", r"train\.idx: lines 1 and 2 give the same offset 0 to the numbers 1 and 2"),
+        ("3\t0\n2\t80\n3\t52\n", r"train\.idx: lines 1 and 3 give the same number 3 to the offsets 0 and 52"),
+        ("1\t0\n2\t5\n", "byte 5: .* is not a part of a record"),
+        ("1\t0\n2\t99999\n", "byte 99999: a record starts but the file ends"),
+        ("", r"train\.idx: Empty CSV file"),
+    ],
+)
+def test_an_index_is_checked(lines: str, message: str, tmp_path: Path) -> None:
+    write_recordio(tmp_path / "train.rec", PICTURES)
+    (tmp_path / "train.idx").write_text(lines)
+    with pytest.raises(DataError, match=message) as refusal:
+        scan(tmp_path / "train.rec")
+    assert "\n" not in str(refusal.value)
+
+
+def test_records_that_an_index_leaves_out_are_noted(tmp_path: Path) -> None:
+    write_recordio(tmp_path / "TRAIN.REC", PICTURES)
+    lines = (tmp_path / "TRAIN.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "TRAIN.idx").write_text("".join(lines[:5]))
+    source = catalogue.scan(str(tmp_path / "TRAIN.REC"))
+    assert len(list(source.faces)) == 5
+    left_out = (tmp_path / "TRAIN.REC").stat().st_size - int(lines[5].split()[1])
+    assert source.ignored == {"(unlisted)": left_out}
+
+
+@pytest.mark.parametrize(
+    ("number", "labels", "message"),
+    [
+        (0, [1.0, float("nan")], "record 0 has the labels 1 and nan; expected the range of people"),
+        (0, [float("-inf"), 3.0], "record 0 has the labels -inf and 3"),
+        (0, [18.0, 13.0], "record 0 has the labels 18 and 13"),
+        (0, [13.0, 18.0], "record 0 promises 5 records of people from 13 on, but 4 are there"),
+        (0, [13.0, 1e12], "record 0 promises 9.* records of people from 13 on, but 4 are there"),
+        (13, [1.0, float("inf")], "record 13 has no image and the labels 1 and inf; expected the range"),
+        (13, [float("nan"), 4.0], "record 13 has no image and the labels nan and 4"),
+        (13, [4.0, 1.0], "record 13 has no image and the labels 4 and 1"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_records_of_people_are_checked(number: int, labels: list[float], message: str, tmp_path: Path) -> None:
+    write_recordio(tmp_path / "train.rec", PICTURES, header=True, index=False)
+    data = (tmp_path / "train.rec").read_bytes()
+    at = next(
+        at
+        for at in range(0, len(data), 4)
+        if data[at : at + 4] == MAGIC
+        and struct.unpack_from("<I", data, at + 8)[0] == 2
+        and struct.unpack_from("<Q", data, at + 16)[0] == number
+    )
+    at += 8 + struct.calcsize("<IfQQ")
+    (tmp_path / "train.rec").write_bytes(data[:at] + struct.pack("<2f", *labels) + data[at + 8 :])
+    with pytest.raises(DataError, match=message):
+        scan(tmp_path / "train.rec")
+
+
+def test_a_number_beyond_all_records(tmp_path: Path) -> None:
+    (tmp_path / "train.rec").write_bytes(image_record(2**64 - 1, [1.0], b"x"))
+    with pytest.raises(DataError, match="the record's number 18446744073709551615 is larger than"):
+        scan(tmp_path / "train.rec")

@@ -74,7 +74,10 @@ def test_who_it_is(tmp_path: Path) -> None:
         ({"1.jpg": b"", "1.json": b"{"}, "a sidecar of 1 is not text"),
         ({"1.jpg": b"", "1.cls": b"\xff"}, "a sidecar of 1 is not text"),
         ({"1.jpg": b"", "1.json": b'{"label": [1, 2]}'}, r"1\.json has the identity \[1, 2\]"),
-        ({"A/Ann.1.jpg": b"", "A/Ann.2.jpg": b""}, r"A/Ann has the pictures \.1\.jpg, \.2\.jpg: which is the face"),
+        (
+            {"A/Ann.1.jpg": b"", "A/Ann.2.jpg": b"", "A/Ann.cls": b"1"},
+            r"A/Ann has the pictures \.1\.jpg, \.2\.jpg: which is the face",
+        ),
     ],
 )
 def test_samples_that_cannot_be_read(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -104,7 +107,7 @@ def test_names_of_any_length_in_any_header(tmp_path: Path) -> None:
     assert scan(tmp_path / "x.tar")[0].identity == r"Zo\xeb", "no UTF-8: shown, and never lost"
 
 
-def test_links_are_counted_and_holes_refused(tmp_path: Path) -> None:
+def test_hard_links_are_pictures_and_holes_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "A").mkdir(parents=True)
     picture = tmp_path / "in" / "A" / "1.jpg"
     picture.write_bytes(b"x" * 5000)
@@ -113,8 +116,8 @@ def test_links_are_counted_and_holes_refused(tmp_path: Path) -> None:
     pack = ["tar", "--sparse", "--sort=name", "-C", str(tmp_path / "in"), "-cf", str(tmp_path / "x.tar"), "A"]
     subprocess.run(pack, check=True)
     source = catalogue.scan(str(tmp_path / "x.tar"))
-    assert contents(source) == [("A", "A/1", b"x" * 5000)]
-    assert source.ignored == {"(link)": 2}
+    assert contents(source) == [("A", "A/1", b"x" * 5000), ("A", "A/2", b"x" * 5000)]
+    assert source.ignored == {"(link)": 1}
     with picture.open("wb") as f:
         f.seek(1 << 20)
         f.write(b"x" * 5000)

@@ -9,7 +9,7 @@ from support.shard_writers import write_tar
 
 from metric_core.artefacts import manifest, tombstones
 from metric_core.artefacts.faces import Faces, face_id
-from metric_core.errors import DataError, JobRunning, Occupied
+from metric_core.errors import ConfigError, DataError, JobRunning, Occupied
 from workflows.catalogue import job as catalogue
 from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import lease
@@ -128,3 +128,40 @@ def test_only_the_erased_twin_of_a_tar_is_left_out(tmp_path: Path, capfd: pytest
     assert Faces.open(out).table["key"].to_pylist() == ["ann/1", "bob/2"]
     assert answer["erased"] == 2
     assert "left out 2 erased faces" in capfd.readouterr().err
+
+
+def test_a_split_file_that_does_not_fit_is_told_once(
+    people: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"person-{n:04d},train" for n in range(24)] + [f"nobody-{n},train" for n in range(30)]
+    (tmp_path / "s.csv").write_text("identity,split\n" + "\n".join(lines))
+    catalogue.run(CatalogueConfig(source=str(people), out=str(tmp_path / "f"), splits=str(tmp_path / "s.csv")))
+    told = capfd.readouterr().err.splitlines()
+    assert told == [f"30 of the 54 people in {tmp_path}/s.csv are not in the source (nobody-0, …)"]
+    (tmp_path / "s.csv").write_text("identity,split\nPERSON-0000,train\nPerson-0001,train\n")
+    with pytest.raises(DataError, match=r"2 differ only in case \(person-0000, there PERSON-0000\)"):
+        catalogue.run(CatalogueConfig(source=str(people), out=str(tmp_path / "g"), splits=str(tmp_path / "s.csv")))
+
+
+def test_what_a_source_without_pictures_holds_is_told(tmp_path: Path) -> None:
+    (tmp_path / "corpus" / "ann").mkdir(parents=True)
+    (tmp_path / "corpus" / "ann" / "1.HEIC").touch()
+    with pytest.raises(
+        DataError, match=r"holds no pictures; .* skipped 1 files ending in \.heic: HEIC, which is not re"
+    ):
+        catalogue.run(CatalogueConfig(source=str(tmp_path / "corpus"), out=str(tmp_path / "faces")))
+    with pytest.raises(ConfigError, match="person_level is 0; it must be 1 or more"):
+        CatalogueConfig(source="x", out="y", person_level=0)
+
+
+def test_sidecars_that_overrule_folders_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus" / "train").mkdir(parents=True)
+    (tmp_path / "corpus" / "train" / "1.jpg").touch()
+    (tmp_path / "corpus" / "train" / "1.cls").write_text("7")
+    config = CatalogueConfig(source=str(tmp_path / "corpus"), out=str(tmp_path / "faces"))
+    catalogue.run(config)
+    assert Faces.open(config.out).table["identity"].to_pylist() == ["7"]
+    assert "sidecars, not folders, name the people in 1 folders (train); --person-level" in capfd.readouterr().err
+    catalogue.run(replace(config, out=str(tmp_path / "by-folder"), person_level=1))
+    assert Faces.open(str(tmp_path / "by-folder")).table["identity"].to_pylist() == ["train"]
+    assert not capfd.readouterr().err

@@ -1,7 +1,6 @@
 """Shards scanned in parallel give the same as one after the other; and what was catalogued can be embedded."""
 
 import pickle
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import DataError
 from metric_core.sources import catalogue as sources
-from metric_core.sources.found import Found, Source
+from metric_core.sources.found import Found, Notes, Source
 from workflows.catalogue import job as catalogue
 from workflows.catalogue import scanning
 from workflows.catalogue.config import CatalogueConfig
@@ -54,11 +53,11 @@ def test_side_by_side_is_one_after_the_other(
 
 
 def test_scanning_is_ahead_by_little_and_stops_at_an_error(ray_session: None, tmp_path: Path) -> None:
-    def scan(number: int, ignored: Counter[str]) -> Iterator[Found]:
+    def scan(number: int, notes: Notes) -> Iterator[Found]:
         (tmp_path / str(number)).touch()
         if number == 30:
             raise DataError("shard 30 is broken")
-        ignored[".txt"] += 1
+        notes.ignored[".txt"] += 1
         yield Found(str(number), str(number), "x", "tag")
 
     source = Source("root", "name", [partial(scan, number) for number in range(60)])
