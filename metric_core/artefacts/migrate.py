@@ -36,7 +36,8 @@ FIRST = "0.1.0"
 """The version of Likeness that wrote format 1 of everything."""
 
 STEPS: dict[str, tuple[Step, ...]] = {
-    "faces": (),
+    # 2: ``roots`` lists where rows point beside the root; without it, nowhere. Format 1 did not say where they point.
+    "faces": (Step(since="0.1.0"),),
     # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),

@@ -8,7 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -172,7 +172,7 @@ def write(uri: str, tables: Iterable[pa.Table], namespace: str) -> dict[str, Any
     census.check_splits(rows.read(uri, part) for part in parts)
     parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace)
     return {
-        "parts": [asdict(part) for part in parts],
+        "parts": [part.entry for part in parts],
         "rows_digest": digest.hexdigest(),
         "salts": salts,
         **census.summary(),

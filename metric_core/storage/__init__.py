@@ -6,7 +6,17 @@ mean is left to the callers.
 """
 
 from metric_core.storage.addresses import absolute, is_local, join, resolve
-from metric_core.storage.listing import content_tag, exists, files_and_folders, glob, is_file, names, size, walk
+from metric_core.storage.listing import (
+    content_tag,
+    exists,
+    files_and_folders,
+    glob,
+    is_file,
+    link_out,
+    names,
+    size,
+    walk,
+)
 from metric_core.storage.reading import (
     FILE_ERRORS,
     Range,
@@ -46,6 +56,7 @@ __all__ = [
     "is_local",
     "is_storage_error",
     "join",
+    "link_out",
     "local_copy",
     "names",
     "new_file",

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import storage
-from metric_core.artefacts import keys, manifest, tombstones
+from metric_core.artefacts import keys, manifest, rows, tombstones
 from metric_core.artefacts.manifest import Manifest
-from metric_core.artefacts.rows import Digest
+from metric_core.artefacts.roots import Elsewhere
+from metric_core.artefacts.rows import Digest, Part
 from metric_core.errors import DataError, Occupied
 from metric_core.sources import catalogue
 from metric_core.sources.found import TWINS
@@ -52,10 +53,13 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             with lease.held(out) as held:
                 done = manifest.begin(out, "faces", plan)  # another run may have finished before the lease was ours
                 if not done:
-                    content = plan | catalogue.write(out, _while_held(tables, held), namespace)
+                    elsewhere = Elsewhere(source.root)
+                    content = plan | catalogue.write(out, elsewhere.over(_while_held(tables, held)), namespace)
+                    content |= {"roots": elsewhere.roots} if elsewhere.roots else {}
                     splits.report()
+                    pieces = rows.pieces(out, [Part(**part) for part in content["parts"]])
                     held.confirm()
-                    manifest.write(out, "faces", content, provenance.record())
+                    manifest.write(out, "faces", content, provenance.record(), pieces)
         if done:
             _require_same_rows(done, tables)
             content = done.content
@@ -83,11 +87,11 @@ def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
 
 def _require_same_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
     digest = Digest()
-    rows = sum(table.num_rows for table in digest.over(tables))
+    count = sum(table.num_rows for table in digest.over(tables))
     if digest.hexdigest() != done.content["rows_digest"]:
         raise Occupied(
             f"{done.uri} is finished and lists other faces than the source now has, or other splits, or faces that "
-            f"were erased since ({done.content['rows']} rows there, {rows} here); give --out another folder"
+            f"were erased since ({done.content['rows']} rows there, {count} here); give --out another folder"
         )
 
 
