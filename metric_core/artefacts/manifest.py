@@ -26,7 +26,7 @@ class Manifest:
     uri: str
     """The artefact's folder."""
     kind: str
-    """faces, model, embeddings, index or matches."""
+    """faces, model, embeddings, index, matches or tombstones."""
     content: dict[str, Any]
     """In today's format."""
     digest: str
@@ -141,7 +141,7 @@ def write(
         Occupied: another run has finished there with other content.
     """
     new = Manifest.of(uri, kind, content, provenance, files)
-    if storage.create_if_absent(storage.join(uri, NAME), _body(new)):
+    if storage.create_if_absent(storage.join(uri, NAME), body(new)):
         return new
     first = read(uri, kind)
     if first.digest != new.digest:
@@ -161,7 +161,7 @@ def replace(
     data = storage.read_bytes(address)
     new = Manifest.of(before.uri, before.kind, content, provenance, files)
     unchanged = parse(data, address)["digest"] == before.digest
-    if not (unchanged and storage.replace_if_match(address, _body(new), expected=data)):
+    if not (unchanged and storage.replace_if_match(address, body(new), expected=data)):
         raise Occupied(f"{before.uri} was changed by another run meanwhile; check it and start again")
     storage.remove(f"{address}.lock")
     return new
@@ -209,9 +209,10 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     return body
 
 
-def _body(new: Manifest) -> bytes:
-    body = {"digest": new.digest, "content": new.content, "provenance": new.provenance}
-    return _pretty({**migrate.head(new.kind), **body, **({"files": new.files} if new.files else {})})
+def body(new: Manifest) -> bytes:
+    """The bytes of a manifest's file."""
+    more = {"digest": new.digest, "content": new.content, "provenance": new.provenance}
+    return _pretty({**migrate.head(new.kind), **more, **({"files": new.files} if new.files else {})})
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -251,7 +251,7 @@ class Version:
 
     def faces(self) -> str | None:
         """The address of the Faces of its vectors when it was built, if known. Raises as ``manifest``."""
-        return self.manifest().provenance.get("faces")
+        return self.manifest().noted("faces")
 
     def sizes(self) -> dict[str, int]:
         """The size in bytes of every file of a finished version, by address. Raises as ``manifest``."""
@@ -260,6 +260,20 @@ class Version:
         for shard in content.shards:
             sizes |= {self.address(shard, ending): file.bytes for ending, file in shard.files.items()}
         return sizes
+
+    def require_whole(self) -> None:
+        """Raises Corrupt if a file of a finished version is missing or not what it was; else as ``manifest``."""
+        for address, size in self.sizes().items():  # the quick look first
+            if not storage.exists(address) or storage.size(address) != size:
+                raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
+        content = self.content()
+        for name, file in content.files.items():
+            self.read_checked(name, file)
+        for mask in content.masks:
+            self.read_checked(mask["name"], File(0, mask["sha256"]))
+        for shard in content.shards:
+            with self.local_files(shard):
+                pass
 
     @contextmanager
     def local_files(self, shard: Shard, *, verify: bool = False) -> Iterator[dict[str, Path]]:

@@ -96,9 +96,8 @@ def test_a_row_that_points_out_is_a_reject_and_the_others_are_read(tmp_path: Pat
     locator = {"offset": None, "length": None, "row_group": None, "row": None, "column": None, "content_tag": "t"}
     uris = ["../2.jpg", "1.jpg", "http://nowhere.invalid/3.jpg", "x\0y.jpg"]
     rows = [{"kind": kind, "uri": uri, **locator} for kind in ("file", "tar") for uri in uris]
-    answers = fetch_many(
-        Root(str(tmp_path / "in")), [row for row in rows if row["kind"] == "file" or "1" not in row["uri"]]
-    )
+    del rows[5]  # a tar, which has no such tag
+    answers = fetch_many(Root(str(tmp_path / "in")), rows)
     assert answers[1] == b"one"
     for answer in answers[:1] + answers[2:]:
         assert isinstance(answer, ImageUnreadable)
