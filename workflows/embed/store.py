@@ -48,8 +48,8 @@ class UnitStore:
         return storage.join(self.out, "quarantine")
 
     def unsound(self, unit: Unit, runs: int) -> str | None:
-        """What is wrong with a unit of which ``runs`` runs have a record: a record is lost, damaged or another unit's, or
-        a file is not what was written. None if nothing is."""
+        """What is wrong with a unit of which ``runs`` runs have a record: a record is lost, damaged or another unit's,
+        or a file is not what was written. None if nothing is."""
         for one in (replace(unit, retry=n) for n in range(runs)):
             try:
                 record = self.record(one)
