@@ -202,6 +202,7 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         matches = body["digest"] == digest(migrate.hashed(kind, "content", body["content"]))
         body |= {name: {**body[name]} for name in ("content", "provenance")}
         body["files"] = {**body.get("files", {})}
+        matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:
@@ -212,7 +213,12 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
 def body(new: Manifest) -> bytes:
     """The bytes of a manifest's file."""
     more = {"digest": new.digest, "content": new.content, "provenance": new.provenance}
-    return _pretty({**migrate.head(new.kind), **more, **({"files": new.files} if new.files else {})})
+    return _pretty({**migrate.head(new.kind), **more, **_files(new)})
+
+
+def _files(new: Manifest) -> dict[str, Any]:
+    files = json.loads(canonical(new.files))
+    return {"files": files, "files_digest": digest(files)} if files else {}
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts import keys, manifest, rows, tombstones
+from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.roots import Elsewhere
 from metric_core.artefacts.rows import Digest, Part
@@ -32,6 +33,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     Raises:
         JobRunning: another run writes to ``out``, or has taken over from this one.
         Occupied: ``out`` holds something else, or was finished with other faces.
+        Corrupt: ``out`` is finished and damaged.
         DataError: the source holds no pictures, or something that cannot be catalogued.
         Missing: the source, or a folder given in ``tombstones``, does not exist.
     """
@@ -62,6 +64,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
                     manifest.write(out, "faces", content, provenance.record(), pieces)
         if done:
             _require_same_rows(done, tables)
+            rows.pieces(out, Faces(done).parts)  # which reads them back
             content = done.content
             say(f"{out} is finished already; nothing to do")
     if erased.count:

@@ -122,6 +122,8 @@ def _damage(done: Manifest, address: str) -> str | None:
         ).num_rows  # at first, without digest
         return None if rows == done.content["rows"] else f"{address} has {rows} rows, not {done.content['rows']}"
     except (Missing, SchemaMismatch, pa.ArrowInvalid, OSError) as error:
+        if storage.is_storage_error(error):
+            raise
         return f"{address} cannot be read ({error})"
 
 
