@@ -67,8 +67,9 @@ def _flipped(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
-    """The one line with which a command refuses its input; None if it succeeds."""
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *, listing: bool = False) -> str | None:
+    """The one line with which a command refuses its input; None if it succeeds. ``listing``: it may list several
+    problems, each in a line."""
     capsys.readouterr()
     code = cli.main(argv)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("likeness ")]
@@ -76,9 +77,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
         assert not lines
         return None
     assert code in (1, 2)
-    assert len(lines) == 1, lines
+    assert len(lines) == 1 or listing, lines
     require_clear(lines[0])
-    return lines[0]
+    return "\n".join(lines)
 
 
 def require_clear(line: str) -> None:
