@@ -43,7 +43,7 @@ VERSIONS, SHARDS = "versions", "shards"
 TEMPLATE, PROBES, TRUTH, NAMES, CODES, CHOICE = (
     "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "choice.json",
 )  # fmt: skip
-_REMEDY = "start the job that built the index again with the same arguments, and it is mended"
+REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Version:
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
+            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {REMEDY}") from error
 
     def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
         """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
@@ -305,7 +305,7 @@ class Version:
         data = self.read(name)
         if data is None or digest(data) != file.sha256:
             what = "is missing" if data is None else "has another sha256 than its manifest says"
-            raise Corrupt(f"{self.file(name)} {what}; {_REMEDY}")
+            raise Corrupt(f"{self.file(name)} {what}; {REMEDY}")
         return data
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:

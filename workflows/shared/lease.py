@@ -26,6 +26,8 @@ from workflows.shared.console import say
 NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
+ATTEMPTS = 3
+"""How often a lease that changes while it is renewed is looked at again: it may have been damaged in between."""
 LONG_DEAD_S = 600.0
 """Age of another machine's beat that no difference of clocks explains; its lease is not watched first."""
 
@@ -78,9 +80,7 @@ class Lease:
         """Renew the lease until ``done`` is set, or until another run has taken it over."""
         while not done.wait(BEAT_S) and not self._lost.is_set():
             try:
-                data = storage.read_bytes(self._address)
-                # A write that is delayed must not replace the lease of a run that took over meanwhile.
-                if not self._is_ours(data) or not self._renew(data):
+                if not self._keep():
                     self._lost.set()
             except Missing:
                 self._lost.set()
@@ -93,8 +93,8 @@ class Lease:
         A process that was suspended and continues may come here before its next beat.
         """
         try:
-            data = storage.read_bytes(self._address)
-            if not self._is_ours(data) or (_holder(data) is None and not self._renew(data)):
+            holder = _holder(storage.read_bytes(self._address))
+            if not (self._is_mine(holder) if holder else self._keep()):
                 self._lost.set()
         except Missing:
             self._lost.set()
@@ -136,10 +136,17 @@ class Lease:
             storage.write_bytes(self._address, self._content())
             return True
 
-    def _is_ours(self, data: bytes) -> bool:
-        """Whether the lease still names this holder, or nobody since it was damaged."""
-        holder = _holder(data)
-        return holder is None or self._is_mine(holder)
+    def _keep(self) -> bool:
+        """Renew the lease if it still names this holder, or nobody since it was damaged; returns whether it did."""
+        for _ in range(ATTEMPTS):
+            data = storage.read_bytes(self._address)
+            holder = _holder(data)
+            if holder and not self._is_mine(holder):
+                return False
+            # A write that is delayed must not replace the lease of a run that took over meanwhile.
+            if self._renew(data):
+                return True
+        return False
 
     def _is_mine(self, holder: dict[str, Any]) -> bool:
         return {name: holder.get(name) for name in self._mine} == self._mine
