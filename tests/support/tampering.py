@@ -85,6 +85,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *, listing: boo
 def require_clear(line: str) -> None:
     """A message on purpose, and not that of an error that nobody thought of."""
     assert "the traceback is in" not in line
+    assert "\n" not in line
     assert ";" in line or "there is no such file" in line, f"it does not say what to do: {line}"
 
 

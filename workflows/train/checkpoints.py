@@ -10,6 +10,7 @@ result.
 import hashlib
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ RUN = "train"
 """Name of the run for Ray Train, and of its folder."""
 KEPT = 2
 """Checkpoints that are kept: if one is damaged, there is another."""
-_BEGINNING = "checkpoint_"
+_NAME = r"checkpoint_\d"
 _KEPT_BY_RAY = "checkpoint_manager_snapshot.json"
 _REMEDY = "start again with the same arguments, and the training continues from before it"
 
@@ -77,5 +78,5 @@ def prepare(work: str) -> None:
 def _folders(work: str) -> list[str]:
     """The folders of all checkpoints, the latest first."""
     folder = storage.join(work, RUN)
-    found = [name for name in storage.names(folder) if name.startswith(_BEGINNING)]
+    found = [name for name in storage.names(folder) if re.match(_NAME, name)]
     return [storage.join(folder, name) for name in reversed(found)]
