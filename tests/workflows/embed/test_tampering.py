@@ -2,16 +2,25 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support import minted, tampering
+from support.tiny import Chain
 
-from metric_core.artefacts import manifest
+from metric_core.artefacts import audit, manifest, rows
+from metric_core.artefacts.embeddings import Embeddings
+from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.rows import Part
 from metric_core.errors import ArtefactError, Corrupt
+from workflows.catalogue import job as catalogue
+from workflows.catalogue.config import CatalogueConfig
+from workflows.embed import job as embed
 from workflows.embed import units
+from workflows.embed.config import EmbedConfig
 from workflows.embed.done import DoneUnits, remove_damaged
 from workflows.embed.store import UnitStore
 
@@ -158,3 +167,77 @@ def test_a_quarantine_file_follows_from_the_part(copy: Path) -> None:
     quarantine.write_bytes(whole[:-4])
     assert UnitStore(str(copy)).finished(UNITS[3]) is not None
     assert quarantine.read_bytes() == whole
+
+
+def catalogued(people: Path, out: Path) -> Faces:
+    """Twelve pictures."""
+    for name in ("person-0000", "person-0001"):
+        shutil.copytree(people / name, out.parent / "corpus" / name)
+    catalogue.run(CatalogueConfig(source=str(out.parent / "corpus"), out=str(out)))
+    return Faces.open(str(out))
+
+
+def changed(table: pa.Table, name: str, values: dict[int, str]) -> pa.Table:
+    """The rows with other values in some rows of a column."""
+    place = table.schema.get_field_index(name)
+    column = [values.get(row, value) for row, value in enumerate(table[name].to_pylist())]
+    return table.set_column(place, table.schema.field(place), pa.array(column))
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["", "older"])
+def test_an_edited_part_of_the_catalogue_is_not_believed(
+    chain: Chain, people: Path, tmp_path: Path, older: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person's name is changed, in Parquet that is well formed."""
+    faces = catalogued(people, tmp_path / "faces")
+    path = tmp_path / "faces" / manifest.NAME
+    if older:
+        body = json.loads(path.read_text())
+        del body["files"], body["files_digest"]
+        path.write_text(json.dumps(body))
+    edited = changed(faces.table, "identity", {3: "person-0001"})
+    pq.write_table(edited, tmp_path / "faces" / faces.parts[0].name, **rows.LAYOUT)
+    out = tmp_path / "out"
+    line = tampering.refused(["embed", "--faces", faces.uri, "--model", chain.model, "--out", str(out)], capsys)
+    assert line
+    assert "faces-000000.parquet" in line
+    assert not (out / manifest.NAME).exists()
+
+
+def test_a_row_that_points_elsewhere_is_in_the_quarantine(chain: Chain, people: Path, tmp_path: Path) -> None:
+    """In Faces that somebody wrote with all their digests: nothing is asked for there, and the job goes on."""
+    faces = catalogued(people, tmp_path / "faces")
+    uris = [
+        "http://127.0.0.1:9/1.jpg",
+        "../../etc/passwd",
+        f"{people}/person-0002/00.jpg",
+        "x\0y.jpg",
+        "file:///etc/passwd",
+    ]
+    content = dict(faces.manifest.content)
+    parts = list(rows.write(str(tmp_path / "forged"), [changed(faces.table, "uri", dict(enumerate(uris)))]))
+    content["parts"] = [part.entry for part in parts]
+    manifest.write(str(tmp_path / "forged"), "faces", content, {}, rows.pieces(str(tmp_path / "forged"), parts))
+    config = EmbedConfig(
+        faces=str(tmp_path / "forged"), model=chain.model, out=str(tmp_path / "out"), max_bad_fraction=0.5
+    )
+    answer = embed.run(config)
+    assert (answer["embedded"], answer["quarantined"]) == (7, 5)
+    (rejects,) = Embeddings.open(str(tmp_path / "out")).iter_quarantine()
+    assert set(rejects["reason"].to_pylist()) == {"outside"}
+    assert set(rejects["uri"].to_pylist()) == set(uris)
+    assert all("catalogue again to another --out" in detail for detail in rejects["detail"].to_pylist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [OF_UNITS[0], OF_UNITS[1], OF_UNITS[3]])  # no unit of this chain has rejects
+def test_an_embed_that_continues_over_damage_ends_with_the_same_digest(
+    chain: Chain, tmp_path: Path, pattern: str
+) -> None:
+    config = EmbedConfig(faces=chain.faces, model=chain.model, out=chain.embeddings, unit_size=40)
+    out = Path(shutil.copytree(chain.embeddings, tmp_path / "out"))
+    (out / manifest.NAME).unlink()
+    tampering.damage(out, pattern, "flipped", out)
+    embed.run(replace(config, out=str(out)))
+    assert manifest.read(str(out), "embeddings").digest == manifest.read(chain.embeddings, "embeddings").digest
+    assert not list(audit.problems(Embeddings.open(str(out))))
