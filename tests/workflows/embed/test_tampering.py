@@ -184,6 +184,7 @@ def changed(table: pa.Table, name: str, values: dict[int, str]) -> pa.Table:
     return table.set_column(place, table.schema.field(place), pa.array(column))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [False, True], ids=["", "older"])
 def test_an_edited_part_of_the_catalogue_is_not_believed(
     chain: Chain, people: Path, tmp_path: Path, older: bool, capsys: pytest.CaptureFixture[str]
@@ -204,6 +205,7 @@ def test_an_edited_part_of_the_catalogue_is_not_believed(
     assert not (out / manifest.NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_row_that_points_elsewhere_is_in_the_quarantine(chain: Chain, people: Path, tmp_path: Path) -> None:
     """In Faces that somebody wrote with all their digests: nothing is asked for there, and the job goes on."""
     faces = catalogued(people, tmp_path / "faces")
