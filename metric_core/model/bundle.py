@@ -110,9 +110,9 @@ def load(uri: str) -> Model:
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
-        found = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise Corrupt(
-            f"{uri}/{SPEC} does not describe these weights ({found}); train again or restore the file"
+            f"{uri}/{SPEC} does not describe these weights ({reason}); train again or restore the file"
         ) from error
     computed = fingerprint(embedder)
     if computed != content["fingerprint"]:
