@@ -77,7 +77,7 @@ class Collection:
     @property
     def faces(self) -> str | None:
         """Where the last artefact's Faces were when it was embedded. That catalogue has all faces of the collection."""
-        return self.sources[-1].manifest.provenance.get("faces")
+        return self.sources[-1].manifest.noted("faces")
 
     @property
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class Collection:
         Raises:
             Missing: ``folder`` does not exist.
         """
-        known = [source.manifest.provenance.get("faces") for source in self.sources]
+        known = [source.manifest.noted("faces") for source in self.sources]
         folders = {tombstones.existing(folder)} if folder else {tombstones.beside(uri) for uri in known if uri}
         lists = [found for found in map(tombstones.read, sorted(folders)) if found]
         if not lists:
@@ -149,7 +149,7 @@ class Collection:
         """The artefacts for which ``without_erased()`` cannot find out what was erased: neither their Faces nor
         tombstones beside those are where they were at the time of embedding.
         """
-        recorded = [(source, source.manifest.provenance.get("faces")) for source in self.sources]
+        recorded = [(source, source.manifest.noted("faces")) for source in self.sources]
         return [
             source
             for source, faces in recorded

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import counter, storage
-from metric_core.artefacts import manifest, rows
+from metric_core.artefacts import manifest, roots, rows
 from metric_core.artefacts.manifest import Manifest
+from metric_core.artefacts.roots import Root
 from metric_core.artefacts.rows import Part
 from metric_core.errors import ConfigError, Corrupt
 
@@ -53,9 +54,10 @@ class Faces:
         return self.manifest.uri
 
     @property
-    def root(self) -> str:
-        """The address that the rows' ``uri`` column is relative to."""
-        return str(self.manifest.content["root"])
+    def root(self) -> Root:
+        """The address that the rows' ``uri`` column is relative to; it also knows where else rows may point."""
+        content = self.manifest.content
+        return Root(str(content["root"]), content.get("roots", ()) if self.manifest.format > 1 else None)
 
     @property
     def namespace(self) -> str:
@@ -65,7 +67,8 @@ class Faces:
     @property
     def parts(self) -> list[Part]:
         """The files that hold the rows, in source order."""
-        return [Part(**part) for part in self.manifest.content["parts"]]
+        more = self.manifest.files
+        return [rows.with_pieces(Part(**part), more.get(part["name"])) for part in self.manifest.content["parts"]]
 
     def count(self, split: str | None) -> int:
         """The number of rows of a split, or of the whole catalogue when ``split`` is None; taken from the manifest.
@@ -82,14 +85,16 @@ class Faces:
         return int(content["splits"][split]["rows"])
 
     def first_picture(self) -> Iterator[str]:
-        """The address of the file that holds the first row's picture, or nothing when there are no rows.
+        """The address of the file that holds the first row's picture; nothing when there are no rows, or when it is
+        not below the roots.
 
         Raises:
             Corrupt: as ``rows.read_range``.
         """
         for part in self.parts[:1]:
             table = rows.read_range(self.uri, part, 0, 1, ["uri"])
-            yield storage.resolve(self.root, table["uri"][0].as_py())
+            if address := roots.address(self.root, table["uri"][0].as_py()):
+                yield address
 
     @cached_property
     def table(self) -> pa.Table:

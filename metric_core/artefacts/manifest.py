@@ -1,8 +1,8 @@
 """Manifests: the file that makes a folder an artefact, written last and atomically.
 
 ``content`` is a pure function of inputs and config, and the digest covers it. The digest does not cover ``provenance``
-(times, hosts, run ids) or the format number. The job that writes a kind decides what its content holds; older formats
-are in ``migrate``.
+(times, hosts, run ids), the format number, or ``files``: digests of files and of their pieces that the content does not
+have. The job that writes a kind decides what its content holds; older formats are in ``migrate``.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class Manifest:
     uri: str
     """The artefact's folder."""
     kind: str
-    """faces, model, embeddings, index or matches."""
+    """faces, model, embeddings, index, matches or tombstones."""
     content: dict[str, Any]
     """In today's format."""
     digest: str
@@ -34,12 +34,27 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = 0
     """The format number that it was written with."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """More about files, by name, than the content has, such as digests of their pieces; empty in older artefacts."""
 
     @classmethod
-    def of(cls, uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> "Manifest":
+    def of(
+        cls,
+        uri: str,
+        kind: str,
+        content: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        files: Mapping[str, Any] | None = None,
+    ) -> "Manifest":
         """The manifest of a new artefact, in today's format."""
         content_digest = digest(migrate.hashed(kind, "content", content))
-        return cls(uri, kind, dict(content), content_digest, dict(provenance), migrate.format_of(kind))
+        number = migrate.format_of(kind)
+        return cls(uri, kind, dict(content), content_digest, dict(provenance), number, dict(files or {}))
+
+    def noted(self, name: str) -> str | None:
+        """A text of the provenance; None if there is none, or something else: no digest covers it."""
+        found = self.provenance.get(name)
+        return found if isinstance(found, str) else None
 
 
 def canonical(value: Any) -> bytes:
@@ -61,8 +76,10 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
 
     Raises:
         Occupied: the folder holds something that is not this job's.
+        Corrupt: a link in it leads out of it, or its manifest is damaged.
         SchemaMismatch: a newer version of Likeness began it.
     """
+    require_own(uri)
     inside = [name for name in storage.names(uri) if not name.startswith(".")]  # dot files are temporary
     if not inside:
         storage.create_if_absent(storage.join(uri, PLAN), plan_file(kind, plan))
@@ -94,14 +111,37 @@ def plan_file(kind: str, plan: Mapping[str, Any]) -> bytes:
     return _pretty({**migrate.head(kind), "plan": dict(plan)})
 
 
-def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
+def require_own(uri: str) -> None:
+    """Raises Corrupt if a link in an artefact's folder leads out of it, to what others may change. The folder itself
+    may be reached by a link."""
+    if link := storage.link_out(uri):
+        raise Corrupt(
+            f"{link} is a link that leads out of the artefact {uri}; an artefact holds its files itself: replace the "
+            f"link by what it leads to, if that is what was written there"
+        )
+
+
+def write(
+    uri: str,
+    kind: str,
+    content: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    files: Mapping[str, Any] | None = None,
+) -> Manifest:
     """Finish an artefact: everything else must already be in place. The first of several writers wins.
+
+    Args:
+        uri: the artefact's folder.
+        kind: of the artefact.
+        content: what the digest covers.
+        provenance: what it does not.
+        files: as ``Manifest.files``.
 
     Raises:
         Occupied: another run has finished there with other content.
     """
-    new = Manifest.of(uri, kind, content, provenance)
-    if storage.create_if_absent(storage.join(uri, NAME), _body(new)):
+    new = Manifest.of(uri, kind, content, provenance, files)
+    if storage.create_if_absent(storage.join(uri, NAME), body(new)):
         return new
     first = read(uri, kind)
     if first.digest != new.digest:
@@ -109,7 +149,9 @@ def write(uri: str, kind: str, content: Mapping[str, Any], provenance: Mapping[s
     return first
 
 
-def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any]) -> Manifest:
+def replace(
+    before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any], files: Mapping[str, Any] | None = None
+) -> Manifest:
     """Replace the manifest of a finished artefact in one atomic step, if it is still the one that was read.
 
     Raises:
@@ -117,9 +159,9 @@ def replace(before: Manifest, content: Mapping[str, Any], provenance: Mapping[st
     """
     address = storage.join(before.uri, NAME)
     data = storage.read_bytes(address)
-    new = Manifest.of(before.uri, before.kind, content, provenance)
+    new = Manifest.of(before.uri, before.kind, content, provenance, files)
     unchanged = parse(data, address)["digest"] == before.digest
-    if not (unchanged and storage.replace_if_match(address, _body(new), expected=data)):
+    if not (unchanged and storage.replace_if_match(address, body(new), expected=data)):
         raise Occupied(f"{before.uri} was changed by another run meanwhile; check it and start again")
     storage.remove(f"{address}.lock")
     return new
@@ -131,7 +173,7 @@ def read(uri: str, kind: str) -> Manifest:
     Raises:
         Missing: there is nothing at the address.
         Unfinished: the folder has no manifest yet.
-        Corrupt: the manifest's digest does not match its content.
+        Corrupt: the manifest's digest does not match its content, or a link leads out of the folder.
         SchemaMismatch: it is an artefact of another kind or of a newer format.
     """
     address = storage.join(uri, NAME)
@@ -142,12 +184,13 @@ def read(uri: str, kind: str) -> Manifest:
             f"{uri} has no {NAME}: it is unfinished or holds no {kind} artefact; start the job that writes it again "
             f"with the same arguments and it continues"
         )
+    require_own(uri)
     body = parse(storage.read_bytes(address), address)
     if body["kind"] != kind:
         raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
     migrate.require_complete(kind, content, uri)
-    return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"])
+    return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"], body["files"])
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
@@ -158,6 +201,8 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         kind, body["format"] = migrate.require_readable(body, address)  # a newer one may compute its digest otherwise
         matches = body["digest"] == digest(migrate.hashed(kind, "content", body["content"]))
         body |= {name: {**body[name]} for name in ("content", "provenance")}
+        body["files"] = {**body.get("files", {})}
+        matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:
@@ -165,10 +210,15 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
     return body
 
 
-def _body(new: Manifest) -> bytes:
-    return _pretty(
-        {**migrate.head(new.kind), "digest": new.digest, "content": new.content, "provenance": new.provenance}
-    )
+def body(new: Manifest) -> bytes:
+    """The bytes of a manifest's file."""
+    more = {"digest": new.digest, "content": new.content, "provenance": new.provenance}
+    return _pretty({**migrate.head(new.kind), **more, **_files(new)})
+
+
+def _files(new: Manifest) -> dict[str, Any]:
+    files = json.loads(canonical(new.files))
+    return {"files": files, "files_digest": digest(files)} if files else {}
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

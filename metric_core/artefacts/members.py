@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from metric_core import storage
+from metric_core.artefacts import roots
 from metric_core.errors import Missing
 
 COLUMNS = ("key", "uri", "offset", "content_tag")
@@ -20,8 +21,8 @@ _UNCUT = 99
 def names(root: str, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
     """For each row of a tar whose key is plain, the path of its member, ``ann/1.jpg``.
 
-    None where that cannot be found out: the tar is not there, may not be read or has changed since it was catalogued,
-    or the name is long and therefore in a header of its own, farther to the front.
+    None where that cannot be found out: the tar is not there, may not be read, is not below the catalogue's roots or
+    has changed since it was catalogued, or the name is long and therefore in a header of its own, farther to the front.
 
     Args:
         root: the address that the rows' ``uri`` is relative to.
@@ -30,14 +31,15 @@ def names(root: str, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
     Raises:
         OSError: the storage failed, which may be over at the next try.
     """
-    address_N = [storage.resolve(root, row["uri"]) for row in rows]
-    tags = {address: _tag(address) for address in set(address_N)}
+    address_N = [roots.address(root, row["uri"]) for row in rows]
+    tags = {address: _tag(address) for address in set(address_N) if address is not None}
+    there = [at for at, address in enumerate(address_N) if address and tags[address] == rows[at]["content_tag"]]
     size = tarfile.BLOCKSIZE
-    headers = storage.read_many([(address, row["offset"] - size, size) for address, row in zip(address_N, rows)])
-    return [
-        _name(header, row["key"]) if tags[address] == row["content_tag"] else None
-        for address, row, header in zip(address_N, rows, headers)
-    ]
+    headers = storage.read_many([(address_N[at] or "", rows[at]["offset"] - size, size) for at in there])
+    found: list[str | None] = [None] * len(rows)
+    for at, header in zip(there, headers):
+        found[at] = _name(header, rows[at]["key"])
+    return found
 
 
 def _tag(address: str) -> str | None:

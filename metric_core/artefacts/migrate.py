@@ -6,8 +6,9 @@ the absence of the field. An older artefact is read as if it had the default, an
 holds the default. So no fingerprint, plan id, digest or version id changes because a field was added.
 
 A new field in a plan, a content or ``model.json`` needs a step here. ``tests/frozen`` has artefacts of every format,
-and its tests fail when a step is missing. Tombstones have no manifest and so no format. The records beside unfinished
-work (of units, of shards) are read as their dataclasses: a field that one of these gets needs a default there.
+and its tests fail when a step is missing. Tombstones had no manifest at first, and are read without. The records beside
+unfinished work (of units, of shards) are read as their dataclasses: a field that one of these gets needs a default
+there.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,8 @@ FIRST = "0.1.0"
 """The version of Likeness that wrote format 1 of everything."""
 
 STEPS: dict[str, tuple[Step, ...]] = {
-    "faces": (),
+    # 2: ``roots`` lists where rows point beside the root; without it, nowhere. Format 1 did not say where they point.
+    "faces": (Step(since="0.1.0"),),
     # 2: batches are always gathered; passing them around a ring had the same result.
     "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
     "embeddings": (),
@@ -58,6 +60,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
     ),
     # 2: a search may be restricted to some faces.
     "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),
+    "tombstones": (),
 }
 
 BEFORE_NUMBERS: dict[str, dict[str, Any]] = {"embeddings": {"since": [], "gone": None}}

@@ -1,12 +1,14 @@
 """A catalogue's rows in storage: written as a stream of Parquet parts, read as whole parts or as ranges of rows.
 
-A part holds at most ``ROWS_PER_PART`` rows, and the manifest has its rows and sha256. The columns are described in
-``schema``; ``sources.catalogue`` turns a source into rows.
+A part holds at most ``ROWS_PER_PART`` rows, and the manifest has its rows and sha256. Beside its content, it has the
+sha256 of each row group and of the footer as well, so that a range can be checked without reading the whole part. The
+columns are described in ``schema``; ``sources.catalogue`` turns a source into rows.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,9 @@ LAYOUT: dict[str, Any] = {
     # Keys and addresses are all different, but many have common prefixes, which delta encoding saves.
     "use_dictionary": ["identity", "kind", "column", "view", "split"],
     "column_encoding": {"key": "DELTA_BYTE_ARRAY", "uri": "DELTA_BYTE_ARRAY", "content_tag": "DELTA_BYTE_ARRAY"},
-    "write_page_checksum": True,  # the sha256 of a whole part cannot check a range of it
+    "write_page_checksum": True,  # for other readers; this one compares sha256
 }
+REMEDY = "catalogue again to another --out"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,42 @@ class Part:
     name: str
     rows: int
     sha256: str
+    pieces: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
+    """Of each row group and of the footer, which follow one another: where it ends in the file, and its sha256. Empty
+    in older Faces, whose parts are checked whole."""
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The part as the manifest's content lists it."""
+        return {"name": self.name, "rows": self.rows, "sha256": self.sha256}
+
+
+def pieces(uri: str, parts: Iterable[Part]) -> dict[str, Any]:
+    """What ``Manifest.files`` has of some parts, which are read back from storage: {name: {sha256, pieces}}.
+
+    Raises:
+        Corrupt: a part is not what was written.
+    """
+    found = {}
+    for part in parts:
+        data = memoryview(_checked(uri, part))
+        footer = pq.read_metadata(pa.BufferReader(data))
+        ends = [_end(footer.row_group(number)) for number in range(footer.num_row_groups)] + [len(data)]
+        digests = [hashlib.sha256(data[first:last]).hexdigest() for first, last in pairwise([0, *ends])]
+        found[part.name] = {"sha256": part.sha256, "pieces": list(zip(ends, digests))}
+    return found
+
+
+def with_pieces(part: Part, found: Any) -> Part:
+    """The part with its pieces, as ``Manifest.files`` has them; without, if those are missing or of other bytes."""
+    try:
+        if found["sha256"] != part.sha256:
+            return part
+        listed = tuple((int(end), str(sha256)) for end, sha256 in found["pieces"])
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return part
+    sound = len(listed) > 1 and all(one < other for one, other in pairwise([0, *(end for end, _ in listed)]))
+    return replace(part, pieces=listed) if sound else part
 
 
 def write(uri: str, tables: Iterable[pa.Table]) -> Iterator[Part]:
@@ -80,35 +119,73 @@ def read(uri: str, part: Part) -> pa.Table:
         Corrupt: its sha256 differs from the manifest's.
     """
     address = storage.join(uri, part.name)
-    data = storage.read_bytes(address)
-    if hashlib.sha256(data).hexdigest() != part.sha256:
-        raise Corrupt(f"{address}: its sha256 is not the manifest's; catalogue again to another --out")
-    return schema.check(pq.read_table(pa.BufferReader(data)), schema.FACES, address)
+    return schema.check(pq.read_table(pa.BufferReader(_checked(uri, part))), schema.FACES, address)
 
 
 def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:
-    """Some columns of a part's rows ``first`` to ``last`` (exclusive); only the row groups that hold them are fetched.
+    """Some columns of a part's rows ``first`` to ``last`` (exclusive); only the row groups that hold them are fetched,
+    and used if their sha256 is the manifest's. A part without ``pieces`` is hashed whole, once per machine.
 
     Raises:
-        Corrupt: a page's checksum does not match, or the part's number of rows differs from the manifest's.
+        Missing: there is no such file.
+        Corrupt: the bytes, or the part's number of rows, differ from the manifest's.
     """
+    if not part.pieces:
+        with storage.verified(storage.join(uri, part.name), part.sha256) as path, open(path, "rb") as f:
+            file = pq.ParquetFile(f, pre_buffer=True)
+            groups, start = _groups_of(file.metadata, uri, part, first, last)
+            return file.read_row_groups(groups, columns=columns).slice(first - start, last - first)
+    number = len(part.pieces) - 1
+    footer = pq.read_metadata(pa.BufferReader(_read_pieces(uri, part, number, number)))
+    groups, start = _groups_of(footer, uri, part, first, last)
+    # The offsets in the footer are those of the file: what is not needed stays zero, in pages that take no memory.
+    file_B = np.zeros(part.pieces[-1][0], np.uint8)
+    data = _read_pieces(uri, part, groups[0], groups[-1])
+    offset = _start(part, groups[0])
+    file_B[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file_B)), metadata=footer)
+    return file.read_row_groups(groups, columns=columns).slice(first - start, last - first)
+
+
+def _groups_of(footer: pq.FileMetaData, uri: str, part: Part, first: int, last: int) -> tuple[list[int], int]:
+    """The row groups that hold the rows ``first`` to ``last``, and the number of the row that they start with."""
+    edges = np.cumsum([0, *(footer.row_group(n).num_rows for n in range(footer.num_row_groups))])
+    if edges[-1] != part.rows:
+        raise Corrupt(f"{storage.join(uri, part.name)}: {edges[-1]} rows, the manifest says {part.rows}; {REMEDY}")
+    start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
+    return list(range(start, stop)), int(edges[start])
+
+
+def _read_pieces(uri: str, part: Part, first: int, last: int) -> bytes:
+    """The bytes of the pieces ``first`` to ``last`` (inclusive). Raises Corrupt, or Missing."""
+    address, start = storage.join(uri, part.name), _start(part, first)
+    data = storage.read_bytes(address, start, part.pieces[last][0] - start)
+    view, begin = memoryview(data), start
+    for end, sha256 in part.pieces[first : last + 1]:
+        if hashlib.sha256(view[begin - start : end - start]).hexdigest() != sha256:
+            raise Corrupt(f"{address}: the sha256 of bytes {begin} to {end} is not the manifest's; {REMEDY}")
+        begin = end
+    return data
+
+
+def _start(part: Part, piece: int) -> int:
+    return part.pieces[piece - 1][0] if piece else 0
+
+
+def _end(group: pq.RowGroupMetaData) -> int:
+    """Where a row group ends in its file."""
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    starts = [c.dictionary_page_offset if c.has_dictionary_page else c.data_page_offset for c in chunks]
+    return int(max(start + chunk.total_compressed_size for start, chunk in zip(starts, chunks)))
+
+
+def _checked(uri: str, part: Part) -> bytes:
+    """All bytes of a part. Raises Corrupt, or Missing."""
     address = storage.join(uri, part.name)
-    with storage.open_read(address, ahead=False) as f:
-        try:
-            file = pq.ParquetFile(f, page_checksum_verification=True, pre_buffer=True)
-            sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-            edges = np.cumsum([0, *sizes])
-            if edges[-1] != part.rows:
-                raise Corrupt(
-                    f"{address}: {edges[-1]} rows, the manifest says {part.rows}; catalogue again to another --out"
-                )
-            start, stop = np.searchsorted(edges, first, side="right") - 1, np.searchsorted(edges, last)
-            table = file.read_row_groups(list(range(start, stop)), columns=columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            if storage.is_storage_error(error):
-                raise
-            raise Corrupt(f"{address}: {error}; catalogue again to another --out") from error
-    return table.slice(first - edges[start], last - first)
+    data = storage.read_bytes(address)
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        raise Corrupt(f"{address}: its sha256 is not the manifest's; {REMEDY}")
+    return data
 
 
 class Digest:
@@ -123,9 +200,9 @@ class Digest:
     def over(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """The same rows, cut differently; each is added to the digest as it passes."""
         for table in _groups(tables):
-            for field in schema.FACES:
-                if field.name != "face_id":
-                    self._feed(table[field.name].combine_chunks())
+            for name in schema.FACES.names:
+                if name != "face_id":
+                    self._feed(table[name].combine_chunks())
             yield table
 
     def hexdigest(self) -> str:

@@ -1,8 +1,13 @@
 """Tombstones: the faces and people that were erased, so that no catalogue, embedding or index includes them again.
 
-They are in the folder ``tombstones`` beside the Faces artefacts, shared by all Faces of a parent folder, with one file
-per erasure. People are kept as keyed hashes of their names, which tell whether a given name was erased but not which
-names were. Removing vectors from finished artefacts is left to other jobs.
+They are in the folder ``tombstones`` beside the Faces artefacts, shared by all Faces of a parent folder:
+
+    key                     what the names of people are hashed with
+    erased-<sha256>.parquet one file per erasure
+    manifest.json           the files that must be there, and a check value of the key: neither is lost without notice
+
+People are kept as keyed hashes of their names, which tell whether a given name was erased but not which names were.
+Removing vectors from finished artefacts is left to other jobs.
 
 Shape letters: M erased faces, P erased people, N names or faces that are looked up.
 """
@@ -22,10 +27,12 @@ import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts import faces, ids, keys, manifest, members, schema
-from metric_core.errors import Corrupt, Missing
+from metric_core.artefacts.manifest import Manifest
+from metric_core.errors import ArtefactError, ConfigError, Corrupt, Missing, Occupied
 
-FOLDER = "tombstones"
+FOLDER = KIND = "tombstones"
 KEY = "key"
+_KEY_BYTES = 32
 _BEGINNING, _ENDING = "erased-", ".parquet"
 COLUMNS = tuple(dict.fromkeys(("face_id", "identity", *keys.NAMED_BY, *members.COLUMNS)))
 """Columns of a catalogue by which its rows are found to be erased."""
@@ -145,20 +152,24 @@ def read(uri: str) -> Tombstones:
     """What was erased so far; nothing if the folder does not exist.
 
     Raises:
-        Corrupt: the sha256 of a file is not the one in its name.
+        Corrupt: the sha256 of a file is not the one in its name, a file that the manifest lists is gone, the key is
+            another one, or a link leads out of the folder.
         Missing: the key is missing, without which no name can be looked up.
     """
-    names = tuple(n for n in storage.names(uri) if n.startswith(_BEGINNING) and n.endswith(_ENDING))
-    if not names:
+    manifest.require_own(uri)
+    names, listed = _names(uri), _listed(uri)
+    if not names and not listed:
         return Tombstones()
-    if not storage.exists(storage.join(uri, KEY)):
-        raise Missing(
-            f"{uri} has no file {KEY}: erased people cannot be recognised without it; restore it from a backup"
+    key = _key(uri, listed)
+    if lost := sorted(set(listed.content["lists"] if listed else ()) - set(names)):
+        raise Corrupt(
+            f"{uri}: {len(lost)} lists of what was erased are gone, {lost[0]} among them, so what they list would be "
+            f"found again; restore them from a backup"
         )
     tables = [_read(uri, name) for name in names]
     face_ids = [table["face_id"].drop_null().to_numpy() for table in tables]
     people = frozenset(hash for table in tables for hash in table["identity"].drop_null().to_pylist())
-    return Tombstones(np.unique(np.concatenate(face_ids)), people, storage.read_bytes(storage.join(uri, KEY)), names)
+    return Tombstones(np.unique(np.concatenate([ids.NONE, *face_ids])), people, key, names)
 
 
 def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: Iterable[str] = ()) -> Tombstones:
@@ -169,9 +180,14 @@ def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: I
 
     Returns:
         Everything that is erased now.
+
+    Raises:
+        Corrupt, Missing: as ``read``; nothing is added to what is damaged.
     """
-    storage.create_if_absent(storage.join(uri, KEY), os.urandom(32))
-    key = storage.read_bytes(storage.join(uri, KEY))
+    if not _names(uri) and not _listed(uri):
+        storage.create_if_absent(storage.join(uri, KEY), os.urandom(_KEY_BYTES))
+    read(uri)
+    key = _key(uri, _listed(uri))
     hashes = sorted({_hash(key, namespace, name) for name in identities})
     rows: list[dict[str, Any]] = [{"face_id": number, "identity": None} for number in sorted(set(face_ids))]
     rows += [{"face_id": None, "identity": hash} for hash in hashes]
@@ -181,7 +197,65 @@ def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: I
         data = sink.getvalue()
         name = f"{_BEGINNING}{hashlib.sha256(data).hexdigest()}{_ENDING}"
         storage.create_if_absent(storage.join(uri, name), data)
+    _list(uri, key)
     return read(uri)
+
+
+def _names(uri: str) -> tuple[str, ...]:
+    """The files of what was erased."""
+    return tuple(n for n in storage.names(uri) if n.startswith(_BEGINNING) and n.endswith(_ENDING))
+
+
+def _listed(uri: str) -> Manifest | None:
+    """The manifest; None where older versions of Likeness wrote none. Raises Corrupt."""
+    if not storage.exists(storage.join(uri, manifest.NAME)):
+        return None
+    found = manifest.read(uri, KIND)
+    if not isinstance(found.content.get("lists"), list) or not isinstance(found.content.get("key"), str):
+        raise Corrupt(f"{uri}/{manifest.NAME} does not list what was erased; restore it from a backup")
+    return found
+
+
+def _key(uri: str, listed: Manifest | None) -> bytes:
+    """The key, if it is the one that names were hashed with. Raises Missing or Corrupt."""
+    address = storage.join(uri, KEY)
+    if not storage.exists(address):
+        raise Missing(
+            f"{uri} has no file {KEY}: erased people cannot be recognised without it; restore it from a backup"
+        )
+    key = storage.read_bytes(address)
+    if len(key) != _KEY_BYTES or (listed and listed.content["key"] != _check_value(key)):
+        raise Corrupt(
+            f"{address} is not the key that the names of erased people were hashed with, so they would not be "
+            f"recognised; restore it from a backup"
+        )
+    return key
+
+
+def _list(uri: str, key: bytes) -> None:
+    """Add the files that are there to the manifest; what it lists already stays listed."""
+    for _ in range(100):
+        before, names = _listed(uri), set(_names(uri))
+        content = {"key": _check_value(key), "lists": sorted(names.union(before.content["lists"] if before else ()))}
+        try:
+            if not before:
+                if names:
+                    manifest.write(uri, KIND, content, {})
+                return
+            if content != before.content:
+                manifest.replace(before, content, {})
+            return
+        except Occupied:  # another process lists its own
+            continue
+        except ConfigError:  # a store without conditional writes: a list that another process adds now stays unlisted
+            storage.write_bytes(storage.join(uri, manifest.NAME), manifest.body(Manifest.of(uri, KIND, content, {})))
+            return
+    raise ArtefactError(f"{uri}/{manifest.NAME} keeps changing because other jobs erase all the time; erase again")
+
+
+def _check_value(key: bytes) -> str:
+    """Tells whether a key is the same; the key does not follow from it."""
+    return hashlib.sha256(b"likeness-tombstones\0" + key).hexdigest()
 
 
 def _read(uri: str, name: str) -> pa.Table:

@@ -48,7 +48,7 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
         verify: hash files again that have not changed since they were hashed.
     """
     if problem := version.plan_problem():
-        yield problem
+        yield f"{problem}; {versions.REMEDY}"
     for number, shard in enumerate(content.shards):
         for ending in shard.files:
             try:
@@ -59,7 +59,8 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
         try:
             receipt = version.receipt(number)
             if receipt is None or receipt[0] != shard:
-                yield f"shard {number}: its receipt is missing or is not the manifest's"
+                problem = f"its receipt in {version.uri} is missing or is not the manifest's"
+                yield f"shard {number}: {problem}; {versions.REMEDY}"
         except Corrupt as error:
             yield f"shard {number}: {error}"
     for name, file in content.files.items():

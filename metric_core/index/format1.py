@@ -27,9 +27,15 @@ from metric_core.index.spec import IndexSpec
 _REMEDY = "build the index again"
 
 
-def files(uri: str, content: Mapping[str, Any]) -> dict[str, int]:
-    """The size of each shard's FAISS file, by address."""
-    return {_faiss(uri, shard["number"]): shard["bytes"] for shard in content["shards"]}
+def require_whole(uri: str, content: Mapping[str, Any]) -> None:
+    """Raises Missing or Corrupt if a file of a version is not there or not what it was."""
+    for shard in content["shards"]:
+        address, size = _faiss(uri, shard["number"]), shard["bytes"]
+        if not storage.exists(address) or storage.size(address) != size:
+            raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; {_REMEDY}")
+        for address, name in ((_faiss(uri, shard["number"]), "sha256"), (_names(uri, shard), "identities_sha256")):
+            with storage.verified(address, shard[name]):
+                pass
 
 
 def opened(uri: str, content: Mapping[str, Any], *, verify: bool) -> tuple[list[OpenShard], pa.Array]:
@@ -56,7 +62,7 @@ def opened(uri: str, content: Mapping[str, Any], *, verify: bool) -> tuple[list[
 
 def _read(uri: str, shard: Mapping[str, Any], verify: bool) -> tuple[Any, pa.RecordBatch]:
     """A shard's index, its ids replaced by positions, and its rows in their order."""
-    address, beside = _faiss(uri, shard["number"]), storage.join(uri, f"identities-{shard['number']:03d}.parquet")
+    address, beside = _faiss(uri, shard["number"]), _names(uri, shard)
     with storage.verified(address, shard["sha256"], again=verify) as path:
         index = codec.read_file(path)
     with storage.verified(beside, shard["identities_sha256"], again=verify) as path:
@@ -85,6 +91,10 @@ def _positioned(index: Any) -> tuple[Any, np.ndarray]:
             there[:] = np.arange(start, start + size)
             start += size
     return index, np.concatenate(found)
+
+
+def _names(uri: str, shard: Mapping[str, Any]) -> str:
+    return storage.join(uri, f"identities-{shard['number']:03d}.parquet")
 
 
 def _faiss(uri: str, number: int) -> str:

@@ -6,6 +6,7 @@
 The contents of a plan and the time of publishing are left to the job.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,9 @@ class IndexStore:
 
         Raises:
             Occupied: the folder holds something other than an index.
+            Corrupt: a link leads out of it.
         """
+        manifest.require_own(self.uri)
         inside = [name for name in storage.names(self.uri) if not name.startswith(".")]
         if inside and not {VERSIONS, SHARDS} & set(inside):
             raise Occupied(
@@ -72,8 +75,18 @@ class IndexStore:
             storage.remove_tree(version.uri)
 
     def version(self, name: str | None = None) -> Version:
-        """The version whose id is ``name``, whether it exists or not; None: the live one. Raises as ``current``."""
-        return self.current() if name is None else Version(self.uri, name)
+        """The version whose id is ``name``, whether it exists or not; None: the live one.
+
+        Raises:
+            Missing: ``name`` cannot be a version's id.
+            ArtefactError: as ``current``.
+        """
+        if name is None:
+            return self.current()
+        if not _is_id(name):
+            raise Missing(f"{self.uri} has no version {name!r}; a version's id is 16 hexadecimal digits")
+        manifest.require_own(self.uri)
+        return Version(self.uri, name)
 
     def publish(self, version: Version) -> None:
         """Make a finished version the live one, atomically; the last of several publishers wins.
@@ -85,11 +98,12 @@ class IndexStore:
         """
         if version.index_uri != self.uri:
             raise ValueError(f"version {version.id} belongs to {version.index_uri}, not to {self.uri}")
+        manifest.require_own(self.uri)
         found = version.manifest()
-        sizes = format1.files(version.uri, found.content) if found.format == 1 else version.sizes()
-        for address, size in sizes.items():
-            if not storage.exists(address) or storage.size(address) != size:
-                raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
+        if found.format == 1:
+            format1.require_whole(version.uri, found.content)
+        else:
+            version.require_whole()
         new = f"{version.id}\n".encode()
         for _ in range(100):
             if storage.create_if_absent(self._current, new):
@@ -107,8 +121,9 @@ class IndexStore:
         Raises:
             Missing: there is no index.
             Unfinished: no version was published yet.
-            Corrupt: ``CURRENT`` names a version that is not there.
+            Corrupt: ``CURRENT`` names a version that is not there, or something else; a link leads out of the folder.
         """
+        manifest.require_own(self.uri)
         name = self._live()
         if name is None:
             if storage.exists(storage.join(self.uri, VERSIONS)):
@@ -119,7 +134,7 @@ class IndexStore:
             raise Missing(
                 f"{self.uri}: there is no index (neither {CURRENT} nor {VERSIONS}/); build one or check the address"
             )
-        if not name or not Version(self.uri, name).finished:
+        if not _is_id(name) or not Version(self.uri, name).finished:
             raise Corrupt(
                 f"{self._current} names version {name!r}, which is not there or not finished; publish another one"
             )
@@ -136,7 +151,7 @@ class IndexStore:
             raise Missing(f"{self.uri}: there is no index (no {VERSIONS}/); build one or check the address")
         live = self._live()
         out = []
-        for name in storage.names(folder):
+        for name in filter(_is_id, storage.names(folder)):
             try:
                 found = Version(self.uri, name).manifest()
             except (Unfinished, Corrupt, SchemaMismatch):
@@ -155,4 +170,11 @@ class IndexStore:
         """The id in ``CURRENT``, unchecked; None if there is no such file."""
         if not storage.exists(self._current):
             return None
+        if not storage.is_file(self._current):
+            return ""
         return storage.read_bytes(self._current).decode(errors="replace").strip()
+
+
+def _is_id(name: str) -> bool:
+    """Whether this can be a version's id. Anything else, such as a path, would lead out of the index."""
+    return re.fullmatch("[0-9a-f]{16}", name) is not None

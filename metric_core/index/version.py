@@ -43,7 +43,7 @@ VERSIONS, SHARDS = "versions", "shards"
 TEMPLATE, PROBES, TRUTH, NAMES, CODES, CHOICE = (
     "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "choice.json",
 )  # fmt: skip
-_REMEDY = "start the job that built the index again with the same arguments, and it is mended"
+REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Version:
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {_REMEDY}") from error
+            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {REMEDY}") from error
 
     def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
         """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
@@ -251,7 +251,7 @@ class Version:
 
     def faces(self) -> str | None:
         """The address of the Faces of its vectors when it was built, if known. Raises as ``manifest``."""
-        return self.manifest().provenance.get("faces")
+        return self.manifest().noted("faces")
 
     def sizes(self) -> dict[str, int]:
         """The size in bytes of every file of a finished version, by address. Raises as ``manifest``."""
@@ -260,6 +260,20 @@ class Version:
         for shard in content.shards:
             sizes |= {self.address(shard, ending): file.bytes for ending, file in shard.files.items()}
         return sizes
+
+    def require_whole(self) -> None:
+        """Raises Corrupt if a file of a finished version is missing or not what it was; else as ``manifest``."""
+        for address, size in self.sizes().items():  # the quick look first
+            if not storage.exists(address) or storage.size(address) != size:
+                raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
+        content = self.content()
+        for name, file in content.files.items():
+            self.read_checked(name, file)
+        for mask in content.masks:
+            self.read_checked(mask["name"], File(0, mask["sha256"]))
+        for shard in content.shards:
+            with self.local_files(shard):
+                pass
 
     @contextmanager
     def local_files(self, shard: Shard, *, verify: bool = False) -> Iterator[dict[str, Path]]:
@@ -291,7 +305,7 @@ class Version:
         data = self.read(name)
         if data is None or digest(data) != file.sha256:
             what = "is missing" if data is None else "has another sha256 than its manifest says"
-            raise Corrupt(f"{self.file(name)} {what}; {_REMEDY}")
+            raise Corrupt(f"{self.file(name)} {what}; {REMEDY}")
         return data
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:

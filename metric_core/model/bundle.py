@@ -110,7 +110,10 @@ def load(uri: str) -> Model:
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
-        raise Corrupt(f"{uri}/{SPEC} does not describe these weights: {error}") from error
+        reason = " ".join(str(error).split())
+        raise Corrupt(
+            f"{uri}/{SPEC} does not describe these weights ({reason}); train again or restore the file"
+        ) from error
     computed = fingerprint(embedder)
     if computed != content["fingerprint"]:
         raise Corrupt(

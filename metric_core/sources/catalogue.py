@@ -6,7 +6,7 @@ No image is opened or copied here. Each format has its own module in this folder
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -190,7 +190,7 @@ def write(uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | No
         notes.alike += census.alike(rows.read(uri, part) for part in parts)
     parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace)
     return {
-        "parts": [asdict(part) for part in parts],
+        "parts": [part.entry for part in parts],
         "rows_digest": digest.hexdigest(),
         "salts": salts,
         **census.summary(),

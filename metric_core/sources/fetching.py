@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
+from metric_core.artefacts import roots
 from metric_core.errors import ImageUnreadable, Missing, NotReadable
 from metric_core.sources import parquet, pickled, recordio
 
@@ -32,7 +33,8 @@ def fetch(root: str, row: Row) -> bytes:
 
     Raises:
         Missing: the file is not there, or ends before the image does.
-        ImageUnreadable: the file that holds the image is damaged, or was changed since it was catalogued.
+        ImageUnreadable: the file that holds the image is damaged, was changed since it was catalogued, or is not
+            below the catalogue's roots.
     """
     (answer,) = fetch_many(root, [row])
     if isinstance(answer, bytes):
@@ -45,8 +47,10 @@ def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
 
     Neighbours in one file are read together, files of an object store concurrently, each Parquet row group once.
     """
-    address_N = [storage.resolve(root, row["uri"]) for row in rows]
-    out = _out_of_date(rows, address_N)
+    found_N = [roots.address(root, row["uri"]) for row in rows]
+    address_N = [found or "" for found in found_N]
+    out: dict[int, Fetched] = {at: _outside(root, rows[at]["uri"]) for at, found in enumerate(found_N) if found is None}
+    out |= _out_of_date({at: row for at, row in enumerate(rows) if at not in out}, address_N)
     rest = [at for at in range(len(rows)) if at not in out]
     cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
@@ -63,10 +67,18 @@ _seen: dict[tuple[str, str], float] = {}
 """When a shard was last found unchanged, by its address and content tag."""
 
 
-def _out_of_date(rows: Sequence[Row], address_N: list[str]) -> dict[int, Fetched]:
-    """The errors of rows whose shard is missing, or was changed since it was catalogued: other people may be at their
-    offsets now. Files with one image each are read whatever their tag."""
-    state = {at: (address_N[at], row["content_tag"]) for at, row in enumerate(rows) if row["kind"] != "file"}
+def _outside(root: str, uri: str) -> ImageUnreadable:
+    further = root.further if isinstance(root, roots.Root) else None
+    return ImageUnreadable(
+        f"outside: {uri[:200]!r} is not below {' or '.join([root, *(further or ())][:3])}, where the catalogue's "
+        f"pictures are; catalogue again to another --out"
+    )
+
+
+def _out_of_date(rows: Mapping[int, Row], address_N: list[str]) -> dict[int, Fetched]:
+    """The errors of rows, by number, whose shard is missing, or was changed since it was catalogued: other people may
+    be at their offsets now. Files with one image each are read whatever their tag."""
+    state = {at: (address_N[at], row["content_tag"]) for at, row in rows.items() if row["kind"] != "file"}
     answers = {which: _changed(*which) for which in set(state.values())}
     return {at: answer for at, which in state.items() if (answer := answers[which]) is not None}
 

@@ -128,6 +128,28 @@ def walk(uri: str) -> Iterator[tuple[str, str]]:
     yield from _walk_local(uri, "")
 
 
+def link_out(uri: str) -> str | None:
+    """The path of a link inside a local folder, at any depth, that leads out of the folder; None if there is none.
+    Other stores have no links."""
+    if not is_local(uri):
+        return None
+    path = uri.removeprefix("file://")
+    root, folders = os.path.realpath(path), [path]
+    while folders:
+        try:
+            inside = os.scandir(folders.pop())
+        except (FileNotFoundError, NotADirectoryError):  # nothing there, or removed meanwhile
+            continue
+        with inside:
+            for entry in inside:
+                if entry.is_symlink():
+                    if os.path.commonpath([root, os.path.realpath(entry.path)]) != root:
+                        return entry.path
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+    return None
+
+
 def _walk_local(root: str, prefix: str) -> Iterator[tuple[str, str]]:
     with os.scandir(os.path.join(root, prefix)) as entries:
         # Folders sort with their slash, so that the order is that of whole paths, as in an object store.

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import storage
-from metric_core.artefacts import keys, manifest, tombstones
+from metric_core.artefacts import keys, manifest, rows, tombstones
+from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.manifest import Manifest
-from metric_core.artefacts.rows import Digest
+from metric_core.artefacts.roots import Elsewhere
+from metric_core.artefacts.rows import Digest, Part
 from metric_core.errors import DataError, Occupied
 from metric_core.sources import catalogue, ignored, naming
 from metric_core.sources.found import TWINS, Notes, first_few
@@ -32,6 +34,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     Raises:
         JobRunning: another run writes to ``out``, or has taken over from this one.
         Occupied: ``out`` holds something else, or was finished with other faces.
+        Corrupt: ``out`` is finished and damaged.
         DataError: the source holds no pictures, or something that cannot be catalogued.
         Missing: the source, or a folder given in ``tombstones``, does not exist.
     """
@@ -52,12 +55,17 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
             with lease.held(out) as held:
                 done = manifest.begin(out, "faces", plan)  # another run may have finished before the lease was ours
                 if not done:
-                    content = plan | catalogue.write(out, _while_held(tables, held), namespace, source.notes)
+                    elsewhere = Elsewhere(source.root)
+                    tables_held = elsewhere.over(_while_held(tables, held))
+                    content = plan | catalogue.write(out, tables_held, namespace, source.notes)
+                    content |= {"roots": elsewhere.roots} if elsewhere.roots else {}
                     splits.report()
+                    pieces = rows.pieces(out, [Part(**part) for part in content["parts"]])
                     held.confirm()
-                    manifest.write(out, "faces", content, provenance.record())
+                    manifest.write(out, "faces", content, provenance.record(), pieces)
         if done:
             _require_same_rows(done, tables)
+            rows.pieces(out, Faces(done).parts)  # which reads them back
             content = done.content
             say(f"{out} is finished already; nothing to do")
     if erased.count:
@@ -107,11 +115,11 @@ def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
 
 def _require_same_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
     digest = Digest()
-    rows = sum(table.num_rows for table in digest.over(tables))
+    count = sum(table.num_rows for table in digest.over(tables))
     if digest.hexdigest() != done.content["rows_digest"]:
         raise Occupied(
             f"{done.uri} is finished and lists other faces than the source now has, or other splits, or faces that "
-            f"were erased since ({done.content['rows']} rows there, {rows} here); give --out another folder"
+            f"were erased since ({done.content['rows']} rows there, {count} here); give --out another folder"
         )
 
 

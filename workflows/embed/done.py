@@ -15,6 +15,19 @@ READERS = 16
 """Number of records that are read at the same time: on an object store each takes a round trip."""
 
 
+def remove_damaged(store: UnitStore, units: list[Unit]) -> list[str]:
+    """Remove the units of an unfinished artefact whose files are not what was written, so that they are done again;
+    returns what was wrong with each. All files that were written so far are read once."""
+    recorded = store.recorded_runs()
+    done = [unit for unit in units if recorded[unit.number]]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda unit: store.unsound(unit, recorded[unit.number]), done))
+    for unit, problem in zip(done, found):
+        if problem:
+            store.remove(unit)
+    return [problem for problem in found if problem]
+
+
 class DoneUnits:
     """The history of every unit: its records so far, in order."""
 

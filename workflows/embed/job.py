@@ -18,7 +18,7 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import JobFailed, Occupied
 from workflows.embed import curves, outcome, sample
 from workflows.embed.config import EmbedConfig
-from workflows.embed.done import DoneUnits
+from workflows.embed.done import DoneUnits, remove_damaged
 from workflows.embed.launcher import Launcher, pool_sizes
 from workflows.embed.plan import EmbedPlan
 from workflows.embed.pool import ActorPool
@@ -56,6 +56,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     with cluster.connected(config), lease.held(out) as held:
         cluster.require_shared([plan.setup.faces.uri, out], plan.setup.faces.first_picture())
         if not before:
+            _undo_damaged_units(plan)
             _undo_units_with_erased(plan)
         work = _Run.of(plan, held)
         seconds = work.embed() if work.todo else 0.0
@@ -73,6 +74,12 @@ def _begin(plan: EmbedPlan) -> Manifest | None:
             f"remains to another folder, with --since {before.uri} only what that lacks"
         )
     return before
+
+
+def _undo_damaged_units(plan: EmbedPlan) -> None:
+    """Undo units whose files or records were damaged since an earlier run; they are done again."""
+    for problem in remove_damaged(plan.store, plan.units):
+        say(f"{problem.partition(';')[0]}; its unit is done again")
 
 
 def _undo_units_with_erased(plan: EmbedPlan) -> None:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts import embeddings, ids, schema
 from metric_core.artefacts.embeddings import GONE
+from metric_core.errors import ArtefactError, Corrupt
 from workflows.embed.layout import to_parquet
 from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
 
@@ -45,6 +46,37 @@ class UnitStore:
     def quarantine(self) -> str:
         """The folder that lists the faces that could not be embedded, for messages."""
         return storage.join(self.out, "quarantine")
+
+    def unsound(self, unit: Unit, runs: int) -> str | None:
+        """What is wrong with a unit of which ``runs`` runs have a record: a record is lost, damaged or another unit's,
+        or a file is not what was written. None if nothing is."""
+        for one in (replace(unit, retry=n) for n in range(runs)):
+            try:
+                record = self.record(one)
+                if record.sha256 is None and storage.exists(self._part(one)):
+                    return f"{self._record(one)} is not the record of {self._part(one)}"
+                if record.sha256 is not None and (problem := self._differs(one, record)):
+                    return problem
+                # The quarantine files of earlier runs are superseded, and may be removed already.
+                if one.retry == runs - 1 and record.quarantine_sha256 is not None:
+                    address = self._quarantine_file(one)
+                    if storage.sha256(address) != record.quarantine_sha256:
+                        return f"{address} is not what its record describes"
+            except ArtefactError as error:
+                return str(error)
+        return None
+
+    def _differs(self, unit: Unit, record: UnitRecord) -> str | None:
+        """What is not as it follows from the part that is there. Raises Missing."""
+        part = storage.read_bytes(self._part(unit))
+        if hashlib.sha256(part).hexdigest() != record.sha256:
+            return f"{self._part(unit)} is not what its record describes"
+        rows, rejects = _counted(part)
+        if (rows, _reasons(rejects)) != (record.rows, record.reasons):
+            return f"{self._record(unit)} does not describe {self._part(unit)}"
+        if not unit.retry and storage.sha256(self._tags(unit)) != record.tags_sha256:
+            return f"{self._tags(unit)} is not what its record describes"
+        return None
 
     def finished(self, unit: Unit) -> UnitRecord | None:
         """The record of a unit that is done, else None. It is written now if the part's writer died before that."""
@@ -89,16 +121,24 @@ class UnitStore:
                 return False
         elif not parts:
             return False
+        self.remove(unit)
+        return True
+
+    def remove(self, unit: Unit) -> None:
+        """Remove all files of a unit, so that it is done again; its tags last."""
         for folder in ("", "done/", "quarantine/"):
             for name in storage.names(storage.join(self.out, folder)):
                 if re.fullmatch(rf"(part-)?{_stem(unit)}(-\d+)?\.(parquet|json)", name):
                     storage.remove(storage.join(self.out, folder + name))
         storage.remove(self._tags(unit))
-        return True
 
     def record(self, unit: Unit) -> UnitRecord:
-        """The record of a unit that is done. Raises Missing."""
-        return UnitRecord(**json.loads(storage.read_bytes(self._record(unit))))
+        """The record of a unit that is done. Raises Missing, or Corrupt if it is damaged."""
+        address = self._record(unit)
+        try:
+            return UnitRecord.parse(json.loads(storage.read_bytes(address)))
+        except (ValueError, TypeError) as error:
+            raise Corrupt(f"{address} is no record of a unit ({error}); embed again to another --out") from error
 
     def rejects(self, unit: Unit) -> np.ndarray:
         """int64 (N,): the face_ids in a unit's quarantine file. Raises Missing."""
@@ -109,8 +149,8 @@ class UnitStore:
     def recorded_runs(self) -> Counter[int]:
         """Number of runs with a record, first runs and retries, by the unit's number."""
         names = storage.names(storage.join(self.out, "done"))
-        stems = (name.removesuffix(".json") for name in names if name.endswith(".json") and name[0] != ".")
-        return Counter(int(stem.partition("-")[0]) for stem in stems)
+        found = (re.fullmatch(r"(\d{6,})(-\d+)?\.json", name) for name in names)
+        return Counter(int(name[1]) for name in found if name)
 
     def put_gone(self, gone_M: np.ndarray) -> dict[str, Any] | None:
         """Write the file that lists the faces that are gone. ``gone_M``: int64 (M,), sorted.
@@ -134,17 +174,18 @@ class UnitStore:
 
     def _complete(self, unit: Unit, part: bytes) -> UnitRecord:
         """Write the quarantine file that follows from a part's bytes; returns the record that follows from them."""
-        footer = pq.read_metadata(pa.BufferReader(part))
-        rejects = [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
+        rows, rejects = _counted(part)
         quarantine = None
         if rejects:
             columns = [pa.array(column, f.type) for column, f in zip(zip(*rejects), schema.QUARANTINE)]
             quarantine = to_parquet(pa.Table.from_arrays(columns, schema=schema.QUARANTINE))
-            storage.create_if_absent(self._quarantine_file(unit), quarantine)
+            address = self._quarantine_file(unit)
+            if not storage.create_if_absent(address, quarantine) and storage.read_bytes(address) != quarantine:
+                storage.write_bytes(address, quarantine)
         return UnitRecord(
-            rows=footer.num_rows,
+            rows=rows,
             sha256=hashlib.sha256(part).hexdigest(),
-            reasons=dict(Counter(reject.reason for reject in rejects)),
+            reasons=_reasons(rejects),
             quarantine_sha256=hashlib.sha256(quarantine).hexdigest() if quarantine else None,
             tags_sha256=None if unit.retry else storage.sha256(self._tags(unit)),
             seconds={},
@@ -170,6 +211,16 @@ class UnitStore:
 
     def _quarantine_file(self, unit: Unit) -> str:
         return storage.join(self.out, "quarantine", unit.name)
+
+
+def _counted(part: bytes) -> tuple[int, list[Reject]]:
+    """The number of vectors in a part, and the rejects in its metadata."""
+    footer = pq.read_metadata(pa.BufferReader(part))
+    return footer.num_rows, [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
+
+
+def _reasons(rejects: list[Reject]) -> dict[str, int]:
+    return dict(Counter(reject.reason for reject in rejects))
 
 
 def _stem(unit: Unit) -> str:

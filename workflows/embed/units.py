@@ -6,7 +6,7 @@ in ``worker``, units are committed in ``store``.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,18 @@ class UnitRecord:
     """Of the tags; None without a part, and for a retry, whose faces are in the tags of the first run."""
     seconds: dict[str, float]
     """Seconds spent on each of ``STAGES``."""
+
+    @classmethod
+    def parse(cls, found: Any) -> "UnitRecord":
+        """From JSON. Raises TypeError or ValueError if it is of another shape."""
+        record = cls(**found)
+        digests = (record.sha256, record.quarantine_sha256, record.tags_sha256)
+        counts = [record.rows, *record.reasons.values()] if isinstance(record.reasons, dict) else [None]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"rows {record.rows!r} and reasons {record.reasons!r} are no counts")
+        if not all(digest is None or isinstance(digest, str) for digest in digests):
+            raise ValueError("a digest is no text")
+        return record
 
     @property
     def rejected(self) -> int:

@@ -1,8 +1,13 @@
-"""``likeness embeddings check``: every byte, vector and count of embeddings, and whether they cover a catalogue."""
+"""``likeness embeddings check``: every byte, vector and count of embeddings, and whether they cover a catalogue, with
+the identities that it has now."""
 
 from typing import Any
 
-from metric_core.artefacts import audit, delta, tombstones
+import numpy as np
+import pyarrow as pa
+
+from metric_core import counter
+from metric_core.artefacts import audit, delta, ids, rows, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import Corrupt, DataError
@@ -17,7 +22,8 @@ def run(config: CheckConfig) -> dict[str, Any]:
         quarantined, erased, missing, surplus}
 
     Raises:
-        Corrupt: it lists everything that is wrong, one line per problem.
+        Corrupt: it lists everything that is wrong, one line per problem; or a part of the catalogue is damaged, or a
+            face has another identity in it.
         DataError: nothing is wrong, but the embeddings do not cover the catalogue.
     """
     collection = Collection.open(config.embeddings)
@@ -51,4 +57,35 @@ def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict
             f"{collection.uri} does not cover {address}: {found['missing']} of {whole} faces are new or changed, "
             f"{found['surplus']} are gone or erased; embed the difference with --since {collection.uri}"
         )
+    _require_same_identities(faces, collection)
     return found
+
+
+def _require_same_identities(faces: Faces, collection: Collection) -> None:
+    """Raises Corrupt if a face's identity is not the one in the catalogue."""
+    columns = ["face_id", "identity"]
+    tables = [rows.read_range(faces.uri, part, 0, part.rows, columns) for part in faces.parts]
+    known = [(table["face_id"].to_numpy(), _hashes(table)) for table in tables]
+    id_M = np.concatenate([ids.NONE, *(id_N for id_N, _ in known)])
+    order_M = np.argsort(id_M)
+    id_M, hash_M = id_M[order_M], np.concatenate([ids.NONE, *(hash_N for _, hash_N in known)])[order_M]
+    count, first = 0, ""
+    for table in collection.iter_columns(columns):
+        table = table.filter(ids.within(table["face_id"].to_numpy(), id_M))
+        other_N = hash_M[np.searchsorted(id_M, table["face_id"].to_numpy())] != _hashes(table)
+        count += int(other_N.sum())
+        if other_N.any() and not first:
+            first = "face {face_id} is {identity!r}".format(**table.filter(other_N).slice(0, 1).to_pylist()[0])
+    if count:
+        raise Corrupt(
+            f"{collection.uri}: {count} faces have another identity than in {faces.uri}, such as {first} here; embed "
+            f"again to another --out"
+        )
+
+
+def _hashes(table: pa.Table) -> np.ndarray:
+    """int64 (N,): a hash of each row's identity."""
+    people = table["identity"].combine_chunks().dictionary_encode()
+    hash_P = np.array([counter.hash63("identity", name, 0) for name in people.dictionary.to_pylist()], np.int64)
+    hash_N: np.ndarray = hash_P[people.indices.to_numpy()]
+    return hash_N

@@ -82,7 +82,9 @@ def run(config: IndexConfig) -> dict[str, Any]:
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
-    return _result(store, version, content, finished.provenance, time.monotonic() - start)
+    measured = finished.provenance.get("measured")
+    memory = measured.get("memory") if isinstance(measured, dict) else None  # no digest covers it
+    return _result(store, version, content, memory, time.monotonic() - start)
 
 
 def show(result: dict[str, Any]) -> str:
@@ -182,7 +184,7 @@ def _table(candidates: list[dict[str, Any]]) -> list[str]:
 
 
 def _result(
-    store: IndexStore, version: Version, content: Content, about: dict[str, Any], seconds: float
+    store: IndexStore, version: Version, content: Content, memory: int | None, seconds: float
 ) -> dict[str, Any]:
     return {
         "index": store.uri,
@@ -196,6 +198,6 @@ def _result(
         "depth": content.depth,
         "identity_recall": content.recall["identity"],
         "recall": content.recall["recall"],
-        "memory": about.get("measured", {}).get("memory"),
+        "memory": memory,
         "seconds": round(seconds, 2),
     }

@@ -1,5 +1,6 @@
 """``likeness search``: probes to Matches, the people of an index that look most like them."""
 
+import hashlib
 import io
 from functools import cached_property
 from typing import Any
@@ -12,13 +13,16 @@ from metric_core import storage
 from metric_core.artefacts import ids, manifest, schema
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
-from metric_core.errors import ConfigError, Missing
+from metric_core.artefacts.manifest import Manifest
+from metric_core.errors import ConfigError, Missing, SchemaMismatch
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
 from workflows.search import filters
 from workflows.search.config import SearchConfig
 from workflows.shared import erasures, provenance
 from workflows.shared.console import say
+
+MATCHES = "matches.parquet"
 
 
 def run(config: SearchConfig) -> dict[str, Any]:
@@ -87,13 +91,40 @@ def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -
 
 
 def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str) -> None:
-    if manifest.begin(out, "matches", plan):
+    """Write the Matches, or only their file again if they are finished and it was damaged."""
+    done = manifest.begin(out, "matches", plan)
+    address = storage.join(out, MATCHES)
+    if done and (problem := _damage(done, address)) is None:
         say(f"{out} is finished already")
         return
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(storage.join(out, "matches.parquet"), sink.getvalue())
-    manifest.write(out, "matches", plan | {"rows": table.num_rows}, provenance.record(index=config.index))
+    data, content = sink.getvalue(), plan | {"rows": table.num_rows}
+    files = {MATCHES: {"sha256": hashlib.sha256(data).hexdigest()}}
+    storage.write_bytes(address, data)
+    if not done:
+        manifest.write(out, "matches", content, provenance.record(index=config.index), files)
+        return
+    say(f"{problem}; it is written again")
+    if done.files != files:  # written by another version of pyarrow
+        manifest.replace(done, content, provenance.record(index=config.index), files)
+
+
+def _damage(done: Manifest, address: str) -> str | None:
+    """What is wrong with the file of finished Matches; None if nothing is."""
+    try:
+        data = storage.read_bytes(address)
+        noted = done.files.get(MATCHES)
+        if noted is not None and noted != {"sha256": hashlib.sha256(data).hexdigest()}:
+            return f"{address} is not what was written"
+        rows = schema.check(
+            pq.read_table(io.BytesIO(data)), schema.MATCHES, address
+        ).num_rows  # at first, without digest
+        return None if rows == done.content["rows"] else f"{address} has {rows} rows, not {done.content['rows']}"
+    except (Missing, SchemaMismatch, pa.ArrowInvalid, OSError) as error:
+        if storage.is_storage_error(error):
+            raise
+        return f"{address} cannot be read ({error})"
 
 
 def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collection | None, out: str) -> None:

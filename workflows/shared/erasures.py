@@ -11,7 +11,7 @@ def without_erased(source: Collection, folder: str | None = None) -> Collection:
         Missing: ``folder`` does not exist.
     """
     for one in [] if folder else source.unguarded():
-        faces = one.manifest.provenance.get("faces") or "(not recorded)"
+        faces = one.manifest.noted("faces") or "(not recorded)"
         say(
             f"{one.manifest.uri}: its Faces {faces} do not exist any more, nor do tombstones next to them; faces that "
             f"were erased since then are still included"

@@ -1,10 +1,12 @@
 """One run at a time per output folder: a lease, which is a small file that names its holder, renewed by a heartbeat.
 
 The lease of a dead process on this machine is taken over at once. One of another machine is watched for three beats
-first, because clocks differ. What the work is, and how it continues, is left to the jobs.
+first, because clocks differ; so is one that was damaged, because a live holder writes it again. What the work is, and
+how it continues, is left to the jobs.
 """
 
 import json
+import math
 import os
 import socket
 import threading
@@ -24,6 +26,8 @@ from workflows.shared.console import say
 NAME = ".lease.json"
 BEAT_S = 10.0
 MISSED = 3
+ATTEMPTS = 3
+"""How often a lease that changes while it is renewed is looked at again: it may have been damaged in between."""
 LONG_DEAD_S = 600.0
 """Age of another machine's beat that no difference of clocks explains; its lease is not watched first."""
 
@@ -59,17 +63,15 @@ class Lease:
         while not storage.create_if_absent(self._address, self._content()):
             try:
                 data = storage.read_bytes(self._address)
-                holder = json.loads(data)
-                if self._is_mine(holder):  # the answer to a first request was lost, and it was repeated
+                holder = _holder(data)
+                if holder and self._is_mine(holder):  # the answer to a first request was lost, and it was repeated
                     return
-                alive = self._alive(holder, data)
+                alive = self._alive(holder, data) if holder else self._changes(data, "its lease is damaged")
             except Missing:  # released in between
                 continue
             if alive:
-                raise JobRunning(
-                    f"{self._folder} is being written by process {holder['pid']} on {holder['host']}; wait for it, or "
-                    f"stop it and start again"
-                )
+                who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+                raise JobRunning(f"{self._folder} is being written by {who}; wait for it, or stop it and start again")
             if not storage.replace_if_match(self._address, self._content(), expected=data):
                 raise JobRunning(f"{self._address}: another run has just taken over this lease; wait for it")
             return
@@ -78,9 +80,7 @@ class Lease:
         """Renew the lease until ``done`` is set, or until another run has taken it over."""
         while not done.wait(BEAT_S) and not self._lost.is_set():
             try:
-                data = storage.read_bytes(self._address)
-                # A write that is delayed must not replace the lease of a run that took over meanwhile.
-                if not self._is_mine(json.loads(data)) or not self._renew(data):
+                if not self._keep():
                     self._lost.set()
             except Missing:
                 self._lost.set()
@@ -93,7 +93,8 @@ class Lease:
         A process that was suspended and continues may come here before its next beat.
         """
         try:
-            if not self._is_mine(json.loads(storage.read_bytes(self._address))):
+            holder = _holder(storage.read_bytes(self._address))
+            if not (self._is_mine(holder) if holder else self._keep()):
                 self._lost.set()
         except Missing:
             self._lost.set()
@@ -115,10 +116,15 @@ class Lease:
         age = time.time() - holder["beat"]
         if age >= LONG_DEAD_S:
             return False
-        watch = MISSED * BEAT_S
-        if abs(age) < watch:
+        if abs(age) < MISSED * BEAT_S:
             return True
-        say(f"{self._folder}: the run on {holder['host']} looks dead, or its clock differs; watching for {watch:g} s")
+        return self._changes(data, f"the run on {holder['host']} looks dead, or its clock differs")
+
+    def _changes(self, data: bytes, why: str) -> bool:
+        """Whether the lease, which contains ``data``, is renewed within ``MISSED`` beats. Raises Missing if it is
+        released meanwhile."""
+        watch = MISSED * BEAT_S
+        say(f"{self._folder}: {why}; watching for {watch:g} s")
         time.sleep(watch)
         return storage.read_bytes(self._address) != data
 
@@ -129,6 +135,18 @@ class Lease:
         except ConfigError:  # a store without conditional writes, where nobody can take over either
             storage.write_bytes(self._address, self._content())
             return True
+
+    def _keep(self) -> bool:
+        """Renew the lease if it still names this holder, or nobody since it was damaged; returns whether it did."""
+        for _ in range(ATTEMPTS):
+            data = storage.read_bytes(self._address)
+            holder = _holder(data)
+            if holder and not self._is_mine(holder):
+                return False
+            # A write that is delayed must not replace the lease of a run that took over meanwhile.
+            if self._renew(data):
+                return True
+        return False
 
     def _is_mine(self, holder: dict[str, Any]) -> bool:
         return {name: holder.get(name) for name in self._mine} == self._mine
@@ -157,11 +175,24 @@ def held(uri: str) -> Iterator[Lease]:
         lease.release()
 
 
-def _started(pid: int) -> float | None:
-    """When the process started, None if there is none. A pid alone is not enough: it is used again after a while."""
+def _holder(data: bytes) -> dict[str, Any] | None:
+    """Whom a lease names; None if it was damaged or emptied."""
     try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
+        found = json.loads(data)
+        texts = all(isinstance(found[name], str) for name in ("host", "boot"))
+        numbers = type(found["pid"]) is int and found["pid"] > 0 and math.isfinite(found["beat"])
+        return found if texts and numbers and "started" in found else None
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def _started(pid: int) -> float | None:
+    """When the process started, None if there is none. A pid alone is not enough: it is used again after a while. One
+    that has ended and that its parent has not asked about yet (a zombie) is none."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except (psutil.NoSuchProcess, OverflowError):
         return None
 
 

@@ -20,6 +20,7 @@ from workflows.shared import cluster, console
 from workflows.shared.console import say
 from workflows.shared.lease import Lease
 from workflows.shared.tracking import Tracker
+from workflows.train import checkpoints
 from workflows.train.board import Board
 from workflows.train.loop import train_loop
 from workflows.train.training import Training
@@ -36,6 +37,7 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
         TooManyBadImages: a larger fraction of pictures than ``max_bad_fraction`` cannot be read.
         JobRunning: another run has taken over the output folder.
     """
+    checkpoints.prepare(training.work)
     board = Board.remote()  # type: ignore[attr-defined]
     trainer = _trainer(training, spec, board)
     with console.bar("train", training.config.steps) as bar:
@@ -69,16 +71,17 @@ def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
         train=training.train,
         valid=training.valid,
         root=training.faces.root,
+        work=training.work,
         board=board,
     )
     return TorchTrainer(
         loop,
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name="train",
+            name=checkpoints.RUN,
             storage_path=training.work,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             worker_runtime_env=cluster.KEEP_MEMORY,  # type: ignore[call-arg]  # exists in Train V2, missing in its stub
         ),
     )

@@ -4,12 +4,12 @@ This is the recipe; what each worker does, down to the line that computes the lo
 """
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from metric_core import storage
+from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import JobFailed
 from metric_core.learn.health import all_finite
 from metric_core.metrics import OperatingPoint
@@ -19,10 +19,14 @@ from metric_core.model.spec import ModelSpec
 from workflows.shared import cluster, lease, provenance, tracking
 from workflows.shared.console import say
 from workflows.shared.tracking import Tracker
+from workflows.train import checkpoints
 from workflows.train.config import TrainConfig
 from workflows.train.fit import fit
-from workflows.train.loop import STATE, diverged
+from workflows.train.loop import diverged
 from workflows.train.training import Training
+
+NOT_NOTED: dict[str, Any] = {"images_per_second": 0.0, "validation": {}, "mlflow_run": None}
+"""Figures of a finished Model whose provenance lacks them."""
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
             if storage.exists(training.work):  # the run was killed after writing the manifest, before tidying up
                 training.open_run().finish("FINISHED")
                 storage.remove_tree(training.work)
-            return dict(done.provenance["result"])
+            return _result_of(training, done)
         with lease.held(training.out) as held:
             training.describe()
             with training.open_run() as tracker:
@@ -59,11 +63,23 @@ def run(config: TrainConfig) -> dict[str, Any]:
     return result
 
 
+def _result_of(training: Training, done: Manifest) -> dict[str, Any]:
+    """The result of the run that finished the Model: figures from its provenance, which no digest covers."""
+    noted = done.provenance.get("result")
+    figures = noted if isinstance(noted, dict) else {}
+    return {
+        "model": training.out,
+        "fingerprint": done.content["fingerprint"],
+        "steps": training.config.steps,
+        **{name: figures.get(name, empty) for name, empty in NOT_NOTED.items()},
+    }
+
+
 def _finish(training: Training, spec: ModelSpec, last: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
     """Makes the last checkpoint a complete Model artefact, registered with MLflow."""
     config, embedder = training.config, Embedder(spec)
     with last["checkpoint"].as_directory() as folder:
-        state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+        state = checkpoints.load(folder, torch.device("cpu"))
     embedder.load_state_dict(state["model"])
     if not all_finite(embedder.state_dict().values()):
         raise JobFailed(diverged(config, f"the weights hold NaN or infinity after step {config.steps}"))

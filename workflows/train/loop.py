@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,9 @@ from metric_core.model.spec import ModelSpec
 from metric_core.sampling import loader
 from metric_core.sampling.loader import FaceDataset, PixelBatch
 from metric_core.sampling.sampler import BatchSampler
+from workflows.train import checkpoints
 from workflows.train.config import TrainConfig
 from workflows.train.validation import Validation
-
-STATE = "state.pt"
 
 
 @dataclass
@@ -90,12 +88,12 @@ def view_codes(train: pa.Table) -> np.ndarray:
 
 
 def train_loop(
-    *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, board: Any
+    *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, work: str, board: Any
 ) -> None:
-    """All steps of one worker, from the last checkpoint if there is one."""
+    """All steps of one worker, from the last checkpoint below ``work`` if there is one."""
     worker = _prepare(config, spec, train)
     world = worker.world
-    first = _restore(worker)
+    first = _restore(worker, work)
     # Every loader process has its own cache.
     cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
     dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
@@ -298,17 +296,15 @@ def _save(worker: _Worker, step: int) -> None:
         "suspicious": worker.suspicious,
     }
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-        torch.save(state, Path(folder) / STATE)
+        checkpoints.save(state, folder)
         ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _restore(worker: _Worker) -> int:
+def _restore(worker: _Worker, work: str) -> int:
     """Load the last checkpoint, if there is one; returns the step to continue with, 0 without a checkpoint."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    state = checkpoints.latest(work, worker.device)
+    if state is None:
         return 0
-    with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE, weights_only=True, map_location=worker.device)
     worker.embedder.load_state_dict(state["model"])
     worker.optimizer.load_state_dict(state["optimizer"])
     if worker.memory:

@@ -128,29 +128,51 @@ class Training:
         """Open the MLflow run of this output folder; after a restart it is the same run."""
         config, state = self.config, storage.join(self.work, "mlflow.json")
         uri = self._tracking_uri
-        before = json.loads(storage.read_bytes(state)) if storage.exists(state) else {}
+        before = self._stored_run(state)
         options = asdict(config)
         params = {k: v for k, v in options.items() if not isinstance(v, dict)}
         groups = {name: fields for name, fields in options.items() if isinstance(fields, dict)}
         params |= {f"{name}.{k}": v for name, fields in groups.items() for k, v in fields.items()}
-        if before.get("uri") == uri:
+        if before and before["uri"] == uri:
             tracker = tracking.resume(uri, before["run_id"], verbose=config.verbose)
         else:
             name = config.run_name or self.out.rsplit("/", 1)[-1]
             tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
-        storage.write_bytes(state, json.dumps({"uri": uri, "run_id": tracker.run_id}).encode())
+        found = {"uri": uri, "run_id": tracker.run_id}
+        storage.write_bytes(state, json.dumps(found | {"digest": self._digest(found)}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")
         return tracker
 
     def model_spec(self) -> ModelSpec:
         """Everything about the model except its weights. The mean face, if pictures are aligned by it, is learnt once
-        and stored, so that a restart aligns in the same way."""
+        and stored with its digest, so that a restart aligns in the same way; a damaged one is learnt again."""
         if self.config.align != "mean-face":
             return self.config.model_spec("")
         stored = storage.join(self.work, "mean-face.txt")
-        if not storage.exists(stored):
-            storage.write_bytes(stored, mean_face(self.train, self.faces.root, self.config.seed).encode())
-        return self.config.model_spec(storage.read_bytes(stored).decode())
+        found = storage.read_bytes(stored).decode(errors="replace") if storage.exists(stored) else ""
+        text, _, digest = found.rstrip("\n").partition("\n")
+        if digest != self._digest(text):
+            text = mean_face(self.train, self.faces.root, self.config.seed)
+            storage.write_bytes(stored, f"{text}\n{self._digest(text)}\n".encode())
+        return self.config.model_spec(text)
+
+    def _stored_run(self, address: str) -> dict[str, str] | None:
+        """{uri, run_id} of the MLflow run that an earlier run opened; None if there is none, or if it was damaged."""
+        if not storage.exists(address):
+            return None
+        try:
+            stored = json.loads(storage.read_bytes(address))
+            found = {name: str(stored[name]) for name in ("uri", "run_id")}
+            if stored.get("digest", self._digest(found)) == self._digest(found):  # at first, none was written
+                return found
+        except (ValueError, TypeError, KeyError, AttributeError):
+            pass
+        say(f"{address} was damaged, so the curves go on in a new MLflow run")
+        return None
+
+    def _digest(self, value: Any) -> str:
+        """Of something that is stored for this training: another training's has another."""
+        return manifest.digest([value, manifest.digest(self.plan)])
 
     @property
     def _tracking_uri(self) -> str:

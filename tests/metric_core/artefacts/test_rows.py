@@ -1,7 +1,10 @@
 """Catalogue rows in parts: written as a stream, read by range, digested by value, counted, and ids made unique."""
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +41,8 @@ def tables(count: int, cut: int) -> Iterator[pa.Table]:
 
 def written(tmp_path: Path, count: int, cut: int) -> Faces:
     content = catalogue.write(str(tmp_path), tables(count, cut), "n")
-    manifest.write(str(tmp_path), "faces", {"root": "r", "namespace": "n", **content}, {})
+    pieces = rows.pieces(str(tmp_path), [rows.Part(**part) for part in content["parts"]])
+    manifest.write(str(tmp_path), "faces", {"root": "r", "namespace": "n", **content}, {}, pieces)
     return Faces.open(str(tmp_path))
 
 
@@ -76,11 +80,51 @@ def test_a_range_is_a_slice_and_only_its_row_groups_are_read(small_parts: None, 
         rows.read(source.uri, part)
 
 
-def test_a_part_shorter_than_the_manifest_says_is_corrupt(tmp_path: Path) -> None:
+def without_pieces(source: Faces) -> Faces:
+    """As older versions of Likeness wrote it."""
+    path = Path(source.uri, manifest.NAME)
+    body = json.loads(path.read_text())
+    assert body.pop("files")
+    path.write_text(json.dumps(body))
+    found = Faces.open(source.uri)
+    assert found.manifest.digest == source.manifest.digest
+    assert not any(part.pieces for part in found.parts)
+    return found
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_range_of_a_part_that_was_edited_is_not_used(small_parts: None, tmp_path: Path, older: bool) -> None:
+    """Well-formed Parquet, with checksums of its own: in some rows another person, or fewer rows."""
     source = written(tmp_path, 31, 31)
-    pq.write_table(source.table.slice(0, 9), tmp_path / source.parts[0].name)
-    with pytest.raises(Corrupt, match="9 rows, the manifest says 31"):
-        rows.read_range(source.uri, source.parts[0], 0, 5, ["face_id"])
+    source = without_pieces(source) if older else source
+    part = source.parts[0]
+    whole, data = rows.read(source.uri, part), (tmp_path / part.name).read_bytes()
+    place = whole.schema.get_field_index("identity")
+    names = pa.array(["zoe", *whole["identity"].to_pylist()[1:]])
+    for edited in (whole.set_column(place, schema.FACES.field(place), names), whole.slice(0, 9)):
+        pq.write_table(edited, tmp_path / part.name, row_group_size=4, **rows.LAYOUT)
+        for columns in (["identity"], ["face_id"]):
+            with pytest.raises(Corrupt, match=part.name):
+                rows.read_range(source.uri, part, 0, 1, columns)
+    (tmp_path / part.name).write_bytes(data)
+    assert rows.read_range(source.uri, part, 2, 7, ["key"]).equals(whole.select(["key"]).slice(2, 5))
+
+
+@pytest.mark.parametrize("found", [None, {}, [], {"sha256": "other"}, {"pieces": [[4, "x"], [2, "y"]]}, {"pieces": 7}])
+def test_pieces_that_are_damaged_or_of_other_bytes_are_none(found: Any) -> None:
+    part = rows.Part("faces-000000.parquet", 3, "abc")
+    found = {"sha256": "abc"} | found if isinstance(found, dict) else found
+    assert rows.with_pieces(part, found).pieces == ()
+    sound = {"sha256": "abc", "pieces": [[4, "x"], [6, "y"]]}
+    assert rows.with_pieces(part, sound).pieces == ((4, "x"), (6, "y"))
+    assert rows.with_pieces(part, sound) == part, "it is the same part"
+
+
+def test_a_manifest_that_says_another_number_of_rows(tmp_path: Path) -> None:
+    source = written(tmp_path, 31, 31)
+    part = dataclasses.replace(source.parts[0], rows=30)
+    with pytest.raises(Corrupt, match="31 rows, the manifest says 30"):
+        rows.read_range(source.uri, part, 0, 5, ["face_id"])
 
 
 def test_splits_are_counted_and_found(small_parts: None, tmp_path: Path) -> None:

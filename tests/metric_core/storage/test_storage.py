@@ -230,3 +230,38 @@ def test_missing_names_the_address(tmp_path: Path) -> None:
 def test_absolute() -> None:
     assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
     assert storage.absolute("x") == str(Path("x").absolute())
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "out"),
+    [
+        ("a", "../outside", True),
+        ("a", "/etc/passwd", True),
+        ("deep/er/a", "../../../outside", True),
+        ("a", "nothing", False),
+        ("a", "../nothing", True),
+        ("a", "file", False),
+        ("deep/a", "../file", False),
+        ("a", "deep/../../outside", True),
+        ("a", ".", False),
+    ],
+)
+def test_links_that_lead_out_of_a_folder(tmp_path: Path, link: str, target: str, out: bool) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name in ("outside", "folder/file", "folder-beside"):
+        (tmp_path / name).write_text("x")
+    assert storage.link_out(str(folder)) is None
+    (folder / link).symlink_to(target)
+    assert storage.link_out(str(folder)) == (str(folder / link) if out else None)
+    (tmp_path / "by-link").symlink_to(folder)
+    assert storage.link_out(str(tmp_path / "by-link")) == (str(tmp_path / "by-link" / link) if out else None)
+
+
+def test_where_there_are_no_links(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for uri in (str(tmp_path / "nothing"), str(tmp_path / "file"), "memory://anything"):
+        assert storage.link_out(uri) is None
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").symlink_to(tmp_path / "folder-beside")
+    assert storage.link_out(str(tmp_path / "folder")) == str(tmp_path / "folder" / "a"), "not only the beginning counts"

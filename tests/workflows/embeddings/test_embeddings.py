@@ -105,6 +105,7 @@ def embedded(out: Path, faces: str, drop: int = 0, **more: object) -> str:
     """Embeddings of a catalogue's faces, but for the last few."""
     table = Faces.open(faces).table
     table = table.slice(0, table.num_rows - drop).sort_by("face_id")
+    more = {"identities": table["identity"].to_pylist(), **more}
     made = minted.embeddings(out, table["face_id"].to_pylist(), minted.unit_vectors(table.num_rows), unit=99, **more)
     forge(made, "part-000000.parquet", delta.tags(table), folder="tags")
     return made
@@ -129,6 +130,24 @@ def test_coverage_of_a_catalogue(tmp_path: Path) -> None:
         check.run(CheckConfig(embeddings=made, faces=faces))
     with pytest.raises(ConfigError, match="give --faces, too"):
         CheckConfig(embeddings=made, tombstones="t")
+
+
+def test_an_identity_that_is_not_the_catalogue_s_is_reported(tmp_path: Path) -> None:
+    faces = listed(tmp_path / "faces", list("abcdef"))
+    made = embedded(tmp_path / "e", faces, identities=["ann"] * 4 + ["bob", "cy"])
+    with pytest.raises(Corrupt, match=r"2 faces have another identity than in .*, such as face \d+ is 'bob' here"):
+        check.run(CheckConfig(embeddings=made, faces=faces))
+
+
+def test_a_part_of_the_catalogue_that_was_edited_is_found(tmp_path: Path) -> None:
+    faces = listed(tmp_path / "faces", list("abcdef"))
+    made = embedded(tmp_path / "e", faces)
+    part = Path(faces, "faces-000000.parquet")
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("identity")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(["bob"] * 6)), part)
+    with pytest.raises(Corrupt, match=r"faces-000000\.parquet: its sha256 is"):
+        check.run(CheckConfig(embeddings=made, faces=faces))
 
 
 def test_stats(one: str, tmp_path: Path) -> None:

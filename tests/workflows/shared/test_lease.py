@@ -1,10 +1,14 @@
 """A lease that another run has taken over is never taken back, and its holder notices."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from support.drivers import until
 
@@ -161,3 +165,69 @@ def test_of_many_who_find_a_stale_lease_one_gets_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(got) == [False] * 7 + [True]
+
+
+WHOLE = {"host": "another", "boot": "b", "pid": 1, "started": 0, "beat": 0.0}
+DAMAGED = {
+    "empty": "",
+    "cut": json.dumps(WHOLE)[:-9],
+    "no text": "\udcff\udcfe",
+    "a number": "5",
+    "a list": "[]",
+    "null": "null",
+    "nothing in it": "{}",
+    "no beat": json.dumps({name: value for name, value in WHOLE.items() if name != "beat"}),
+    "pid a text": json.dumps(WHOLE | {"pid": "1"}),
+    "pid negative": json.dumps(WHOLE | {"pid": -1}),
+    "pid a truth": json.dumps(WHOLE | {"pid": True}),
+    "beat not finite": json.dumps(WHOLE | {"beat": float("nan")}),
+    "beat a list": json.dumps(WHOLE | {"beat": []}),
+    "host a number": json.dumps(WHOLE | {"host": 5}),
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_lease_is_taken_over(quick: None, tmp_path: Path, text: str) -> None:
+    (tmp_path / lease.NAME).write_bytes(text.encode(errors="surrogateescape"))
+    with lease.held(str(tmp_path)) as held:
+        held.confirm()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_live_holder_mends_its_lease(quick: None, tmp_path: Path, text: str) -> None:
+    path = tmp_path / lease.NAME
+    with lease.held(str(tmp_path)) as held:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(JobRunning, match=r"is being written by (another process|process \d+ on .*); wait for it"):
+            lease.Lease(str(tmp_path)).claim()
+        until(lambda: json.loads(path.read_bytes())["pid"] == os.getpid(), "it is written again")
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        held.confirm()
+        assert json.loads(path.read_bytes())["pid"] == os.getpid(), "at once, before what only the holder may write"
+    assert not path.exists()
+
+
+def test_a_pid_that_no_process_can_have(tmp_path: Path) -> None:
+    with lease.held(str(tmp_path)):
+        mine = json.loads((tmp_path / lease.NAME).read_bytes())
+    (tmp_path / lease.NAME).write_text(json.dumps(mine | {"pid": 10**30, "token": "other"}))
+    with lease.held(str(tmp_path)) as held:
+        held.confirm()
+
+
+def test_a_killed_holder_that_its_parent_has_not_asked_about_is_dead(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from workflows.shared.lease import Lease; Lease(sys.argv[1]).claim(); print(); "
+        "sys.stdout.flush(); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with pytest.raises(JobRunning, match=f"process {holder.pid}"), lease.held(str(tmp_path)):
+        pass
+    holder.kill()
+    until(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE, "it is a zombie")
+    with lease.held(str(tmp_path)) as held:
+        held.confirm()
+    holder.wait()
