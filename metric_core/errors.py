@@ -4,6 +4,7 @@
     ├── ConfigError              options that cannot work; lists all problems at once
     ├── DataError                the source does not hold what the job needs
     │   ├── SchemaMismatch       a table's columns or types differ from the contract
+    │   ├── NotReadable          no file, but a device or a named pipe, or a file too large to be one of its kind
     │   ├── ImageUnreadable      bytes that cannot be decoded into a face
     │   ├── TooFewImages         not enough people or pictures to do the job
     │   └── TooManyBadImages     more unreadable images than --max-bad-fraction allows
@@ -49,6 +50,10 @@ class DataError(LikenessError):
 
 class SchemaMismatch(DataError):
     """A table's columns or types differ from the artefact's contract."""
+
+
+class NotReadable(DataError):
+    """An address of something that has no end, such as a device, or of more bytes than files of its kind can have."""
 
 
 class ImageUnreadable(DataError):

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 
 from metric_core import storage
-from metric_core.errors import ImageUnreadable, Missing
+from metric_core.errors import ImageUnreadable, Missing, NotReadable
+from metric_core.image.limits import DEFAULT
 from metric_core.image.preprocess import preprocess
 from metric_core.model.embedder import Embedder
 
 Picture = bytes | str | os.PathLike[str]
 """An image file's bytes, or its address."""
+_Prepared = tuple[np.ndarray, str] | ImageUnreadable | Missing | NotReadable | OSError
+"""A picture's pixels, uint8 (C, S, S), and the sha256 of its bytes; or the error."""
 BATCH = 128
 """Pictures that are held and embedded at once."""
 
@@ -35,7 +38,7 @@ class Embedded:
 
 def embed_each(
     embedder: Embedder, pictures: Iterable[Picture]
-) -> Iterator[Embedded | ImageUnreadable | Missing | OSError]:
+) -> Iterator[Embedded | ImageUnreadable | Missing | NotReadable | OSError]:
     """Each picture's vector, or the reason why it has none, in order.
 
     Raises:
@@ -53,10 +56,14 @@ def embed_each(
             yield Embedded(next(vectors), one[1]) if isinstance(one, tuple) else one
 
 
-def _prepared(embedder: Embedder, picture: Picture) -> tuple[np.ndarray, str] | ImageUnreadable | Missing | OSError:
-    """A picture's pixels, uint8 (C, S, S), and the sha256 of its bytes."""
+def _prepared(embedder: Embedder, picture: Picture) -> _Prepared:
+    """A picture, or why it cannot be prepared."""
     try:
-        data = picture if isinstance(picture, bytes) else storage.read_bytes(storage.absolute(os.fspath(picture)))
+        data = picture if isinstance(picture, bytes) else _read(picture)
         return preprocess(data, embedder.spec.preprocessing), hashlib.sha256(data).hexdigest()
     except (ImageUnreadable, Missing, *storage.FILE_ERRORS) as error:
         return error
+
+
+def _read(picture: str | os.PathLike[str]) -> bytes:
+    return storage.read_bytes(storage.absolute(os.fspath(picture)), most=DEFAULT.max_bytes)

@@ -119,7 +119,7 @@ def read_splits(address: str) -> dict[str, str]:
     if not {"identity", "split"} <= set(reader.fieldnames or []):
         raise DataError(f"{address} has columns {','.join(reader.fieldnames or ['(none)'])}; expected identity,split")
     out: dict[str, str] = {}
-    for row in reader:
+    for row in _rows(reader, address):
         person, split = row["identity"], row["split"]
         if not person or not split:
             raise DataError(f"{address} line {reader.line_num}: identity {person!r}, split {split!r}; both are needed")
@@ -129,6 +129,14 @@ def read_splits(address: str) -> dict[str, str]:
                 f"must be in one split"
             )
     return out
+
+
+def _rows(reader: Any, address: str) -> Iterator[dict[str, str]]:
+    """The reader's rows. Raises DataError for what is not CSV, or a cell of more than 128 KiB."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{address} line {reader.line_num}: {error}; expected identity,split") from error
 
 
 def to_table(found: list[Found], namespace: str) -> pa.Table:

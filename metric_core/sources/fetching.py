@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_core import storage
-from metric_core.errors import ImageUnreadable, Missing
-from metric_core.sources import parquet, pickled, recordio
+from metric_core.errors import ImageUnreadable, Missing, NotReadable
+from metric_core.sources import bounds, parquet, pickled, recordio
 
 LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
 """The columns of Faces that say where an image is, and which version of the file it is in."""
@@ -40,23 +40,32 @@ def fetch(root: str, row: Row) -> bytes:
     raise answer
 
 
-def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
-    """The image bytes of several rows, or the error that ``fetch`` raises for a row.
+def fetch_many(root: str, rows: Sequence[Row], most: int = bounds.PICTURE) -> list[Fetched]:
+    """The image bytes of several rows, or the error that ``fetch`` raises for a row; images of more than ``most`` bytes
+    are not read.
 
     Neighbours in one file are read together, files of an object store concurrently, each Parquet row group once.
     """
     address_N = [storage.resolve(root, row["uri"]) for row in rows]
-    out = _out_of_date(rows, address_N)
+    out = _out_of_date(rows, address_N) | _too_large(rows, most)
     rest = [at for at in range(len(rows)) if at not in out]
     cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
         out[at] = _cell(address_N[at], rows[at])
     spans = _spans(rows, address_N, [at for at in rest if at not in out and rows[at]["length"] != 0])
-    answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
+    answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans], most)
     for span, answer in zip(spans, answers):
         for at in span.rows:
             out[at] = _cut(answer, span, rows[at]) if isinstance(answer, bytes) else _as_answer(answer, span.address)
     return [out.get(at, b"") for at in range(len(rows))]
+
+
+def _too_large(rows: Sequence[Row], most: int) -> dict[int, Fetched]:
+    """The errors of rows whose images were larger than ``most`` bytes when they were catalogued."""
+    size_N = [bounds.size_of(row["kind"], row["length"], row["content_tag"]) for row in rows]
+    return {
+        at: ImageUnreadable(f"too-large: {size} bytes, at most {most}") for at, size in enumerate(size_N) if size > most
+    }
 
 
 _seen: dict[tuple[str, str], float] = {}
@@ -87,7 +96,9 @@ def _changed(address: str, tag: str) -> Fetched | None:
     return None
 
 
-def _as_answer(error: Missing | OSError, address: str) -> Missing | ImageUnreadable:
+def _as_answer(error: Missing | NotReadable | OSError, address: str) -> Missing | ImageUnreadable:
+    if isinstance(error, NotReadable):
+        return ImageUnreadable(f"unreadable: {error}")
     return error if isinstance(error, Missing) else ImageUnreadable(f"unreadable: {address}: {error}")
 
 

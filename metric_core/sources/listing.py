@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, Missing
+from metric_core.sources import bounds
 from metric_core.sources.found import TWINS, Found, Source, first_few, read_landmarks
 
 REQUIRED = ("path", "identity")
@@ -42,7 +43,7 @@ def _read(address: str) -> pa.Table:
     with storage.open_read(address) as f:
         try:
             if address.endswith(".parquet"):
-                table = pq.read_table(f)
+                table = bounds.listed(pq.ParquetFile(f), address)
             else:
                 # Every column is text, and only an empty cell is null: an identity "007" must not become the number 7,
                 # nor a person called "NA" null.
@@ -54,6 +55,7 @@ def _read(address: str) -> pa.Table:
                 table = pyarrow.csv.read_csv(f, convert_options=types)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise DataError(f"{address} cannot be read as a list of faces: {error}") from error
+    bounds.require_short(table, address)
     columns = set(table.column_names)
     if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
         raise DataError(

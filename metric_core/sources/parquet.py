@@ -17,6 +17,7 @@ import pyarrow.types as pt
 
 from metric_core import storage
 from metric_core.errors import DataError, ImageUnreadable
+from metric_core.sources import bounds
 from metric_core.sources.found import Found, read_landmarks
 
 WHO = ("identity", "label")
@@ -62,8 +63,9 @@ def faces(root: str, file: str, ignored: Counter[str]) -> Iterator[Found]:
         names, number = _class_names(schema, who), 0
         for group in range(f.num_row_groups):
             _check_size(f, group, image, address)
-            table = f.read_row_group(group, columns=[who, *(name for name in OPTIONAL if name in schema.names)])
-            for row, cells in enumerate(_texts(table, address).to_pylist()):
+            wanted = [who, *(name for name in OPTIONAL if name in schema.names)]
+            tables = bounds.texts(f, wanted, f"{address}, row group {group}", group)
+            for row, cells in enumerate(cells for table in tables for cells in _texts(table, address).to_pylist()):
                 person, key = cells[who], cells.get("key", f"{PurePosixPath(file).with_suffix('')}/{number}")
                 if not person or not key:
                     raise DataError(f"{address}: row {number} has no {'key' if person else who}; every face needs one")
@@ -123,7 +125,7 @@ _groups = _Groups()
 
 def _read(address: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _open(address) as f:
-        table = f.read_row_group(row_group, columns=[column])
+        table = bounds.pictures(f, row_group, column, MAX_GROUP, address)
     return (table.flatten() if "." in column else table).column(0)
 
 
@@ -167,9 +169,7 @@ def _class_names(schema: pa.Schema, column: str) -> dict[str, str] | None:
 
 
 def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> None:
-    about = f.metadata.row_group(group)
-    chunks = (about.column(i) for i in range(about.num_columns))
-    size = next(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+    size = bounds.stored(f, group, [column])
     if size > MAX_GROUP:
         raise DataError(
             f"{address}: row group {group} has {size / 2**30:.1f} GiB of pictures, at most {MAX_GROUP / 2**30:.0f} are "

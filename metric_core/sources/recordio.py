@@ -191,8 +191,14 @@ def _check_numbers(number_N: np.ndarray, address: str) -> None:
 def _check_ranges(without: dict[int, tuple[float, ...]], number_N: np.ndarray, label_N: np.ndarray, where: str) -> None:
     """Check that all images in one person's range have one label; otherwise labels do not identify people."""
     first, end = without.get(0, (0.0, 0.0))[:2]
+    records = len(without) + len(number_N)
+    if not (0 <= first <= end <= first + records):
+        raise DataError(
+            f"{where}: record 0 says that people are records {first:g} to {end:g}, but there are {records}; the file "
+            f"is damaged"
+        )
     # Ranges are float32, so they are rounded above 2^24; there, only the labels count.
-    spans = sorted(without[n][:2] for n in range(int(first), int(end)) if n in without and without[n][1] <= 1 << 24)
+    spans = sorted(labels[:2] for n, labels in without.items() if first <= n < end and labels[1] <= 1 << 24)
     if not spans or not len(number_N):
         return
     from_P, to_P = np.array(spans).T

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
+from metric_core.sources import bounds
 from metric_core.sources.found import TWINS, Found, read_landmarks
 
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -93,6 +94,7 @@ def _samples(f: BinaryIO, address: str, ignored: Counter[str]) -> Iterator[_Samp
         if PurePosixPath(ending[1:]).suffix in keys.IMAGE_ENDINGS or ending in keys.IMAGE_ENDINGS:
             sample.images[spelled] = (member.offset_data, member.size)
         elif ending in SIDECARS:
+            bounds.require_few(member.size, bounds.SIDECAR, f"{address}: {member.name}")
             f.seek(member.offset_data)
             sample.texts[ending] = f.read(member.size)
         else:
@@ -102,14 +104,17 @@ def _samples(f: BinaryIO, address: str, ignored: Counter[str]) -> Iterator[_Samp
 
 def _members(f: BinaryIO, address: str) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(fileobj=f, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+        headers = bounds.Headers(f, address)
+        with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # otherwise every header stays in memory
+                headers.taken = 0
+                bounds.require_progress(member, tar.offset, address)
                 if member.issparse() and _has_holes(member):
                     raise DataError(f"{address}: {member.name} is a sparse file; pack the tar without --sparse")
                 yield member
             f.seek(tar.offset)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError) as error:  # the latter from a chain of long names
         raise DataError(f"{address} cannot be read as a tar: {error}; it is damaged or was cut short") from error
     # tarfile treats a damaged header as the end; the true end is a block of zeros.
     if f.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

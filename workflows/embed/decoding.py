@@ -48,14 +48,15 @@ def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
         some = table.slice(first, setup.batch).combine_chunks()
         with clock(spent, "read"):
             locators = some.select(LOCATOR).to_pylist()
-            data = loader.fetched(root, range(len(locators)), locators)
+            data = loader.fetched(root, range(len(locators)), locators, setup.limits)
         # Decoded into one array: many small arrays would fragment the memory of the process.
         pixels_BCSS = np.empty((len(data), how.channels, how.size, how.size), np.uint8)
         good: list[int] = []
         bad: list[Bad] = []
         with clock(spent, "decode"):
             for n, one in enumerate(data):
-                pixels = loader.decoded(n, one, locators[n]["landmarks"], how)
+                points = locators[n]["landmarks"]
+                pixels = loader.decoded(n, one, points, how, setup.limits, careful=unit.careful)
                 if isinstance(pixels, Bad):
                     bad.append(pixels)
                 else:

@@ -149,7 +149,8 @@ class Training:
             return self.config.model_spec("")
         stored = storage.join(self.work, "mean-face.txt")
         if not storage.exists(stored):
-            storage.write_bytes(stored, mean_face(self.train, self.faces.root, self.config.seed).encode())
+            learnt = mean_face(self.train, self.faces.root, self.config.seed, self.config.limits)
+            storage.write_bytes(stored, learnt.encode())
         return self.config.model_spec(storage.read_bytes(stored).decode())
 
     @property
