@@ -13,10 +13,12 @@ from typing import Any
 
 from metric_core import storage
 from metric_core.artefacts import migrate
-from metric_core.errors import Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
+from metric_core.errors import Corrupt, Missing, NotReadable, Occupied, SchemaMismatch, Unfinished
 
 NAME = "manifest.json"
 PLAN = "plan.json"
+MOST = 512 << 20
+"""Most bytes of either: a thousand million faces in parts of 2,048 have 300 MB."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
             f"an earlier run; give --out an empty or a new folder"
         )
     try:
-        found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
+        found = json.loads(storage.read_bytes(storage.join(uri, PLAN), most=MOST))
         found_kind, number = migrate.require_readable(found, storage.join(uri, PLAN))
         there = _flat(migrate.upgraded(found_kind, "plan", found["plan"], number))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NotReadable) as error:
         raise Occupied(
             f"{uri}/{PLAN} is damaged or not a plan of Likeness ({error!r}); give --out another folder"
         ) from error
@@ -142,7 +144,7 @@ def read(uri: str, kind: str) -> Manifest:
             f"{uri} has no {NAME}: it is unfinished or holds no {kind} artefact; start the job that writes it again "
             f"with the same arguments and it continues"
         )
-    body = parse(storage.read_bytes(address), address)
+    body = parse(storage.read_bytes(address, most=MOST), address)
     if body["kind"] != kind:
         raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
@@ -158,7 +160,7 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         kind, body["format"] = migrate.require_readable(body, address)  # a newer one may compute its digest otherwise
         matches = body["digest"] == digest(migrate.hashed(kind, "content", body["content"]))
         body |= {name: {**body[name]} for name in ("content", "provenance")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # the latter: lists in lists
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:
         raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {remedy}")

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from metric_core.errors import ImageUnreadable, JobFailed
-from metric_core.image.limits import MEMORY, SECONDS
+from metric_core.image.limits import MEMORY, SECONDS, SPARE
 
 Answer = Callable[[dict[str, Any], bytes], np.ndarray]
 
@@ -32,6 +32,7 @@ PROGRAM = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from metric_core.image import apart, preprocess
+preprocess.warm()
 apart.serve(preprocess.answer)
 """
 PATIENCE_S = 20 * SECONDS
@@ -97,7 +98,8 @@ _helpers: list[_Helper] = []
 
 
 @atexit.register
-def _end() -> None:
+def end() -> None:
+    """End the process; the next picture gets a new one."""
     while _helpers:
         _helpers.pop().end()
 
@@ -114,7 +116,7 @@ def serve(answer: Answer) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if base := _address_space():
-        _limit(resource.RLIMIT_AS, base + MEMORY)
+        _limit(resource.RLIMIT_AS, base + MEMORY + SPARE)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"!")
     answers.flush()
@@ -127,7 +129,7 @@ def serve(answer: Answer) -> None:
         except ImageUnreadable as error:
             head, body = {"error": str(error)}, b""
         except MemoryError:
-            head, body = {"error": f"too-large: preparing it takes more than {MEMORY >> 20} MiB"}, b""
+            head, body = {"error": f"too-large: preparing it takes more than {MEMORY // 10**6} MB"}, b""
         except Exception:  # noqa: BLE001  # a fault of ours, which the parent raises
             head, body = {"fault": traceback.format_exc()}, b""
         del received

@@ -26,7 +26,7 @@ UPRIGHT = {
 }
 """How to turn a picture upright, by its EXIF orientation (EXIF 2.32, sec. 4.6.4); 1 is upright already."""
 
-BAND = 1_000_000
+BAND = 250_000
 """Pixels of a large picture that are converted at a time, so that only the result is a second copy of it."""
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes per pixel of Pillow's modes; all others have 4."""
@@ -62,7 +62,7 @@ def decode(data: bytes, limits: Limits = DEFAULT, room: Room = ANY) -> Image.Ima
         except (ImageUnreadable, Costly):
             raise
         except MemoryError as error:
-            raise ImageUnreadable(f"too-large: decoding it takes more than {MEMORY >> 20} MiB") from error
+            raise ImageUnreadable(f"too-large: decoding it takes more than {MEMORY // 10**6} MB") from error
         except Image.DecompressionBombError as error:
             raise ImageUnreadable(f"too-large: {error}") from error
         except UnidentifiedImageError as error:
@@ -88,7 +88,7 @@ def _decoded(data: bytes, limits: Limits, room: Room) -> Image.Image:
     peak = max(
         DECODER.get(picture.format or "", stored + coefficients),
         stored + (0 if picture.mode in ("L", "RGB") else final),
-        final + 1,  # of grey
+        5,  # RGB and, beside it, the same in grey
     )
     _check(*picture.size, peak, len(data), limits, room, scans)
     picture.load()
@@ -107,8 +107,8 @@ def _check(width: int, height: int, per_pixel: float, file: int, limits: Limits,
     memory = int(pixels * per_pixel) + file
     if memory > MEMORY:
         raise ImageUnreadable(
-            f"too-large: decoding {width}x{height} pixels in this format takes {memory >> 20} MiB, at most "
-            f"{MEMORY >> 20}; save it smaller"
+            f"too-large: decoding {width}x{height} pixels in this format takes {memory // 10**6} MB, at most "
+            f"{MEMORY // 10**6}; save it smaller"
         )
     if memory > room.memory or pixels > room.pixels or pixels * scans > room.work:
         raise Costly

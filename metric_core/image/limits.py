@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from metric_core.options import Options, out_of_range
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "ICO", "JPEG2000", "AVIF")
-"""Formats that are read, by Pillow's names; JPEG includes MPO, PNG APNG, and PPM is PBM, PGM and PPM. What is in another
-format is never given to a decoder: that of EPS, for one, starts another program."""
+"""Formats that are read, by Pillow's names; JPEG includes MPO, PNG APNG, and PPM is PBM, PGM and PPM. What is in any
+other is never given to a decoder: that of EPS, for one, starts another program."""
 
-MEMORY = 512 << 20
+MEMORY = 512_000_000
 """Most bytes that decoding one picture takes, its file and everything up to the network's input included."""
+SPARE = 24_000_000
+"""Bytes beyond ``MEMORY`` at which the process is stopped, for what cannot be foreseen from a header."""
 SECONDS = 30
 """Most CPU seconds that decoding one picture takes."""
 SCANS = 500
 """Most scans of a JPEG; encoders write about ten. A few bytes of scan cost as much time as a whole picture."""
 
 
-PIXELS, BYTES = "[1, 178956970]", "[1, 536870912]"
+PIXELS, BYTES = "[1, 178956970]", "[1, 512000000]"
 """Allowed values of ``max_pixels``, up to what Pillow opens, and of ``max_bytes``, up to ``MEMORY``."""
 
 

@@ -27,7 +27,7 @@ class PictureOptions(RunOptions):
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"largest pictures": ("max_pixels", "max_bytes")}
 
     max_pixels: int = DEFAULT.max_pixels
-    """Largest picture that is read, as width times height. None is decoded that takes more than 512 MiB or 30 s."""
+    """Largest picture that is read, as width times height. None is decoded that takes more than 512 MB or 30 s."""
     max_bytes: int = DEFAULT.max_bytes
     """Largest file of a picture that is read, in bytes."""
 
