@@ -129,7 +129,7 @@ def serve(answer: Answer) -> None:
         except ImageUnreadable as error:
             head, body = {"error": str(error)}, b""
         except MemoryError:
-            head, body = {"error": f"too-large: preparing it takes more than {MEMORY // 10**6} MB"}, b""
+            head, body = {"error": f"too-large: decoding it takes more than {MEMORY // 10**6} MB"}, b""
         except Exception:  # noqa: BLE001  # a fault of ours, which the parent raises
             head, body = {"fault": traceback.format_exc()}, b""
         del received

@@ -59,10 +59,8 @@ def decode(data: bytes, limits: Limits = DEFAULT, room: Room = ANY) -> Image.Ima
         warnings.simplefilter("ignore")
         try:
             return _decoded(data, limits, room)
-        except (ImageUnreadable, Costly):
+        except (ImageUnreadable, Costly, MemoryError):
             raise
-        except MemoryError as error:
-            raise ImageUnreadable(f"too-large: decoding it takes more than {MEMORY // 10**6} MB") from error
         except Image.DecompressionBombError as error:
             raise ImageUnreadable(f"too-large: {error}") from error
         except UnidentifiedImageError as error:

@@ -189,7 +189,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("while True: pass", f"^too-slow: decoding it takes more than {SECONDS} s of a CPU$"),
         ("os.kill(os.getpid(), 11)", "^crashed: decoding it ended the decoder's process with signal SIGSEGV$"),
         ("os._exit(3)", "^crashed: .* exit code 3$"),
-        ("bytearray(1 << 30)", "^too-large: preparing it takes more than 512 MB$"),
+        ("bytearray(1 << 30)", "^too-large: decoding it takes more than 512 MB$"),
     ],
 )
 def test_a_process_that_ends_is_told_and_replaced(program: None, code: str, message: str) -> None:
@@ -206,7 +206,7 @@ def test_a_fault_of_ours_is_no_fault_of_the_picture(program: None) -> None:
 
 def test_a_process_that_does_not_start_is_told(program: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "PROGRAM", "import sys; sys.exit(7)")
-    with pytest.raises(JobFailed, match="does not start .exit code 7."):
+    with pytest.raises(JobFailed, match=r"does not start \(exit code 7\)"):
         apart.call({}, b"abc")
 
 
