@@ -28,6 +28,9 @@ UPRIGHT = {
 
 BAND = 250_000
 """Pixels of a large picture that are converted at a time, so that only the result is a second copy of it."""
+SMALL, SMALL_FILE = 1 << 20, 1 << 12
+"""Pixels of a JPEG whose scans need not be counted if its file has no more than so many bytes, as it has no more than
+one scan for ten of them; a larger file must have fewer pixels. Counting costs more than all other checks together."""
 STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes per pixel of Pillow's modes; all others have 4."""
 DECODER = {"WEBP": 17, "AVIF": 10, "JPEG2000": 20}
@@ -127,8 +130,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _scans(picture: Image.Image, data: bytes) -> tuple[int, float]:
     """The number of scans of a JPEG, and the bytes per pixel for the coefficients that its decoder keeps if there are
-    several; 1 and 0 for other formats."""
-    if picture.format not in ("JPEG", "MPO"):
+    several; 1 and 0 for other formats, and for what is too small for either to matter."""
+    pixels = picture.width * picture.height
+    if picture.format not in ("JPEG", "MPO") or pixels * max(SMALL_FILE, len(data)) <= SMALL_FILE * SMALL:
         return 1, 0
     scans = data.count(b"\xff\xda")  # also in embedded previews, so that this is at least the number
     if scans > SCANS:
