@@ -1,4 +1,4 @@
-"""Ends this process when one picture keeps its decoder busy for too long, since nothing inside the process can.
+"""Ends this process when a picture keeps its decoder busy for too long, since nothing inside the process can stop it.
 
 Jobs decode in worker processes, and hand the work of one that ended to another, which then decodes in ``apart``.
 """
@@ -6,22 +6,24 @@ Jobs decode in worker processes, and hand the work of one that ended to another,
 import signal
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-SECONDS = 60
-"""CPU seconds of the whole process for one picture: what is decoded here takes about one, beside other threads."""
+SECONDS, EACH = 60, 2
+"""CPU seconds of the whole process, with its other threads, for some pictures, and more for each: one that is decoded
+here takes about one at most."""
 
 
-class ended_if_stuck:
-    """A block that ends the process, by SIGPROF, when it lasts longer than ``SECONDS``; any number of threads may be in
-    one. A class, because generators would take a per cent of the time for small pictures."""
-
-    def __enter__(self) -> None:
-        with _lock:
-            _deadlines[threading.get_ident()] = time.process_time() + SECONDS
-            _arm()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+@contextmanager
+def ended_if_stuck(pictures: int) -> Iterator[None]:
+    """The block, in which so many pictures are decoded, ends the process by SIGPROF when it lasts too long. Any number
+    of threads may be in one. Setting the timer costs as much as a tenth of decoding a small picture."""
+    with _lock:
+        _deadlines[threading.get_ident()] = time.process_time() + SECONDS + EACH * pictures
+        _arm()
+    try:
+        yield
+    finally:
         with _lock:
             del _deadlines[threading.get_ident()]
             _arm()

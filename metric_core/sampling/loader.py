@@ -4,7 +4,7 @@ The caller applies augmentation (``augment``) and the network to whole batches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +76,12 @@ def decoded(
 ) -> np.ndarray | Bad:
     """Fetched bytes as pixels, uint8 (C, S, S); a ``Bad`` if they cannot be decoded, or ``data`` if it is one.
 
-    A picture that keeps its decoder busy, or crashes it, ends this process, unless ``careful``: then it is a ``Bad``.
+    A picture that crashes its decoder ends this process, unless ``careful``: then it is a ``Bad``.
     """
     if isinstance(data, Bad):
         return data
     try:
-        if careful:
-            return preprocess(data, how, landmarks, limits, careful=True)
-        with ended_if_stuck():
-            return preprocess(data, how, landmarks, limits)
+        return preprocess(data, how, landmarks, limits, careful=careful)
     except ImageUnreadable as error:
         return _bad(row, error)
 
@@ -160,11 +157,13 @@ class FaceDataset(Dataset[tuple[int, torch.Tensor | Bad]]):
         known = {row: self._cache[row] for row in rows if row in self._cache}
         unknown = [row for row in dict.fromkeys(rows) if row not in known]
         where = [locator(self.table, row) for row in unknown]
-        for row, at, data in zip(unknown, where, fetched(self.root, unknown, where, self.limits)):
-            pixels = decoded(row, data, at["landmarks"], self.how, self.limits, careful=self.careful)
-            known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
-            if len(self._cache) < self._cache_rows:
-                self._cache[row] = known[row]
+        data_M = fetched(self.root, unknown, where, self.limits)
+        with nullcontext() if self.careful else ended_if_stuck(len(unknown)):
+            for row, at, data in zip(unknown, where, data_M):
+                pixels = decoded(row, data, at["landmarks"], self.how, self.limits, careful=self.careful)
+                known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
+                if len(self._cache) < self._cache_rows:
+                    self._cache[row] = known[row]
         return [(row, known[row]) for row in rows]
 
     def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> PixelBatch:

@@ -30,11 +30,11 @@ TABLE = 4 << 30
 """Most bytes of a list of faces in memory."""
 
 
-def size_of(kind: str, length: int | None, content_tag: str) -> int:
+def size_of(kind: str, length: int | None, content_tag: str | None) -> int:
     """The bytes of a catalogued image, where its row says them; else 0. The tag of a file begins with its size."""
     if length is not None:
         return length
-    size = content_tag.partition("-")[0] if kind == "file" else ""
+    size = content_tag.partition("-")[0] if kind == "file" and content_tag else ""
     return int(size) if size.isdecimal() else 0
 
 

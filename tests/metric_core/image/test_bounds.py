@@ -161,6 +161,7 @@ def test_what_a_header_does_not_bound_is_not_decoded_here(data: bytes, costly: b
         assert decode(data, room=HERE).size > (1, 1)
 
 
+TOO_SLOW = f"^too-slow: decoding it takes more than {SECONDS} s of a CPU$"
 PROGRAM = """\
 import json, os, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -186,7 +187,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("while True: pass", f"^too-slow: decoding it takes more than {SECONDS} s of a CPU$"),
+        pytest.param("while True: pass", TOO_SLOW, marks=pytest.mark.slow),
         ("os.kill(os.getpid(), 11)", "^crashed: decoding it ended the decoder's process with signal SIGSEGV$"),
         ("os._exit(3)", "^crashed: .* exit code 3$"),
         ("bytearray(1 << 30)", "^too-large: decoding it takes more than 512 MB$"),
@@ -216,8 +217,8 @@ def test_a_worker_that_is_stuck_ends(seconds: float, ends: bool) -> None:
     if not pid:  # in the child
         from metric_core.image import watch
 
-        watch.SECONDS = seconds  # type: ignore[assignment]
-        with watch.ended_if_stuck():
+        watch.SECONDS, watch.EACH = seconds, 0  # type: ignore[assignment]
+        with watch.ended_if_stuck(1):
             sum(range(30_000_000))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (-signal.SIGPROF if ends else 0)
