@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metric_core.errors import ImageUnreadable
+from metric_core.errors import ImageUnreadable, LikenessError
 from metric_core.image.preprocess import preprocess
 from metric_core.image.spec import Preprocessing
+from metric_core.sources import catalogue
 
 FACE = base64.b64encode((np.arange(1024) % 251).astype(np.uint8).tobytes()).decode()
 HOW = Preprocessing(64, "rgb", align="mean-face", mean_face=FACE)
@@ -28,6 +29,16 @@ def prepared(path: str | None) -> str:
     try:
         return str(preprocess(Path(path).read_bytes(), HOW).shape)
     except ImageUnreadable as error:
+        return str(error)
+
+
+def scanned(address: str | None) -> str:
+    """How many faces a source has, or the message of the error."""
+    if address is None:
+        return ""
+    try:
+        return str(len(list(catalogue.scan(address).faces)))
+    except LikenessError as error:
         return str(error)
 
 
