@@ -15,6 +15,7 @@
     │   ├── Occupied             the output folder holds something else
     │   └── FingerprintMismatch  vectors of two models would be mixed
     ├── StorageFull              the file system or a quota has no room left
+    ├── NotWritable              the output folder may not be written to
     ├── IndexBuildError          an index failed its own checks
     ├── JobRunning               another live run holds the lease of this output
     └── JobFailed                a worker failed; the cause is in the message
@@ -102,6 +103,12 @@ class FingerprintMismatch(ArtefactError):
 
 class StorageFull(LikenessError):
     """The file system or a quota has no room for the file; no partial file is left."""
+
+
+class NotWritable(LikenessError):
+    """The folder of a file is read-only, or this user may not write there."""
+
+    exit_code = 2
 
 
 class IndexBuildError(LikenessError):

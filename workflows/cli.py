@@ -5,6 +5,7 @@ are reported at once; results go to stdout, everything else to stderr. Reading o
 """
 
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -68,6 +69,9 @@ jobs:
 
 `likeness JOB --help` shows a job's options, `likeness --version` the version."""
 
+ADVICE = dict.fromkeys((errno.EMFILE, errno.ENFILE), "; allow more open files (ulimit -n 4096) and start again")
+"""What to do about an error of the system, by its number."""
+
 MESSAGE_CHARACTERS = 200
 """Characters shown of an unexpected error's message; the file with its traceback has all of them."""
 
@@ -105,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             _print_error(name, line)
         return error.exit_code
     except OSError as error:
-        _print_error(name, " ".join(str(error).split()) or type(error).__name__)
+        _print_error(name, (" ".join(str(error).split()) or type(error).__name__) + ADVICE.get(error.errno or 0, ""))
         return 1
     except KeyboardInterrupt:
         _print_error(name, "interrupted; run the same command again to continue")

@@ -13,10 +13,12 @@ from typing import Any
 
 from metric_core import storage
 from metric_core.artefacts import migrate
-from metric_core.errors import Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
+from metric_core.errors import Corrupt, Missing, NotReadable, Occupied, SchemaMismatch, Unfinished
 
 NAME = "manifest.json"
 PLAN = "plan.json"
+MOST = 512 << 20
+"""Most bytes of either: a thousand million faces in parts of 2,048 have 300 MB."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
             f"an earlier run; give --out an empty or a new folder"
         )
     try:
-        found = json.loads(storage.read_bytes(storage.join(uri, PLAN)))
+        found = json.loads(storage.read_bytes(storage.join(uri, PLAN), most=MOST))
         found_kind, number = migrate.require_readable(found, storage.join(uri, PLAN))
         there = _flat(migrate.upgraded(found_kind, "plan", found["plan"], number))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, NotReadable) as error:
         raise Occupied(
             f"{uri}/{PLAN} is damaged or not a plan of Likeness ({error!r}); give --out another folder"
         ) from error
@@ -185,7 +187,7 @@ def read(uri: str, kind: str) -> Manifest:
             f"with the same arguments and it continues"
         )
     require_own(uri)
-    body = parse(storage.read_bytes(address), address)
+    body = parse(storage.read_bytes(address, most=MOST), address)
     if body["kind"] != kind:
         raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
@@ -203,7 +205,7 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         body |= {name: {**body[name]} for name in ("content", "provenance")}
         body["files"] = {**body.get("files", {})}
         matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # the latter: lists in lists
         raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
     if not matches:
         raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {remedy}")

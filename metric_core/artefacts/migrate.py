@@ -36,12 +36,17 @@ class Step:
 FIRST = "0.1.0"
 """The version of Likeness that wrote format 1 of everything."""
 
+LIMITS: Mapping[Part, Mapping[str, Any]] = {"plan": {"max_pixels": 100_000_000, "max_bytes": 134_217_728}}
+"""Limits of pictures before they were options; the one of bytes is above that of any picture of so many pixels."""
+
 STEPS: dict[str, tuple[Step, ...]] = {
     # 2: ``roots`` lists where rows point beside the root; without it, nowhere. Format 1 did not say where they point.
     "faces": (Step(since="0.1.0"),),
     # 2: batches are always gathered; passing them around a ring had the same result.
-    "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}),),
-    "embeddings": (),
+    # 3: the largest pictures are options.
+    "model": (Step(since="0.1.0", removed={"plan": ("objective.ring",)}), Step(since="0.1.0", added=LIMITS)),
+    # 2: the largest pictures are options.
+    "embeddings": (Step(since="0.1.0", added=LIMITS),),
     # 2: shards are of whole parts, named by content and beside the versions. Format 1 is read by ``index.format1``.
     "index": (
         Step(

@@ -17,7 +17,7 @@ import torch
 from metric_core import storage
 from metric_core.artefacts import manifest, migrate
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ConfigError, Corrupt, ImageUnreadable
+from metric_core.errors import ConfigError, Corrupt, ImageUnreadable, NotReadable
 from metric_core.metrics import OperatingPoint
 from metric_core.model.embedder import Embedder
 from metric_core.model.inference import Picture, embed_each
@@ -25,6 +25,8 @@ from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"
+SPEC_BYTES = 1 << 20
+"""Most bytes of ``model.json``."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ def load(uri: str) -> Model:
     if hashlib.sha256(data).hexdigest() != content["weights_sha256"]:
         raise Corrupt(f"{uri}/{WEIGHTS}: its sha256 is not the manifest's; train again or restore the file")
     try:
-        body = json.loads(storage.read_bytes(storage.join(uri, SPEC)))
+        body = json.loads(storage.read_bytes(storage.join(uri, SPEC), most=SPEC_BYTES))
         spec = ModelSpec.from_json(migrate.upgraded("model", "spec", body, found.format))
+        _require_room(spec, len(data))
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError, NotReadable) as error:
         reason = " ".join(str(error).split())
         raise Corrupt(
             f"{uri}/{SPEC} does not describe these weights ({reason}); train again or restore the file"
@@ -122,6 +125,15 @@ def load(uri: str) -> Model:
         )
     points = [OperatingPoint(**point) for point in content["operating_points"]]
     return Model(embedder.eval(), computed, points, uri)
+
+
+def _require_room(spec: ModelSpec, size: int) -> None:
+    """Raises ValueError, before any memory is taken, when a network has more weights than a file of ``size`` bytes."""
+    with torch.device("meta"):
+        network = Embedder(spec)
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    if needed > size:
+        raise ValueError(f"its network has {needed} bytes of weights, and {WEIGHTS} has {size}")
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -14,6 +14,7 @@ import torch
 
 from metric_core import storage
 from metric_core.errors import ImageUnreadable, Missing, NotReadable
+from metric_core.image.limits import DEFAULT
 from metric_core.image.preprocess import preprocess
 from metric_core.model.embedder import Embedder
 
@@ -58,7 +59,11 @@ def embed_each(
 def _prepared(embedder: Embedder, picture: Picture) -> _Prepared:
     """A picture, or why it cannot be prepared."""
     try:
-        data = picture if isinstance(picture, bytes) else storage.read_bytes(storage.absolute(os.fspath(picture)))
+        data = picture if isinstance(picture, bytes) else _read(picture)
         return preprocess(data, embedder.spec.preprocessing), hashlib.sha256(data).hexdigest()
     except (ImageUnreadable, Missing, *storage.FILE_ERRORS) as error:
         return error
+
+
+def _read(picture: str | os.PathLike[str]) -> bytes:
+    return storage.read_bytes(storage.absolute(os.fspath(picture)), most=DEFAULT.max_bytes)

@@ -12,6 +12,8 @@ from metric_core.options import Options, out_of_range
 
 DIMS = "[8, 4096]"
 """Allowed numbers of components per embedding."""
+STAGES, WIDEST, DEEPEST = 10, 8192, 256
+"""Most stages of a network, channels of a stage, and layers or blocks of a stage."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,14 @@ class BackboneSpec(Options):
     """Components per embedding, 8 to 4096."""
 
     def problems(self) -> list[str]:
-        return out_of_range(self, dim=DIMS)
+        problems = out_of_range(self, dim=DIMS)
+        if not 1 <= len(self.widths) == len(self.depths) <= STAGES:
+            problems.append(f"widths {self.widths} and depths {self.depths} must be of equal length, 1 to {STAGES}")
+        if not all(1 <= width <= WIDEST for width in self.widths):
+            problems.append(f"widths is {self.widths}; each must be from 1 to {WIDEST}")
+        if not all(1 <= depth <= DEEPEST for depth in self.depths):
+            problems.append(f"depths is {self.depths}; each must be from 1 to {DEEPEST}")
+        return problems
 
 
 _Shape = tuple[Literal["plain", "iresnet"], tuple[int, ...], tuple[int, ...], Literal["prelu", "relu"]]

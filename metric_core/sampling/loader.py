@@ -4,7 +4,7 @@ The caller applies augmentation (``augment``) and the network to whole batches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from metric_core import counter
 from metric_core.errors import DataError, ImageUnreadable, Missing
 from metric_core.image import align
-from metric_core.image.decoding import decode
-from metric_core.image.preprocess import preprocess, thumbnail
+from metric_core.image.limits import DEFAULT, Limits
+from metric_core.image.preprocess import preprocess, small
 from metric_core.image.spec import Preprocessing
+from metric_core.image.watch import ended_if_stuck
 from metric_core.sampling.sampler import BatchSampler
 from metric_core.sources import fetching
 
@@ -56,18 +57,31 @@ def locator(table: pa.Table, row: int) -> dict[str, Any]:
     return {name: table[name][row].as_py() for name in LOCATOR}
 
 
-def fetched(root: str, rows: Sequence[int], locators: Sequence[Mapping[str, Any]]) -> list[bytes | Bad]:
+def fetched(
+    root: str, rows: Sequence[int], locators: Sequence[Mapping[str, Any]], limits: Limits = DEFAULT
+) -> list[bytes | Bad]:
     """The image bytes of some rows, read together by their ``locators``; a ``Bad`` where they cannot be read."""
-    answers = fetching.fetch_many(root, locators)
+    answers = fetching.fetch_many(root, locators, limits.max_bytes)
     return [answer if isinstance(answer, bytes) else _bad(row, answer) for row, answer in zip(rows, answers)]
 
 
-def decoded(row: int, data: bytes | Bad, landmarks: Sequence[float] | None, how: Preprocessing) -> np.ndarray | Bad:
-    """Fetched bytes as pixels, uint8 (C, S, S); a ``Bad`` if they cannot be decoded, or ``data`` if it is one."""
+def decoded(
+    row: int,
+    data: bytes | Bad,
+    landmarks: Sequence[float] | None,
+    how: Preprocessing,
+    limits: Limits = DEFAULT,
+    *,
+    careful: bool = False,
+) -> np.ndarray | Bad:
+    """Fetched bytes as pixels, uint8 (C, S, S); a ``Bad`` if they cannot be decoded, or ``data`` if it is one.
+
+    A picture that crashes its decoder ends this process, unless ``careful``: then it is a ``Bad``.
+    """
     if isinstance(data, Bad):
         return data
     try:
-        return preprocess(data, how, landmarks)
+        return preprocess(data, how, landmarks, limits, careful=careful)
     except ImageUnreadable as error:
         return _bad(row, error)
 
@@ -87,7 +101,7 @@ def check_landmarks(table: pa.Table) -> None:
         )
 
 
-def mean_face(table: pa.Table, root: str, seed: int) -> str:
+def mean_face(table: pa.Table, root: str, seed: int, limits: Limits = DEFAULT) -> str:
     """The mean face of the table, as ``Preprocessing.mean_face`` holds it, learnt from ``MEAN_OF`` random pictures.
 
     Raises:
@@ -95,13 +109,13 @@ def mean_face(table: pa.Table, root: str, seed: int) -> str:
     """
     draw_N = counter.uniform(seed, 0, table["face_id"].to_numpy(), "mean-face", 1)[:, 0]
     rows = np.argsort(draw_N)[:MEAN_OF].tolist()
-    small = []
-    for data in fetched(root, rows, [locator(table, row) for row in rows]):
+    found = []
+    for data in fetched(root, rows, [locator(table, row) for row in rows], limits):
         with suppress(ImageUnreadable):  # training itself counts and limits the unreadable ones
-            small += [] if isinstance(data, Bad) else [thumbnail(decode(data))]
-    if not small:
+            found += [] if isinstance(data, Bad) else [small(data, limits)]
+    if not found:
         raise DataError(f"none of {len(rows)} pictures drawn from the catalogue can be read; check its root {root}")
-    return align.to_text(align.learn(np.stack(small)))
+    return align.to_text(align.learn(np.stack(found)))
 
 
 def _bad(row: int, error: Exception) -> Bad:
@@ -112,10 +126,23 @@ def _bad(row: int, error: Exception) -> Bad:
 
 
 class FaceDataset(Dataset[tuple[int, torch.Tensor | Bad]]):
-    """Map-style access to the pixels of catalogue rows. Decoded ones are kept in memory, up to ``cache_bytes``."""
+    """Map-style access to the pixels of catalogue rows. Decoded ones are kept in memory, up to ``cache_bytes``.
 
-    def __init__(self, table: pa.Table, root: str, how: Preprocessing, cache_bytes: int = 0) -> None:
+    ``careful``: as for ``decoded``.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        root: str,
+        how: Preprocessing,
+        cache_bytes: int = 0,
+        *,
+        limits: Limits = DEFAULT,
+        careful: bool = False,
+    ) -> None:
         self.table, self.root, self.how = table, root, how
+        self.limits, self.careful = limits, careful
         self._cache_rows = cache_bytes // (how.channels * how.size**2)
         self._cache: dict[int, torch.Tensor | Bad] = {}
 
@@ -130,11 +157,13 @@ class FaceDataset(Dataset[tuple[int, torch.Tensor | Bad]]):
         known = {row: self._cache[row] for row in rows if row in self._cache}
         unknown = [row for row in dict.fromkeys(rows) if row not in known]
         where = [locator(self.table, row) for row in unknown]
-        for row, at, data in zip(unknown, where, fetched(self.root, unknown, where)):
-            pixels = decoded(row, data, at["landmarks"], self.how)
-            known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
-            if len(self._cache) < self._cache_rows:
-                self._cache[row] = known[row]
+        data_M = fetched(self.root, unknown, where, self.limits)
+        with nullcontext() if self.careful else ended_if_stuck(len(unknown)):
+            for row, at, data in zip(unknown, where, data_M):
+                pixels = decoded(row, data, at["landmarks"], self.how, self.limits, careful=self.careful)
+                known[row] = pixels if isinstance(pixels, Bad) else torch.from_numpy(pixels.copy())
+                if len(self._cache) < self._cache_rows:
+                    self._cache[row] = known[row]
         return [(row, known[row]) for row in rows]
 
     def collate(self, items: list[tuple[int, torch.Tensor | Bad]]) -> PixelBatch:

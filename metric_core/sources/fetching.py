@@ -8,7 +8,7 @@ from typing import Any
 from metric_core import storage
 from metric_core.artefacts import roots
 from metric_core.errors import ImageUnreadable, Missing, NotReadable
-from metric_core.sources import parquet, pickled, recordio
+from metric_core.sources import bounds, parquet, pickled, recordio
 
 LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
 """The columns of Faces that say where an image is, and which version of the file it is in."""
@@ -42,8 +42,9 @@ def fetch(root: str, row: Row) -> bytes:
     raise answer
 
 
-def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
-    """The image bytes of several rows, or the error that ``fetch`` raises for a row.
+def fetch_many(root: str, rows: Sequence[Row], most: int = bounds.PICTURE) -> list[Fetched]:
+    """The image bytes of several rows, or the error that ``fetch`` raises for a row; images of more than ``most`` bytes
+    are not read.
 
     Neighbours in one file are read together, files of an object store concurrently, each Parquet row group once.
     """
@@ -51,16 +52,25 @@ def fetch_many(root: str, rows: Sequence[Row]) -> list[Fetched]:
     address_N = [found or "" for found in found_N]
     out: dict[int, Fetched] = {at: _outside(root, rows[at]["uri"]) for at, found in enumerate(found_N) if found is None}
     out |= _out_of_date({at: row for at, row in enumerate(rows) if at not in out}, address_N)
+    out |= _too_large({at: row for at, row in enumerate(rows) if at not in out}, most)
     rest = [at for at in range(len(rows)) if at not in out]
     cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):
         out[at] = _cell(address_N[at], rows[at])
     spans = _spans(rows, address_N, [at for at in rest if at not in out and rows[at]["length"] != 0])
-    answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans])
+    answers = storage.read_many([(s.address, s.first, s.last and s.last - s.first) for s in spans], most)
     for span, answer in zip(spans, answers):
         for at in span.rows:
             out[at] = _cut(answer, span, rows[at]) if isinstance(answer, bytes) else _as_answer(answer, span.address)
     return [out.get(at, b"") for at in range(len(rows))]
+
+
+def _too_large(rows: Mapping[int, Row], most: int) -> dict[int, Fetched]:
+    """The errors of rows whose images were larger than ``most`` bytes when they were catalogued."""
+    sizes = {at: bounds.size_of(row["kind"], row["length"], row["content_tag"]) for at, row in rows.items()}
+    return {
+        at: ImageUnreadable(f"too-large: {size} bytes, at most {most}") for at, size in sizes.items() if size > most
+    }
 
 
 _seen: dict[tuple[str, str], float] = {}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources import naming
+from metric_core.sources import bounds, naming
 from metric_core.sources.found import SPECIAL, TWINS, Found, Notes, Source, first_few, read_landmarks
 
 SHARDS = (".parquet", ".tar", ".rec")
@@ -127,13 +127,17 @@ class _Sidecars:
 
     def __init__(self, root: str, runs: list[list[_File]], pictures: list[str]) -> None:
         self._path_of: dict[str, str] = {}
-        for path, _, ending in (file for run in runs for file in run if file.ending in naming.SIDECARS):
+        tag_of = {}
+        for path, tag, ending in (file for run in runs for file in run if file.ending in naming.SIDECARS):
             naming.enter(self._path_of, keys.plain(path) + ending, path, root)
+            tag_of[path] = tag
         self._owned = {path: naming.sidecars_of(path, self._path_of) for path in pictures if self._path_of}
         used = {name for owned in self._owned.values() for name in owned.values()}
         self.lone = [keys.ending(name) for name in self._path_of if name not in used]
         """Endings of those that belong to no picture."""
         wanted = sorted(name for name in used if not name.endswith(".txt") or "/" not in name)
+        for path in (self._path_of[name] for name in wanted):
+            bounds.require_few(bounds.size_of("file", None, tag_of[path]), bounds.SIDECAR, storage.join(root, path))
         answers = storage.read_many([(storage.join(root, self._path_of[name]), 0, None) for name in wanted])
         self._read = {name: _sidecar(name, answer) for name, answer in zip(wanted, answers)}
 

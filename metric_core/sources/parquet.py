@@ -19,7 +19,7 @@ import pyarrow.types as pt
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, ImageUnreadable
-from metric_core.sources import listing, tables
+from metric_core.sources import bounds, listing, tables
 from metric_core.sources.found import Found, Notes, first_few, read_landmarks
 
 WHO = ("identity", "label")
@@ -66,9 +66,9 @@ def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
         wanted = [who, *(name for name in OPTIONAL if name in f.schema_arrow.names)]
         for group in range(f.num_row_groups):
             _check_size(f, group, image, address)
-            table = f.read_row_group(group, columns=wanted)
             files = _files(f, group, image, root, file)
-            for row, cells in enumerate(tables.as_texts(table, address).to_pylist()):
+            texts = bounds.texts(f, wanted, f"{address}, row group {group}", group)
+            for row, cells in enumerate(row for table in texts for row in tables.as_texts(table, address).to_pylist()):
                 where = f"{address}: row {number}"
                 place: dict[str, Any] = {"kind": "parquet", "row_group": group, "row": row, "column": image}
                 uri, tag_of_row = files.get(row, (file, tag))
@@ -127,8 +127,9 @@ def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> d
     kind = f.schema_arrow.field(column).type
     if kind.get_field_index("path") < 0:
         return {}
-    empty_n = pc.is_null(_leaf(f, group, image)).to_pylist()
-    paths = _leaf(f, group, f"{column}.path").to_pylist()
+    where = storage.join(root, file)
+    empty_n = pc.is_null(_leaf(f, group, image, where)).to_pylist()
+    paths = _leaf(f, group, f"{column}.path", where).to_pylist()
     folder = file.rpartition("/")[0] or "."
     named = {row: path for row, (empty, path) in enumerate(zip(empty_n, paths)) if empty and path}
     uris = {row: storage.resolve(folder, path).removeprefix("./") for row, path in named.items()}
@@ -137,7 +138,7 @@ def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> d
     absent = [uri for uri, tag in zip(uris.values(), tags) if not isinstance(tag, str)]
     if absent:
         raise DataError(
-            f"{storage.join(root, file)} stores paths instead of pictures in {len(uris)} rows of row group {group}, "
+            f"{where} stores paths instead of pictures in {len(uris)} rows of row group {group}, "
             f"and {len(absent)} of these files are not there: {first_few(absent)}; put them beside it, or write it "
             f"again with the pictures' bytes"
         )
@@ -152,8 +153,8 @@ def _may_be_empty(f: pq.ParquetFile, group: int, image: str) -> bool:
     return bool(chunk.total_uncompressed_size <= FEW_BYTES * chunk.num_values)
 
 
-def _leaf(f: pq.ParquetFile, group: int, name: str) -> pa.ChunkedArray:
-    table = f.read_row_group(group, columns=[name])
+def _leaf(f: pq.ParquetFile, group: int, name: str, address: str) -> pa.ChunkedArray:
+    table = bounds.pictures(f, group, name, MAX_GROUP, address)
     return (table.flatten() if "." in name else table).column(0)
 
 
@@ -195,7 +196,7 @@ _groups = _Groups()
 
 def _read(address: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _open(address) as f:
-        return _leaf(f, row_group, column)
+        return _leaf(f, row_group, column, address)
 
 
 @contextmanager
@@ -250,7 +251,7 @@ def _class_names(schema: pa.Schema, column: str, address: str) -> dict[str, str]
 
 
 def _check_size(f: pq.ParquetFile, group: int, column: str, address: str) -> None:
-    size = _chunk(f, group, column).total_uncompressed_size
+    size = bounds.stored(f, group, [column])
     if size > MAX_GROUP:
         raise DataError(
             f"{address}: row group {group} has {size / 2**30:.1f} GiB of pictures, at most {MAX_GROUP / 2**30:.0f} are "

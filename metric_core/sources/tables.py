@@ -15,6 +15,7 @@ import pyarrow.types as pt
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
+from metric_core.sources import bounds
 from metric_core.sources.found import first_few
 
 BLOCK = 16 << 20
@@ -48,10 +49,12 @@ def as_texts(table: pa.Table, address: str) -> pa.Table:
     """The table with all columns as text, except landmarks that are nested. Not a number (NaN) becomes null.
 
     Raises:
-        DataError: a column is neither text nor whole numbers, or its text is not UTF-8.
+        DataError: a column is neither text nor whole numbers, or its text is not UTF-8 or too long.
     """
     columns = [_as_text(table[name], name, address) for name in table.column_names]
-    return pa.table(dict(zip(table.column_names, columns)))
+    texts = pa.table(dict(zip(table.column_names, columns)))
+    bounds.require_short(texts, address)
+    return texts
 
 
 def require(table: pa.Table, name: str, address: str) -> None:
@@ -83,7 +86,7 @@ def require_once(names: Sequence[str], address: str) -> None:
 def _read_parquet(f: BinaryIO, address: str) -> pa.Table:
     file = pq.ParquetFile(f)
     require_once(file.schema_arrow.names, address)
-    return file.read()
+    return bounds.listed(file, address)
 
 
 def _read_csv(f: BinaryIO, address: str) -> pa.Table:

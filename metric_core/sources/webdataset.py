@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
-from metric_core.sources import naming
+from metric_core.sources import bounds, naming
 from metric_core.sources.found import LINKS, SPECIAL, TWINS, Found, Notes, read_landmarks
 
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -122,6 +122,7 @@ def _enter(members: _Members, name: str, span: _Span, f: BinaryIO, address: str,
     if hidden:  # an image tree ignores such files, too
         return
     if last in naming.SIDECARS:
+        bounds.require_few(span[1], bounds.SIDECAR, f"{address}: {name}")
         f.seek(span[0])
         said = naming.read_sidecar(last, f.read(span[1]))
         naming.enter(members.sidecars, keys.plain(name) + last, said, address)
@@ -136,9 +137,11 @@ def _cut(name: str) -> str:
 
 def _members(f: BinaryIO, address: str, size: int) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(fileobj=f, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+        headers = bounds.Headers(f, address)
+        with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # otherwise every header stays in memory
+                headers.taken = 0
                 if member.issparse() and _has_holes(member):
                     raise DataError(f"{address}: {member.name} is a sparse file; pack the tar without --sparse")
                 if not 0 <= member.size <= size - member.offset_data:  # tarfile goes round in circles if it is negative
@@ -148,7 +151,7 @@ def _members(f: BinaryIO, address: str, size: int) -> Iterator[tarfile.TarInfo]:
                     )
                 yield member
             f.seek(tar.offset)
-    except MALFORMED as error:
+    except (*MALFORMED, RecursionError) as error:  # the latter from a chain of long names
         raise _damaged(address, error) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # a place before the start of the file

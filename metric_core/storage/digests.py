@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from metric_core.errors import Corrupt, Missing, StorageFull
+from metric_core.errors import Corrupt, Missing, NotWritable, StorageFull
 from metric_core.storage import durable
 from metric_core.storage.reading import open_read, sha256_of
 
@@ -130,7 +130,7 @@ def _unless_unusable() -> Iterator[None]:
     errors are raised."""
     try:
         yield
-    except StorageFull:
+    except (StorageFull, NotWritable):
         return
     except OSError as error:
         if error.errno not in (errno.ENOENT, *UNUSABLE, *durable.FULL):

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metric_core.errors import ConfigError, StorageFull
+from metric_core.errors import ConfigError, NotWritable, StorageFull
 
 UNFINISHED = ".unfinished"
 """Ending of a temporary file's name."""
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """Errors of file systems without hard links, such as exFAT and most mounted object stores."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a full quota, and a file above the process's limit (``ulimit -f``)."""
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a folder that may not be written to."""
 
 
 def write(path: Path, data: bytes) -> None:
@@ -69,10 +72,16 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextmanager
 def raising_storage_full(path: Path) -> Iterator[None]:
-    """Turns the errors of a full disk or quota into StorageFull."""
+    """Turns the errors of a full disk or quota into StorageFull, and those of a folder that may not be written to into
+    NotWritable."""
     try:
         yield
     except OSError as error:
+        if error.errno in READ_ONLY:
+            raise NotWritable(
+                f"{path.parent}: {path.name} cannot be written there ({error.strerror}); give --out another folder, or "
+                f"the right to write to this one"
+            ) from error
         if error.errno not in FULL:
             raise
         raise StorageFull(

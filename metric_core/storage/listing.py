@@ -49,10 +49,17 @@ def names(uri: str) -> list[str]:
 
 
 def files_and_folders(uri: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the files and of the folders directly inside a folder; a link counts as its target."""
+    """Sorted names of the files and of the folders directly inside a folder; a link counts as its target.
+
+    Raises:
+        NotReadable: it is no folder.
+    """
     if is_local(uri):
-        with os.scandir(uri) as inside:
-            found = [(entry.name, entry.is_dir()) for entry in inside]
+        try:
+            with os.scandir(uri) as inside:
+                found = [(entry.name, entry.is_dir()) for entry in inside]
+        except NotADirectoryError:
+            raise NotReadable(f"{uri} is neither a file nor a folder, but perhaps a device or a pipe") from None
     else:
         fs, path = file_system(uri)
         found = [(e["name"].rstrip("/").rsplit("/", 1)[-1], e["type"] == "directory") for e in fs.ls(path, detail=True)]

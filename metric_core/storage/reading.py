@@ -2,11 +2,14 @@
 
 import errno
 import hashlib
+import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +21,11 @@ Range = tuple[str, int, int | None]
 ReadResult = bytes | Missing | NotReadable | OSError
 FILE_ERRORS = (NotReadable, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors of a single file. Other errors are those of the storage and may be gone at the next try."""
+WHOLE = 4 << 30
+"""Most bytes of an object that is read whole, unless the caller knows better: 4 GiB, above all that jobs write so."""
+TEXT = 1 << 30
+"""Most bytes of a text file."""
+KINDS = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 PIECE = 8 << 20
 """Bytes of a large file that are held in memory at once."""
 PROBE, SLOW, READERS = 8, 0.001, 16
@@ -26,14 +34,18 @@ of a network mount do."""
 
 
 def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
-    """A seekable binary reader. Raises ``Missing`` when nothing is there.
+    """A seekable binary reader.
+
+    Raises:
+        Missing: nothing is there.
+        NotReadable: it is a device, a named pipe or a socket, which may have no end, or keep its reader waiting.
 
     ``ahead``: from an object store, fetch more than is requested, in blocks. Good for reading from start to end, bad
     for random access.
     """
     try:
         if is_local(uri):  # fsspec costs 5x a plain open on small files
-            return open(uri.removeprefix("file://"), "rb")
+            return open(uri.removeprefix("file://"), "rb", opener=_open_file)
         fs, path = file_system(uri)
         file: BinaryIO = fs.open(path, "rb", cache_type="readahead" if ahead else "none")
         return file
@@ -41,14 +53,33 @@ def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
         raise Missing(f"{uri}: there is no such file") from None
 
 
-def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
-    """A whole object, or ``length`` bytes from ``offset``; fewer if the object ends earlier. Raises ``Missing``."""
+def _open_file(path: str, flags: int) -> int:
+    """A file's descriptor; of a named pipe without waiting for its writer. Raises NotReadable."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind in KINDS:
+        os.close(descriptor)
+        raise NotReadable(f"{path} is {KINDS[kind]}; a file was expected")
+    return descriptor
+
+
+def read_bytes(uri: str, offset: int = 0, length: int | None = None, most: int = WHOLE) -> bytes:
+    """A whole object, or ``length`` bytes from ``offset``; fewer if the object ends earlier.
+
+    Raises:
+        Missing: nothing is there.
+        NotReadable: as ``open_read``; or it is read to its end and has more than ``most`` bytes.
+    """
     if is_local(uri):
         with open_read(uri) as f:
+            if length is None:
+                _require_few(uri, os.fstat(f.fileno()).st_size - offset, most)
             f.seek(offset)
             return f.read() if length is None else f.read(length)
     fs, path = file_system(uri)
     try:
+        if length is None and most < WHOLE:  # a request more, which objects of any size are not worth
+            _require_few(uri, fs.size(path) - offset, most)
         return bytes(fs.cat_file(path, start=offset or None, end=None if length is None else offset + length))
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
@@ -58,10 +89,16 @@ def read_bytes(uri: str, offset: int = 0, length: int | None = None) -> bytes:
         raise
 
 
-def read_text(uri: str) -> str:
-    """A text file in UTF-8, with or without a byte order mark. Raises Missing, or DataError for another encoding."""
+def _require_few(uri: str, size: int, most: int) -> None:
+    if size > most:
+        raise NotReadable(f"{uri} has {size} bytes; at most {most} were expected")
+
+
+def read_text(uri: str, most: int = TEXT) -> str:
+    """A text file in UTF-8, with or without a byte order mark. Raises as ``read_bytes``, or DataError for another
+    encoding."""
     try:
-        return read_bytes(uri).decode("utf-8-sig")
+        return read_bytes(uri, most=most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{uri} is not in UTF-8 ({error}); save it in that encoding") from error
 
@@ -72,16 +109,16 @@ def is_storage_error(error: Exception) -> bool:
     return isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None)
 
 
-def read_many(wanted: Sequence[Range]) -> list[ReadResult]:
+def read_many(wanted: Sequence[Range], most: int = WHOLE) -> list[ReadResult]:
     """``read_bytes`` of each (uri, offset, length), many at a time. An error of a single file is returned in place of
-    its bytes; an error of the storage is raised."""
+    its bytes; an error of the storage is raised. ``most`` holds for local files: objects of a store do not change."""
     out: list[ReadResult] = [b""] * len(wanted)
     protocols: dict[str, list[int]] = {}
     for at, (uri, _, _) in enumerate(wanted):
         protocols.setdefault("file" if is_local(uri) else uri.partition("://")[0], []).append(at)
     for protocol, places in protocols.items():
-        read = _read_local if protocol == "file" else _read_remote
-        for at, result in zip(places, read([wanted[at] for at in places])):
+        some = [wanted[at] for at in places]
+        for at, result in zip(places, _read_local(some, most) if protocol == "file" else _read_remote(some)):
             out[at] = result
     return out
 
@@ -119,9 +156,9 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield target
 
 
-def _read_one(wanted: Range) -> ReadResult:
+def _read_one(wanted: Range, most: int = WHOLE) -> ReadResult:
     try:
-        return read_bytes(*wanted)
+        return read_bytes(*wanted, most)
     except (Missing, *FILE_ERRORS) as error:
         return error
     except OSError as error:
@@ -130,14 +167,14 @@ def _read_one(wanted: Range) -> ReadResult:
         raise
 
 
-def _read_local(wanted: list[Range]) -> list[ReadResult]:
+def _read_local(wanted: list[Range], most: int) -> list[ReadResult]:
     start = time.monotonic()
-    first = [_read_one(w) for w in wanted[:PROBE]]
+    first = [_read_one(w, most) for w in wanted[:PROBE]]
     rest = wanted[PROBE:]
     if time.monotonic() - start < PROBE * SLOW:
-        return first + [_read_one(w) for w in rest]
+        return first + [_read_one(w, most) for w in rest]
     with ThreadPoolExecutor(READERS) as pool:
-        return first + list(pool.map(_read_one, rest))
+        return first + list(pool.map(partial(_read_one, most=most), rest))
 
 
 def _read_remote(wanted: list[Range]) -> list[ReadResult]:

@@ -379,7 +379,8 @@ def test_the_demo_refuses_before_it_draws(
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
     "catalogue": "address verbose source person-level out tombstones namespace splits valid-fraction seed",
-    "train": "address verbose faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
+    "train": "address verbose max-pixels max-bytes "
+    "faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
     "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed "
     "objective.loss objective.distance objective.miner objective.margin objective.positive-margin objective.form "
     "objective.reduction objective.temperature objective.alpha objective.beta objective.base objective.epsilon "
@@ -389,7 +390,8 @@ OPTIONS = {
     "augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "
     "tracking-uri experiment run-name register",
-    "embed": "address verbose faces model out since tombstones split dtype precision unit-size batch actors decoders "
+    "embed": "address verbose max-pixels max-bytes "
+    "faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
     "index": "address verbose embeddings out tombstones picture dry-run verify target-identity-recall target-recall "
     "memory-budget disk-budget spec shards seed",

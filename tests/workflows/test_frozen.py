@@ -271,7 +271,7 @@ def test_a_new_field_changes_no_hash(frozen: Path, monkeypatch: pytest.MonkeyPat
     assert bundle.load(str(frozen / "model")).fingerprint == stored
     found = Embeddings.open(str(frozen / "embeddings")).manifest
     assert found.content["effort"] == 3, "embeddings repeat their plan"
-    plan = json.loads((frozen / "embeddings" / "plan.json").read_text())["plan"]
+    plan = migrate.LIMITS["plan"] | json.loads((frozen / "embeddings" / "plan.json").read_text())["plan"]
     today = plan | {"effort": 3, "preprocessing": plan["preprocessing"] | with_gamma}
     assert manifest.begin(str(frozen / "embeddings"), "embeddings", today) is not None
     assert manifest.digest(migrate.hashed("embeddings", "plan", today)) == found.content["plan_id"]

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from metric_core.options import out_of_range
-from workflows.shared.options import RunOptions
+from workflows.shared.options import PictureOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(RunOptions):
+class EmbedConfig(PictureOptions):
     """Embed every face of a catalogue."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -62,7 +62,7 @@ class EmbedConfig(RunOptions):
 
     def problems(self) -> list[str]:
         count = "[1, inf)"
-        return out_of_range(
+        return super().problems() + out_of_range(
             self,
             unit_size=count,
             batch=count,

@@ -5,7 +5,7 @@ Runs in the actors, or in separate tasks if a job has decoders. The network is i
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core.artefacts import delta, ids, rows, schema
+from metric_core.image.watch import ended_if_stuck
 from metric_core.sampling import loader
 from metric_core.sampling.loader import LOCATOR, Bad
 from workflows.embed.setup import Setup
@@ -48,14 +49,15 @@ def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
         some = table.slice(first, setup.batch).combine_chunks()
         with clock(spent, "read"):
             locators = some.select(LOCATOR).to_pylist()
-            data = loader.fetched(root, range(len(locators)), locators)
+            data = loader.fetched(root, range(len(locators)), locators, setup.limits)
         # Decoded into one array: many small arrays would fragment the memory of the process.
         pixels_BCSS = np.empty((len(data), how.channels, how.size, how.size), np.uint8)
         good: list[int] = []
         bad: list[Bad] = []
-        with clock(spent, "decode"):
+        with clock(spent, "decode"), nullcontext() if unit.careful else ended_if_stuck(len(data)):
             for n, one in enumerate(data):
-                pixels = loader.decoded(n, one, locators[n]["landmarks"], how)
+                points = locators[n]["landmarks"]
+                pixels = loader.decoded(n, one, points, how, setup.limits, careful=unit.careful)
                 if isinstance(pixels, Bad):
                     bad.append(pixels)
                 else:

@@ -10,7 +10,8 @@ Rows and units are determined in ``plan``; units are handed out in ``pool``, emb
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from metric_core.artefacts import manifest
@@ -130,7 +131,8 @@ class _Run:
         config, sizes, tally = self.plan.config, self.tally.sizes, self.tally
         launcher = Launcher(config, self.plan.setup)
         sample.check_precision(config.precision, launcher, self.todo)
-        pool = ActorPool(launcher.worker, sizes.actors, launcher.decoded if sizes.decoders else None, sizes.decoders)
+        decode = launcher.decoded if sizes.decoders else None
+        pool = ActorPool(launcher.worker, sizes.actors, decode, sizes.decoders, partial(replace, careful=True))
         name = self.plan.store.out.rsplit("/", 1)[-1]
         with (
             curves.logged(config, name, tally) as log,

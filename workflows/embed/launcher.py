@@ -57,6 +57,6 @@ class Launcher:
         return _decode.remote(self._setup, unit)
 
 
-@ray.remote
+@ray.remote(max_retries=0)  # the pool hands a unit out again, and then carefully
 def _decode(setup: Setup, unit: Unit) -> list[DecodedBatch]:
     return list(decoding.batches(setup, unit))

@@ -67,6 +67,7 @@ class EmbedPlan:
             dtype=config.dtype,
             precision=config.precision,
             batch=config.batch,
+            limits=config.limits,
             device="cuda" if config.gpu else "cpu",
         )
         return cls(
@@ -100,6 +101,8 @@ class EmbedPlan:
             "unit_size": self.config.unit_size,
             "dtype": self.config.dtype,
             "precision": self.config.precision,
+            "max_pixels": self.config.max_pixels,
+            "max_bytes": self.config.max_bytes,
             "since": [
                 {"plan_id": source.manifest.content["plan_id"], "digest": source.manifest.digest}
                 for source in self.since

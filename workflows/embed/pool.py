@@ -25,12 +25,19 @@ class ActorPool:
     """Actors with the methods ``ready()`` and ``work(unit, decoded)``, for one call of ``run``."""
 
     def __init__(
-        self, start: Callable[[], Any], actors: int, decode: Callable[[Any], Any] | None = None, decoders: int = 0
+        self,
+        start: Callable[[], Any],
+        actors: int,
+        decode: Callable[[Any], Any] | None = None,
+        decoders: int = 0,
+        after_failure: Callable[[Any], Any] = lambda unit: unit,
     ) -> None:
         """``start()`` returns a new actor, ``decode(unit)`` a reference to what ``work`` gets as ``decoded``; at most
-        ``decoders`` units are decoded at the same time."""
+        ``decoders`` units are decoded at the same time. ``after_failure(unit)`` is handed out for a unit that has
+        failed, and equals it."""
         self._started: float | None = None
         self._start, self._decode, self._decoders = start, decode, decoders
+        self._after_failure = after_failure
         self._ahead = decoders + IN_FLIGHT * actors
         self._actors = [start() for _ in range(actors)]
         self._waiting: deque[Any] = deque()
@@ -134,4 +141,4 @@ class ActorPool:
             cause: LikenessError = cluster.as_likeness_error(error)
             raise JobFailed(f"{unit or 'the actors'}: given up after {ATTEMPTS} attempts; {cause}") from error
         if unit is not None:
-            self._waiting.appendleft(unit)
+            self._waiting.appendleft(self._after_failure(unit))

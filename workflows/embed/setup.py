@@ -5,6 +5,7 @@ from typing import Literal
 
 from metric_core.artefacts.delta import Selection
 from metric_core.artefacts.faces import Faces
+from metric_core.image.limits import Limits
 from metric_core.model.embedder import Embedder
 from workflows.embed.store import UnitStore
 
@@ -26,5 +27,7 @@ class Setup:
     """Number format that the network computes in."""
     batch: int
     """Faces decoded together."""
+    limits: Limits
+    """Of pictures that are read."""
     device: str
     """Where the network runs: cpu or cuda."""

@@ -5,7 +5,7 @@ in ``worker``, units are committed in ``store``.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,8 @@ class Unit:
     last: int
     retry: int = 0
     """0: all its rows; n: those that run n - 1 rejected."""
+    careful: bool = field(default=False, compare=False)
+    """Whether an attempt at it has failed: perhaps one of its pictures ends the process that decodes it."""
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metric_core import storage
 from metric_core.errors import ImageUnreadable, Missing
-from metric_core.image.decoding import decode
+from metric_core.image.preprocess import shrunk
 
 TILE, TEXT, GAP = 96, 30, 6
 ROWS = 12
@@ -53,10 +53,9 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
 
 def _tile(fetch: Callable[[], bytes]) -> Image.Image:
     try:
-        picture = decode(fetch()).convert("RGB")
+        picture = Image.fromarray(shrunk(fetch(), TILE))
     except (ImageUnreadable, Missing):  # the picture may have been removed since; the match is still valid
         return Image.new("RGB", (TILE, TILE), "lightgrey")
-    picture.thumbnail((TILE, TILE))
     tile = Image.new("RGB", (TILE, TILE), "white")
     tile.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
     return tile

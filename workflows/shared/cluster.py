@@ -5,6 +5,7 @@ Also what the connected cluster has room for, whether its nodes see the same fil
 
 import logging
 import os
+import resource
 import shutil
 import socket
 import tempfile
@@ -34,6 +35,10 @@ KEEP_MEMORY = {"env_vars": {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "M
 """Runtime environment of processes that run a network on CPUs. By default glibc returns the memory of large tensors to
 the system, which zeroes it page by page for the next ones: half of the time that embedding takes (mallopt(3)). One
 arena, because the work is done in threads, and a thread's own arena holds no block above 64 MB."""
+
+
+OPEN_FILES, FILE_BYTES = 1024, 64 << 20
+"""Limits of a process below which the Ray that is started here fails, as measured, with room for a few workers."""
 
 
 @contextmanager
@@ -88,6 +93,7 @@ def _join(address: str, how: dict[str, Any]) -> None:
 
 
 def _start(scratch: str, how: dict[str, Any]) -> None:
+    _require_limits()
     try:
         ray.init(include_dashboard=False, _temp_dir=scratch, **how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
@@ -95,6 +101,22 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
             f"Ray could not be started on this machine: {_one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
+
+
+def _require_limits() -> None:
+    """Raises ConfigError when this process's own limits leave Ray too few open files, or too short ones; its processes
+    would die without saying why."""
+    needed = {resource.RLIMIT_NOFILE: OPEN_FILES, resource.RLIMIT_FSIZE: FILE_BYTES}
+    words = {resource.RLIMIT_NOFILE: "open files (ulimit -n)", resource.RLIMIT_FSIZE: "bytes of a file (ulimit -f)"}
+    problems = []
+    for what, least in needed.items():
+        soft, hard = resource.getrlimit(what)
+        if 0 <= soft < least and (hard < 0 or hard >= least):
+            resource.setrlimit(what, (least, hard))
+        elif 0 <= soft < least:
+            problems.append(f"this process is limited to {soft} {words[what]}; Ray needs {least}: raise the limit")
+    if problems:
+        raise ConfigError.of(problems)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from metric_core import storage
-from metric_core.errors import ConfigError, JobRunning, Missing, StorageFull
+from metric_core.errors import ConfigError, JobRunning, Missing, NotWritable, StorageFull
 from workflows.shared.console import say
 
 NAME = ".lease.json"
@@ -84,7 +84,7 @@ class Lease:
                     self._lost.set()
             except Missing:
                 self._lost.set()
-            except (OSError, StorageFull):  # this beat is missed, and the next one may succeed
+            except (OSError, StorageFull, NotWritable):  # this beat is missed, and the next one may succeed
                 continue
 
     def confirm(self) -> None:

@@ -1,5 +1,6 @@
 """A small actor that carries messages between a training's driver and its workers."""
 
+from collections import Counter
 from typing import Any
 
 import ray
@@ -12,6 +13,12 @@ class Board:
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._stop = False
+        self._starts: Counter[int] = Counter()
+
+    def started(self, rank: int) -> int:
+        """Notes that a worker starts; returns how often one of its rank did before, in this run of the job."""
+        self._starts[rank] += 1
+        return self._starts[rank] - 1
 
     def post(self, event: dict[str, Any]) -> bool:
         """Leaves an event for the driver; returns whether to stop."""

@@ -10,11 +10,11 @@ from metric_core.learn.objective import Objective
 from metric_core.learn.schedule import Hardening, HardeningState
 from metric_core.model.spec import DIMS, ModelSpec, backbone_spec
 from metric_core.options import out_of_range
-from workflows.shared.options import RunOptions
+from workflows.shared.options import PictureOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunOptions):
+class TrainConfig(PictureOptions):
     """Learn a metric from a catalogue of faces."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -144,7 +144,7 @@ class TrainConfig(RunOptions):
 
     def problems(self) -> list[str]:
         count, share = "[1, inf)", "[0, 1]"
-        problems = out_of_range(
+        problems = super().problems() + out_of_range(
             self,
             workers=count,
             cpus_per_worker=count,

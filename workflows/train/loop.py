@@ -53,6 +53,8 @@ class _Worker:
     """int64 (N,), -1 where the catalogue has no view"""
     memory: CrossBatchMemory | None
     """Embeddings of earlier batches; None if the objective does not use them."""
+    careful: bool
+    """Whether pictures are decoded in a process of their own, because one of them may have ended this worker before."""
     hardening: HardeningState = field(default_factory=HardeningState)
     """State of the miner schedule."""
     suspicious: int = 0
@@ -91,12 +93,12 @@ def train_loop(
     *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, work: str, board: Any
 ) -> None:
     """All steps of one worker, from the last checkpoint below ``work`` if there is one."""
-    worker = _prepare(config, spec, train)
+    worker = _prepare(config, spec, train, board)
     world = worker.world
     first = _restore(worker, work)
     # Every loader process has its own cache.
     cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
-    dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes)
+    dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes, limits=config.limits, careful=worker.careful)
     batches = loader.training_loader(
         dataset,
         sampler_of(config, train),
@@ -137,7 +139,9 @@ def train_loop(
 
 
 def _validation(worker: _Worker, valid: pa.Table, root: str) -> Validation:
-    dataset = FaceDataset(valid, root, worker.embedder.spec.preprocessing, worker.config.cache_mib << 20)
+    config, how = worker.config, worker.embedder.spec.preprocessing
+    careful = worker.careful
+    dataset = FaceDataset(valid, root, how, config.cache_mib << 20, limits=config.limits, careful=careful)
     return Validation(valid, dataset, worker.world, worker.device)
 
 
@@ -169,7 +173,7 @@ def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainCo
     return emb_BD
 
 
-def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Worker:
+def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table, board: Any) -> _Worker:
     world = World.current()
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
     dtype = torch.float64 if config.precision == "float64" else torch.float32
@@ -185,6 +189,7 @@ def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table) -> _Worker:
         face_id_N=train["face_id"].to_numpy(),
         view_N=view_codes(train),
         memory=new_memory(config.objective, config.embedding_size, world, dtype, device),
+        careful=ray.get(board.started.remote(world.rank)) > 0,
     )
 
 

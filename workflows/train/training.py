@@ -152,7 +152,7 @@ class Training:
         found = storage.read_bytes(stored).decode(errors="replace") if storage.exists(stored) else ""
         text, _, digest = found.rstrip("\n").partition("\n")
         if digest != self._digest(text):
-            text = mean_face(self.train, self.faces.root, self.config.seed)
+            text = mean_face(self.train, self.faces.root, self.config.seed, self.config.limits)
             storage.write_bytes(stored, f"{text}\n{self._digest(text)}\n".encode())
         return self.config.model_spec(text)
 

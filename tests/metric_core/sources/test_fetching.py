@@ -27,9 +27,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[storage.Range]:
     asked: list[storage.Range] = []
     honest = storage.read_many
 
-    def counted(wanted: Sequence[storage.Range]) -> list[bytes | Missing]:
+    def counted(wanted: Sequence[storage.Range], most: int) -> list[storage.ReadResult]:
         asked.extend(wanted)
-        return honest(wanted)
+        return honest(wanted, most)
 
     monkeypatch.setattr(storage, "read_many", counted)
     return asked

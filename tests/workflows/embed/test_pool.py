@@ -111,3 +111,12 @@ def test_stopping_early_lets_what_runs_finish(ray_session: None, tmp_path: Path)
     running.close()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"0-0", "1-0", "end-1"}, "running units were finished, and no others started"
+
+
+def test_a_unit_that_failed_is_handed_out_with_more_care(ray_session: None, tmp_path: Path) -> None:
+    def careful(unit: str) -> str:
+        (tmp_path / f"careful-{unit.split()[0]}").touch()
+        return str(unit)
+
+    assert len(dict(pool_of(tmp_path, after_failure=careful).run(["0 fine", "1 die-once"]))) == 2
+    assert (tmp_path / "careful-1").exists()
