@@ -27,7 +27,7 @@ NAME = 4096
 """Most bytes of a name, a key, a path or another short text: the longest path that Linux opens."""
 BATCH = 64 << 20
 """Bytes of texts that are unpacked at a time."""
-_TEXTS = (
+TEXTS = (
     pt.is_string,
     pt.is_large_string,
     pt.is_string_view,
@@ -35,6 +35,7 @@ _TEXTS = (
     pt.is_large_binary,
     pt.is_binary_view,
 )
+"""Arrow's types of text, and of bytes that may be text."""
 TABLE = 4 << 30
 """Most bytes of a list of faces in memory."""
 
@@ -58,7 +59,7 @@ def require_short(table: pa.Table, where: str) -> None:
     for name in table.column_names:
         column = table[name]
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not any(is_kind(kind) for is_kind in _TEXTS):
+        if not any(is_kind(kind) for is_kind in TEXTS):
             continue
         length_N = pc.binary_length(column.cast(pa.large_binary()))
         if (longest := pc.max(length_N).as_py() or 0) > NAME:

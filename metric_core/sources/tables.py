@@ -168,13 +168,4 @@ def _whole(chunk: Any) -> pa.Array:
         raise _NoTextError from None
 
 
-_TEXTS = (
-    pt.is_string,
-    pt.is_large_string,
-    pt.is_string_view,
-    pt.is_binary,
-    pt.is_large_binary,
-    pt.is_binary_view,
-    pt.is_integer,
-    pt.is_null,
-)
+_TEXTS = (*bounds.TEXTS, pt.is_integer, pt.is_null)
