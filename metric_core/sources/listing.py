@@ -114,22 +114,24 @@ def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int
         raise DataError(
             f"{address}: the key {repeated!r} occurs twice, for the paths {which}; each row needs its own path or key"
         )
-    _require_once(path_N, table, address)
+    _require_one_person(path_N, table, address)
     lost = {keys.plain(path) for path, key in zip(paths, found) if key != keys.plain(path)}
     return key_N, {row: path for row, path in zip(derived, paths) if lost and keys.plain(path) in lost}
 
 
-def _require_once(path_N: list[str], table: pa.Table, address: str) -> None:
-    """Check that no path occurs twice; faces of one picture may, each with its own key and landmarks."""
+def _require_one_person(path_N: list[str], table: pa.Table, address: str) -> None:
+    """Check that no picture is of two people, unless landmarks tell its faces apart. A picture may be there more than
+    once, each time with its own key."""
     if len(set(path_N)) == len(path_N):
         return
     points = table["landmarks"].to_pylist() if "landmarks" in table.column_names else [None] * len(path_N)
-    seen: dict[tuple[str, str], int] = {}
-    for row, face in enumerate(zip(path_N, map(str, points)), start=1):
-        if (first := seen.setdefault(face, row)) != row:
+    seen: dict[tuple[str, str], tuple[int, str]] = {}
+    for row, (face, person) in enumerate(zip(zip(path_N, map(str, points)), table["identity"].to_pylist()), start=1):
+        first, other = seen.setdefault(face, (row, person))
+        if other != person:
             raise DataError(
-                f"{address}: the path {face[0]!r} occurs twice, in rows {first} and {row}; remove one, or give each "
-                f"face of the picture its key and landmarks"
+                f"{address}: the path {face[0]!r} occurs twice, in row {first} of {other!r} and in row {row} of "
+                f"{person!r}; remove one, or give each face of the picture its landmarks"
             )
 
 

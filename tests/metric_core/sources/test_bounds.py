@@ -75,7 +75,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "identity has 40000000 bytes in row 0; at most 4096",
     ),
     "a cell of 200 MB": (big_csv, "a.csv"),
-    "a device": (lambda _: Path("/dev/zero"), "neither a file nor a folder"),
+    "a device": (lambda _: Path("/dev/zero"), "/dev/zero is a device; a file was expected"),
 }
 
 

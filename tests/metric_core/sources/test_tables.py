@@ -91,7 +91,7 @@ def test_identities_in_parquet(cells: pa.Array, right: list[str] | str, there: P
         (b"path,identity\nfile://,A\n", "row 1 has the path 'file://', which names no file"),
         (b"path,identity\n" + b"x" * 300 + b".jpg,A\n", "lists 1 of 1 files that are not there"),
         (b"path,identity\n1.jpg/x.jpg,A\n", "lists 1 of 1 files that are not there"),
-        (b"path,identity,key\n1.jpg,A,a\n./1.jpg,A,b\n", r"the path '1\.jpg' occurs twice, in rows 1 and 2"),
+        (b"path,identity,key\n1.jpg,A,a\n./1.jpg,B,b\n", r"occurs twice, in row 1 of .A. and in row 2"),
         (b'path,identity\n1.jpg,"A\n2.jpg,B\n', "a quote that is opened in the last row is not closed"),
     ],
 )
