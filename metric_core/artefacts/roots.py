@@ -6,7 +6,9 @@ is nobody's picture) is recognised before anything is opened.
 
 import os
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +17,9 @@ from metric_core import storage
 
 MOST = 100
 """Folders that a catalogue lists; where there are more, their common parents stand for the deepest of them."""
+
+_CHAINED = re.compile(r"::.*://")
+"""fsspec opens the address behind ``::``."""
 
 
 class Root(str):
@@ -40,7 +45,7 @@ def address(root: str, uri: str) -> str | None:
     if "\0" in found:  # no file has such a name, and none can be asked for
         return None
     further = root.further if isinstance(root, Root) else None
-    return found if further is None or _is_below(found, uri, [root, *further]) else None
+    return found if further is None or _is_below(found, [root, *further]) else None
 
 
 class Elsewhere:
@@ -57,7 +62,7 @@ class Elsewhere:
             leads_out = pc.match_substring_regex(uris, r"^/|://|(^|/)\.\.(/|$)")
             for uri in uris.filter(leads_out).to_pylist():
                 found = storage.resolve(self._root, uri)
-                if not _is_below(found, uri, [self._root]):
+                if not _is_below(found, [self._root]):
                     self._found.add(_place(found))
             yield table
 
@@ -68,7 +73,7 @@ class Elsewhere:
         folders = self._found - hosts
         while len(folders) > MOST and (deepest := max(folder.count("/") for folder in folders)) > 1:
             folders = {posixpath.dirname(one) if one.count("/") == deepest else one for one in folders}
-        return sorted(hosts) + sorted(one for one in folders if not _is_below(one, one, folders - {one}))
+        return sorted(hosts) + sorted(one for one in folders if not _is_below(one, folders - {one}))
 
 
 def _place(address: str) -> str:
@@ -79,11 +84,17 @@ def _place(address: str) -> str:
     return f"{scheme}://{path.partition('/')[0]}"
 
 
-def _is_below(address: str, uri: str, roots: Iterable[str]) -> bool:
-    if not storage.is_local(address) and "::" in uri:  # fsspec opens the address behind it
+def _is_below(address: str, roots: Iterable[str]) -> bool:
+    if _CHAINED.search(address):
         return False
-    normal = _normal(address)
-    return any(f"{normal}/".startswith(f"{_normal(root).rstrip('/')}/") for root in roots)
+    inside = f"{_normal(address)}/"
+    return any(inside.startswith(_beginning(root)) for root in roots)
+
+
+@lru_cache(MOST * 10)
+def _beginning(root: str) -> str:
+    """Of all normal addresses below a root; roots are few, and asked for again with every row."""
+    return f"{_normal(root).rstrip('/')}/"
 
 
 def _normal(address: str) -> str:

@@ -157,7 +157,8 @@ def read(uri: str) -> Tombstones:
         Missing: the key is missing, without which no name can be looked up.
     """
     manifest.require_own(uri)
-    names, listed = _names(uri), _listed(uri)
+    listed = _listed(uri)  # before the files: who adds one meanwhile writes its file first
+    names = _names(uri)
     if not names and not listed:
         return Tombstones()
     key = _key(uri, listed)

@@ -73,7 +73,9 @@ class _Helper:
         """The array, or the message of the ImageUnreadable. Raises ImageUnreadable if the process ended."""
         with suppress(BrokenPipeError):  # it has ended, and there will be no answer
             _send(self._to, request, data)
-        if not select.select([self._from], [], [], PATIENCE_S)[0]:
+        answered = select.poll()  # select knows the first 1,024 open files of a process only
+        answered.register(self._from, select.POLLIN)
+        if not answered.poll(PATIENCE_S * 1000):
             self._process.kill()
         received = _receive(self._from)
         if received is None:

@@ -25,8 +25,8 @@ HEADERS = 256 << 10
 DIGITS = re.compile(rb"\d{256}")
 NAME = 4096
 """Most bytes of a name, a key, a path or another short text: the longest path that Linux opens."""
-BATCH = 64 << 20
-"""Bytes of texts that are unpacked at a time."""
+ROWS = 65_536
+"""Rows of texts that are unpacked at a time."""
 TEXTS = (
     pt.is_string,
     pt.is_large_string,
@@ -54,15 +54,20 @@ def require_few(size: int, most: int, what: str) -> None:
         raise DataError(f"{what} has {size} bytes; at most {most} were expected: it is damaged, or something else")
 
 
+def parquet(f: BinaryIO) -> pq.ParquetFile:
+    """A Parquet file whose texts and bytes are read as dictionaries: a value that is stored once and stands in every
+    row, so that kilobytes would unpack to gigabytes, is in memory once. It takes less time, too."""
+    about = pq.ParquetFile(f).metadata
+    columns = (about.schema.column(number) for number in range(about.num_columns))
+    names = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    return pq.ParquetFile(f, metadata=about, read_dictionary=names)
+
+
 def require_short(table: pa.Table, where: str) -> None:
     """Raises DataError when a text in the table is longer than ``NAME``; names the column, the row and the length."""
     for name in table.column_names:
-        column = table[name]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not any(is_kind(kind) for is_kind in TEXTS):
-            continue
-        length_N = pc.binary_length(column.cast(pa.large_binary()))
-        if (longest := pc.max(length_N).as_py() or 0) > NAME:
+        length_N = _lengths(table[name])
+        if length_N is not None and (longest := pc.max(length_N).as_py() or 0) > NAME:
             row = pc.index(length_N, longest).as_py()
             raise DataError(
                 f"{where}: {name} has {longest} bytes in row {row}; at most {NAME} were expected: it is damaged, or no "
@@ -70,24 +75,30 @@ def require_short(table: pa.Table, where: str) -> None:
             )
 
 
-def texts(file: pq.ParquetFile, columns: list[str], where: str, group: int | None = None) -> Iterator[pa.Table]:
-    """Some columns of a Parquet file, or of one row group, a few rows at a time.
+def _lengths(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """int64 (N,): bytes of each text; None for another column."""
+    kind = column.type.value_type if pt.is_dictionary(column.type) else column.type
+    if not any(is_kind(kind) for is_kind in TEXTS):
+        return None
+    if not pt.is_dictionary(column.type):
+        return pc.binary_length(column.cast(pa.large_binary()))
+    chunks = [pc.binary_length(one.dictionary.cast(pa.large_binary())).take(one.indices) for one in column.chunks]
+    return pa.chunked_array(chunks, pa.int64())
 
-    A value that is stored once can stand in every row, so that kilobytes unpack to gigabytes; no more than ``BATCH``
-    bytes are unpacked before their lengths are checked.
+
+def texts(file: pq.ParquetFile, columns: list[str], where: str, group: int | None = None) -> Iterator[pa.Table]:
+    """Some columns of a Parquet file (from ``parquet``), or of one row group, ``ROWS`` rows at a time.
 
     Raises:
         DataError: a text is longer than ``NAME``.
     """
     first = 0
-    for number in range(file.num_row_groups) if group is None else [group]:
-        size = stored(file, number, columns)
-        rows = max(1, min(file.metadata.row_group(number).num_rows, BATCH // max(1, size)))
-        for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=columns):
-            table = pa.Table.from_batches([batch])
-            require_short(table, f"{where}, from row {first}")
-            first += table.num_rows
-            yield table
+    groups = None if group is None else [group]
+    for batch in file.iter_batches(batch_size=ROWS, row_groups=groups, columns=columns):
+        table = pa.Table.from_batches([batch])
+        require_short(table, f"{where}, from row {first}")
+        first += table.num_rows
+        yield table
 
 
 def listed(file: pq.ParquetFile, address: str) -> pa.Table:
@@ -96,33 +107,26 @@ def listed(file: pq.ParquetFile, address: str) -> pa.Table:
     Raises:
         DataError: a text is longer than ``NAME``, or all of them together than ``TABLE``.
     """
-    tables, size = [file.schema_arrow.empty_table()], 0
+    tables, size = [], 0
     for table in texts(file, file.schema_arrow.names, address):
         tables.append(table)
-        size += table.nbytes
+        lengths = (_lengths(column) for column in table.columns)
+        size += table.nbytes + sum(pc.sum(length_N).as_py() or 0 for length_N in lengths if length_N is not None)
         require_few(size, TABLE, f"{address}: the list")
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables) if tables else file.schema_arrow.empty_table()
 
 
-def pictures(file: pq.ParquetFile, group: int, column: str, most: int, address: str) -> pa.Table:
-    """The pictures of a row group, of which the footer says that they have at most ``most`` bytes, a few at a time.
-
-    Raises:
-        DataError: they have more, because one that is stored once stands in many rows.
-    """
+def leaf(file: pq.ParquetFile, group: int, name: str, most: int, address: str) -> pa.ChunkedArray:
+    """A leaf column of a row group, such as ``image.bytes``. Raises DataError if it has more than ``most`` bytes."""
     if group >= file.num_row_groups:
         raise DataError(f"{address} has {file.num_row_groups} row groups")
-    rows = max(1, min(file.metadata.row_group(group).num_rows, most // max(1, stored(file, group, [column]))))
-    batches, size = [], 0
-    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column]):
-        batches.append(batch)
-        size += batch.nbytes
-        require_few(size, most, f"{address}: the pictures of row group {group}")
-    return pa.Table.from_batches(batches)
+    require_few(stored(file, group, [name]), most, f"{address}: {name} of row group {group}")
+    table = file.read_row_group(group, columns=[name])
+    return (table.flatten() if "." in name else table).column(0)
 
 
 def stored(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
-    """Bytes of some columns of a row group before compression; the most that one of their rows can have."""
+    """Bytes of some columns of a row group before compression."""
     about = file.metadata.row_group(group)
     chunks = (about.column(at) for at in range(about.num_columns))
     return sum(

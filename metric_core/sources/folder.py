@@ -129,7 +129,8 @@ class _Sidecars:
         self._path_of: dict[str, str] = {}
         tag_of = {}
         for path, tag, ending in (file for run in runs for file in run if file.ending in naming.SIDECARS):
-            naming.enter(self._path_of, keys.plain(path) + ending, path, root)
+            remedy = f"{path} is another spelling of it; remove one"
+            naming.enter(self._path_of, keys.plain(path) + ending, path, root, remedy)
             tag_of[path] = tag
         self._owned = {path: naming.sidecars_of(path, self._path_of) for path in pictures if self._path_of}
         used = {name for owned in self._owned.values() for name in owned.values()}

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
+from metric_core.sources import bounds
 
 SIDECARS = (".cls", ".json", ".txt")
 """Endings of files that say something about the picture beside them, in order of precedence."""
@@ -45,6 +46,8 @@ class Sidecar:
 
 def read_sidecar(ending: str, data: bytes) -> Sidecar:
     """What the bytes of a sidecar with this ending say."""
+    if len(data) > bounds.SIDECAR:
+        return Sidecar(problem=f"a sidecar of {{}} has over {bounds.SIDECAR} bytes; it is damaged, or something else")
     try:
         text = data.decode().strip()
         if ending != ".json":
@@ -70,13 +73,10 @@ def sidecars_of(picture: str, there: Container[str]) -> dict[str, str]:
     return found
 
 
-def enter(place_of: dict[str, _Place], name: str, place: _Place, where: str) -> None:
-    """Note where a file with this name is. Raises DataError if there is one already."""
+def enter(place_of: dict[str, _Place], name: str, place: _Place, where: str, remedy: str) -> None:
+    """Note where a file with this name is. Raises DataError, with the remedy, if there is one already."""
     if name in place_of:
-        raise DataError(
-            f"{where} holds {name} twice: which one counts? tar -r and tar -u append later copies; unpack it, where "
-            f"the last copy remains, and pack it again"
-        )
+        raise DataError(f"{where} holds {name} twice: which one counts? {remedy}")
     place_of[name] = place
 
 

@@ -128,8 +128,10 @@ def _files(f: pq.ParquetFile, group: int, image: str, root: str, file: str) -> d
     if kind.get_field_index("path") < 0:
         return {}
     where = storage.join(root, file)
-    empty_n = pc.is_null(_leaf(f, group, image, where)).to_pylist()
-    paths = _leaf(f, group, f"{column}.path", where).to_pylist()
+    empty_n = pc.is_null(bounds.leaf(f, group, image, MAX_GROUP, where)).to_pylist()
+    path_N = bounds.leaf(f, group, f"{column}.path", MAX_GROUP, where)
+    bounds.require_short(pa.table({f"{column}.path": path_N}), where)
+    paths = path_N.to_pylist()
     folder = file.rpartition("/")[0] or "."
     named = {row: path for row, (empty, path) in enumerate(zip(empty_n, paths)) if empty and path}
     uris = {row: storage.resolve(folder, path).removeprefix("./") for row, path in named.items()}
@@ -153,11 +155,6 @@ def _may_be_empty(f: pq.ParquetFile, group: int, image: str) -> bool:
     return bool(chunk.total_uncompressed_size <= FEW_BYTES * chunk.num_values)
 
 
-def _leaf(f: pq.ParquetFile, group: int, name: str, address: str) -> pa.ChunkedArray:
-    table = bounds.pictures(f, group, name, MAX_GROUP, address)
-    return (table.flatten() if "." in name else table).column(0)
-
-
 def fetch(address: str, row_group: int, row: int, column: str) -> bytes:
     """The bytes in one cell; empty if the cell is.
 
@@ -179,16 +176,18 @@ class _Groups:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int, str], tuple[pa.ChunkedArray, int]] = OrderedDict()
+        """Columns and their bytes: adding up those of all chunks takes longer than finding a picture."""
 
     def get(self, *which: Any) -> pa.ChunkedArray:
         with self._lock:
             if which not in self._held:
-                self._held[which] = _read(*which)
+                column = _read(*which)
+                self._held[which] = column, column.nbytes
             self._held.move_to_end(which)
-            while len(self._held) > 1 and sum(column.nbytes for column in self._held.values()) > CACHE:
+            while len(self._held) > 1 and sum(size for _, size in self._held.values()) > CACHE:
                 self._held.popitem(last=False)
-            return self._held[which]
+            return self._held[which][0]
 
 
 _groups = _Groups()
@@ -196,14 +195,14 @@ _groups = _Groups()
 
 def _read(address: str, row_group: int, column: str) -> pa.ChunkedArray:
     with _open(address) as f:
-        return _leaf(f, row_group, column, address)
+        return bounds.leaf(f, row_group, column, MAX_GROUP, address)
 
 
 @contextmanager
 def _open(address: str) -> Iterator[pq.ParquetFile]:
     with storage.open_read(address, ahead=False) as f:
         try:
-            yield pq.ParquetFile(f)
+            yield bounds.parquet(f)
         except (pa.ArrowException, ValueError, OSError) as error:
             if storage.is_storage_error(error):
                 raise

@@ -24,6 +24,7 @@ import pyarrow.csv
 
 from metric_core import storage
 from metric_core.errors import DataError, ImageUnreadable
+from metric_core.sources import bounds
 from metric_core.sources.found import UNLISTED, Found, Notes
 
 WHOLE, PARTS = "recordio", "recordio-parts"
@@ -32,6 +33,8 @@ WHOLE, PARTS = "recordio", "recordio-parts"
 MAGIC = b"\x0a\x23\xd7\xce"
 PART = struct.Struct("<4sI")
 HEADER = struct.Struct("<IfQQ")
+LABELS = 4096
+"""Most labels of a record: the person, and whatever else its writer knew."""
 ONLY, FIRST, MIDDLE, LAST = range(4)
 """Places of a part in its record, the upper 3 bits of the second word."""
 
@@ -156,8 +159,10 @@ def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: i
         f.seek(offset)
         data = f.read(min(length, HEADER.size))
         if data[:4] != bytes(4):  # labels follow
-            data += f.read(min(length - len(data), 4 * int.from_bytes(data[:4], "little")))
+            flag = min(LABELS, int.from_bytes(data[:4], "little"))
+            data += f.read(min(length - len(data), 4 * flag))
     else:
+        bounds.require_few(sum(size for _, size in parts), bounds.PICTURE, f"{where}: a record in {len(parts)} parts")
         data = _join(f, parts)
         length = len(data)
     own, labels, image_length = _header(data, length, where)
@@ -216,6 +221,8 @@ def _header(data: bytes, length: int, where: str) -> tuple[int, tuple[float, ...
         raise DataError(
             f"{where}: {length} bytes have no room for a header and {flag} labels; this is not an image record"
         )
+    if flag > LABELS:
+        raise DataError(f"{where}: a record promises {flag} labels; at most {LABELS} were expected: it is damaged")
     return number, struct.unpack_from(f"<{flag}f", data, HEADER.size) if flag else (label,), image_length
 
 

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from metric_core import storage
@@ -84,7 +83,7 @@ def require_once(names: Sequence[str], address: str) -> None:
 
 
 def _read_parquet(f: BinaryIO, address: str) -> pa.Table:
-    file = pq.ParquetFile(f)
+    file = bounds.parquet(f)
     require_once(file.schema_arrow.names, address)
     return bounds.listed(file, address)
 
@@ -130,7 +129,7 @@ def _header(f: BinaryIO, address: str) -> list[str]:
 
 
 def _as_text(column: pa.ChunkedArray, name: str, address: str) -> pa.ChunkedArray:
-    kind = column.type
+    kind = column.type.value_type if pt.is_dictionary(column.type) else column.type
     if name in NESTED and pt.is_nested(kind):
         return column
     try:

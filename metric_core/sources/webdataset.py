@@ -18,6 +18,8 @@ from metric_core.errors import DataError
 from metric_core.sources import bounds, naming
 from metric_core.sources.found import LINKS, SPECIAL, TWINS, Found, Notes, read_landmarks
 
+APPENDED = "tar -r and tar -u append later copies; unpack it, where the last copy remains, and pack it again"
+"""What to do about a name that a tar has twice."""
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 """Compression by a file's first bytes."""
 
@@ -116,16 +118,15 @@ def _enter(members: _Members, name: str, span: _Span, f: BinaryIO, address: str,
     last = keys.ending(name).lower()
     hidden = any(part.startswith(".") and part != ".." for part in name.split("/"))
     if not hidden and last in keys.IMAGE_ENDINGS:
-        naming.enter(members.pictures, name, span, address)
+        naming.enter(members.pictures, name, span, address, APPENDED)
         return
     members.files[name] = span
     if hidden:  # an image tree ignores such files, too
         return
     if last in naming.SIDECARS:
-        bounds.require_few(span[1], bounds.SIDECAR, f"{address}: {name}")
         f.seek(span[0])
-        said = naming.read_sidecar(last, f.read(span[1]))
-        naming.enter(members.sidecars, keys.plain(name) + last, said, address)
+        said = naming.read_sidecar(last, f.read(min(span[1], bounds.SIDECAR + 1)))
+        naming.enter(members.sidecars, keys.plain(name) + last, said, address, APPENDED)
     else:
         notes.ignored[_cut(name) or "(none)"] += 1
 

@@ -20,6 +20,7 @@ from ray.train import Checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
 from metric_core.artefacts.faces import identity_codes
+from metric_core.errors import JobFailed
 from metric_core.image.augment import augment
 from metric_core.learn.collective import World, all_reduce_sum
 from metric_core.learn.health import all_finite, gradient_norm
@@ -306,8 +307,19 @@ def _save(worker: _Worker, step: int) -> None:
 
 
 def _restore(worker: _Worker, work: str) -> int:
-    """Load the last checkpoint, if there is one; returns the step to continue with, 0 without a checkpoint."""
+    """Load the last checkpoint, if there is one; returns the step to continue with, 0 without a checkpoint.
+
+    Raises:
+        JobFailed: the workers do not find the same one.
+    """
     state = checkpoints.latest(work, worker.device)
+    step = 0 if state is None else int(state["step"])
+    mean = all_reduce_sum(torch.tensor(float(step), device=worker.device), worker.world) / worker.world.size
+    if mean.item() != step:
+        raise JobFailed(
+            f"worker {worker.world.rank} read a checkpoint of step {step} from {work}, and others another one; see "
+            f"that all nodes read the same files there, then start again with the same arguments"
+        )
     if state is None:
         return 0
     worker.embedder.load_state_dict(state["model"])
@@ -316,4 +328,4 @@ def _restore(worker: _Worker, work: str) -> int:
         worker.memory.load_state_dict(state["memory"])
     worker.hardening = HardeningState(**state["hardening"])
     worker.suspicious = state["suspicious"]
-    return int(state["step"])
+    return step
