@@ -56,7 +56,7 @@ def test_a_flat_source_says_what_to_do(form: str, tmp_path: Path) -> None:
     source = laid(tmp_path / "source", {"a.jpg": b"1"}) if form == "folder" else tmp_path / "a.tar"
     if form == "tar":
         write_tar(source, {"a.jpg": b"1"})
-    with pytest.raises(DataError, match="a has no identity; .* or pass --unlabelled if nobody is named") as refusal:
+    with pytest.raises(DataError, match=r"a has no identity; .* or pass --unlabelled if nobody is named") as refusal:
         list(catalogue.scan(str(source)).faces)
     assert "\n" not in str(refusal.value)
 
@@ -92,7 +92,9 @@ def test_empty_cells_of_a_list_are_nobody(form: str, tmp_path: Path) -> None:
     if form == "csv":
         source.write_text("path,identity\n" + "".join(f"{k}.jpg,{name}\n" for k, name in zip("abcd", names)))
     else:
-        pq.write_table(pa.table({"path": [f"{k}.jpg" for k in "abcd"], "identity": ["ann", None, "  ", "None"]}), source)
+        pq.write_table(
+            pa.table({"path": [f"{k}.jpg" for k in "abcd"], "identity": ["ann", None, "  ", "None"]}), source
+        )
     assert scanned(source) == {"a": "ann", "b": None, "c": None, "d": "None"}
     with pytest.raises(DataError, match="2 rows have no identity, the first is row 2"):
         catalogue.scan(str(source))
