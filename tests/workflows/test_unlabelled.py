@@ -137,6 +137,24 @@ def test_other_sources(form: str, people: Path, ray_session: None, tmp_path: Pat
     require_joined(made(form, tmp_path, people))
 
 
+def test_the_names_in_results(corpus: Corpus) -> None:
+    assert sorted(corpus.answers["catalogue"]) == ["faces", "identities", "rows", "splits", "unnamed"]
+    match = search.run(SearchConfig(index=corpus.index, embeddings=corpus.embeddings))["matches"][0]
+    assert sorted(match) == ["accepted", "face_id", "identity", "key", "query", "rank", "score"]
+
+
+def test_keys_of_faces_that_are_not_in_the_catalogue(corpus: Corpus, tmp_path: Path) -> None:
+    """Other Faces, by mistake, are told from those that were embedded; nothing is written."""
+    fewer = str(tmp_path / "fewer")
+    (tmp_path / "some").mkdir()
+    for path in sorted((corpus.root / "flat").iterdir())[:5]:
+        (tmp_path / "some" / path.name).write_bytes(path.read_bytes())
+    catalogue.run(CatalogueConfig(source=str(tmp_path / "some"), out=fewer, unlabelled=True, namespace="flat"))
+    with pytest.raises(DataError, match=f"does not have {COUNT - 5} of the {COUNT} faces"):
+        export.run(ExportConfig(embeddings=corpus.embeddings, out=str(tmp_path / "v.npy"), keys=True, faces=fewer))
+    assert not list(tmp_path.glob("v*"))
+
+
 def test_the_artefacts_are_sound(corpus: Corpus) -> None:
     assert Faces.open(corpus.faces).table.schema.field("identity").nullable
     source = Embeddings.open(corpus.embeddings)

@@ -77,4 +77,4 @@ def test_no_probes(people):
     back = Truth.parse(versions.ipc(known.to_table()))
     assert len(back.probes) == 0
     assert back.probes.query_QD.shape == (0, 16)
-    assert back.first_Q.shape == (0,)
+    assert back.counted_Q.shape == (0,)
