@@ -16,6 +16,7 @@ import pyarrow as pa
 from metric_core import storage
 from metric_core.artefacts import embeddings, ids, manifest, tombstones
 from metric_core.artefacts.embeddings import Embeddings, Vectors
+from metric_core.artefacts.faces import require_named
 from metric_core.errors import ConfigError, FingerprintMismatch
 
 
@@ -121,6 +122,12 @@ class Collection:
             uri = self.first.manifest.uri
             raise ConfigError(f"{uri} is a delta of {_bases(self.first)}; list those before it: A,{uri}")
         return self
+
+    def require_named(self, purpose: str) -> None:
+        """Raises DataError if a face has no name, see ``faces.require_named``. Names are read only if they may be
+        missing."""
+        if any(source.unlabelled for source in self.sources):
+            require_named(self.iter_columns(["face_id", "identity"]), self.uri, purpose)
 
     def without_erased(self, folder: str | None = None) -> "Collection":
         """The collection without erased faces; if there are tombstones, ids and names are read once.

@@ -60,7 +60,10 @@ def tags(table: pa.Table) -> pa.Table:
 
 def row_hashes(table: pa.Table) -> np.ndarray:
     """int64 (N,): for each row of a catalogue, a hash of the columns in ``MADE_OF``."""
-    made_of = zip(*(table[name].to_pylist() for name in MADE_OF))
+    named = table.set_column(  # no name is empty, so that nobody is not a person called "None"
+        table.schema.get_field_index("identity"), "identity", pc.fill_null(table["identity"], "")
+    )
+    made_of = zip(*(named[name].to_pylist() for name in MADE_OF))
     texts = ("\0".join(map(str, row)).encode() for row in made_of)
     hashes = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True) for text in texts)
     return np.fromiter(hashes, np.int64, table.num_rows)

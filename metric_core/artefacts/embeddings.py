@@ -39,7 +39,7 @@ class Vectors:
     face_id_N: np.ndarray
     """int64 (N,)"""
     identity_N: np.ndarray
-    """object (N,), str"""
+    """object (N,), str; None for a face without a name"""
     embedding_ND: np.ndarray
     """float32 (N, D), unit length"""
 
@@ -53,9 +53,16 @@ def part_name(number: int, retry: int = 0) -> str:
 
 
 def to_table(
-    face_id_N: np.ndarray, identity: list[str], view: list[str | None], embedding_ND: np.ndarray, norm_N: np.ndarray
+    face_id_N: np.ndarray,
+    identity: list[str | None],
+    view: list[str | None],
+    embedding_ND: np.ndarray,
+    norm_N: np.ndarray,
+    *,
+    unlabelled: bool = False,
 ) -> pa.Table:
-    """An Embeddings table sorted by face_id, in the dtype of ``embedding_ND`` (float32 or float16).
+    """An Embeddings table sorted by face_id, in the dtype of ``embedding_ND`` (float32 or float16). Identities may be
+    None only in an unlabelled corpus.
 
     Raises:
         ValueError: a vector is not finite or not of unit length.
@@ -70,7 +77,8 @@ def to_table(
         pa.FixedSizeListArray.from_arrays(flat, embedding_ND.shape[1]),
         pa.array(norm_N[order].astype(np.float32)),
     ]
-    return pa.Table.from_arrays(columns, schema=schema.embeddings(embedding_ND.shape[1], flat.type))
+    expected = schema.embeddings(embedding_ND.shape[1], flat.type)
+    return pa.Table.from_arrays(columns, schema=schema.unlabelled(expected) if unlabelled else expected)
 
 
 def from_table(table: pa.Table) -> Vectors:
@@ -135,6 +143,11 @@ class Embeddings:
         return str(self.manifest.content["namespace"])
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether faces may have no name."""
+        return bool(self.manifest.content.get("unlabelled", False))
+
+    @property
     def rows(self) -> int:
         """The number of embedded faces."""
         return int(self.manifest.content["embedded"])
@@ -156,7 +169,8 @@ class Embeddings:
     @property
     def schema(self) -> pa.Schema:
         """The schema of the parts."""
-        return schema.embeddings(self.dim, {"float32": pa.float32(), "float16": pa.float16()}[self.dtype])
+        labelled = schema.embeddings(self.dim, {"float32": pa.float32(), "float16": pa.float16()}[self.dtype])
+        return schema.unlabelled(labelled) if self.unlabelled else labelled
 
     def read_part(self, part: dict[str, Any], coded: Sequence[str] = ()) -> pa.Table:
         """One part's rows, each column in one piece; its bytes, schema and vectors are checked.

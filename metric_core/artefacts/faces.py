@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import counter, storage
-from metric_core.artefacts import manifest, roots, rows
+from metric_core.artefacts import ids, manifest, roots, rows, schema
 from metric_core.artefacts.manifest import Manifest
 from metric_core.artefacts.roots import Root
 from metric_core.artefacts.rows import Part
-from metric_core.errors import ConfigError, Corrupt
+from metric_core.errors import ConfigError, Corrupt, DataError
 
 
 def face_id(namespace: str, key: str, salt: int = 0) -> int:
@@ -65,6 +65,16 @@ class Faces:
         return str(self.manifest.content["namespace"])
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether faces may have no name."""
+        return bool(self.manifest.content.get("unlabelled", False))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the parts."""
+        return schema.UNLABELLED_FACES if self.unlabelled else schema.FACES
+
+    @property
     def parts(self) -> list[Part]:
         """The files that hold the rows, in source order."""
         more = self.manifest.files
@@ -103,10 +113,34 @@ class Faces:
         Raises:
             Corrupt, SchemaMismatch: as ``rows.read``.
         """
-        table = pa.concat_tables([rows.read(self.uri, part) for part in self.parts])
+        table = pa.concat_tables([rows.read(self.uri, part, self.schema) for part in self.parts])
         if table.num_rows != self.manifest.content["rows"]:
             raise Corrupt(f"{self.uri}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
         return table
+
+    def find(self, face_id_N: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows of some faces, in the order given, with nulls for a face that is not in the
+        catalogue. The catalogue is read once, one part at a time.
+
+        Args:
+            face_id_N: int64 (N,); an id may be there several times.
+            columns: names of columns; ``face_id`` comes before them.
+
+        Raises:
+            Corrupt: as ``rows.read_range``.
+        """
+        wanted_M, names = np.unique(face_id_N), ["face_id", *columns]
+        found = [pa.schema([self.schema.field(name) for name in names]).empty_table()]
+        for part in self.parts:
+            table = rows.read_range(self.uri, part, 0, part.rows, names).select(names)
+            found.append(table.filter(ids.within(table["face_id"].to_numpy(), wanted_M)))
+        there = pa.concat_tables(found)
+        id_M = there["face_id"].to_numpy()
+        order_M = np.argsort(id_M)
+        at_N = np.searchsorted(id_M[order_M], face_id_N)
+        there_N = ids.within(np.asarray(face_id_N), id_M[order_M])
+        row_N = np.append(order_M, 0)[np.minimum(at_N, len(order_M))]
+        return there.take(pa.array(row_N, mask=~there_N))
 
     def select(self, split: str | None) -> pa.Table:
         """The rows of one split; all rows when ``split`` is None.
@@ -118,7 +152,31 @@ class Faces:
         return self.table if split is None else self.table.filter(pc.equal(self.table["split"], split))
 
 
+def require_named(tables: Iterable[pa.Table], where: str, purpose: str) -> None:
+    """Check that every face has a name.
+
+    Args:
+        tables: with a column identity.
+        where: the artefact, for the message.
+        purpose: what needs the names, for the message.
+
+    Raises:
+        DataError: it counts those without, and says what to do.
+    """
+    unnamed = total = 0
+    for table in tables:
+        unnamed, total = unnamed + table["identity"].null_count, total + table.num_rows
+    if unnamed:
+        raise DataError(
+            f"{where}: {unnamed} of {total} faces have no identity, but {purpose} needs to know which pictures show "
+            f"one person; catalogue a list with columns path,identity for it, without --unlabelled"
+        )
+
+
 def identity_codes(table: pa.Table) -> np.ndarray:
-    """int64 (N,): identities numbered in byte order of their names, so that codes do not depend on row order."""
+    """int64 (N,): identities numbered in byte order of their names, so that codes do not depend on row order.
+
+    Every row has a name; see ``require_named``.
+    """
     _, code_N = np.unique(np.array(table["identity"].to_pylist(), dtype=object).astype(str), return_inverse=True)
     return code_N.astype(np.int64)

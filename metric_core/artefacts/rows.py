@@ -79,26 +79,29 @@ def with_pieces(part: Part, found: Any) -> Part:
     return replace(part, pieces=listed) if sound else part
 
 
-def write(uri: str, tables: Iterable[pa.Table]) -> Iterator[Part]:
-    """Write tables of Faces rows, of any length, as parts; each part is yielded when it is in place."""
+def write(uri: str, tables: Iterable[pa.Table], columns: pa.Schema = schema.FACES) -> Iterator[Part]:
+    """Write tables of Faces rows, of any length, as parts; each part is yielded when it is in place.
+
+    ``columns``, here and below: ``schema.FACES``, or ``schema.UNLABELLED_FACES`` of an unlabelled corpus.
+    """
     groups = _groups(tables)
     group = next(groups, None)
     number = 0
     while group is not None:
         sink, rows = pa.BufferOutputStream(), 0
-        with pq.ParquetWriter(sink, schema.FACES, **LAYOUT) as writer:
+        with pq.ParquetWriter(sink, columns, **LAYOUT) as writer:
             while group is not None and rows < ROWS_PER_PART:
-                writer.write_table(schema.check(group, schema.FACES, uri), row_group_size=ROW_GROUP)
+                writer.write_table(schema.check(group, columns, uri), row_group_size=ROW_GROUP)
                 rows += group.num_rows
                 group = next(groups, None)
         yield _put(uri, name(number), sink.getvalue(), rows)
         number += 1
 
 
-def rewrite(uri: str, part: Part, table: pa.Table) -> Part:
+def rewrite(uri: str, part: Part, table: pa.Table, columns: pa.Schema = schema.FACES) -> Part:
     """Replace a part of an unfinished artefact with other values of the same rows."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.check(table, schema.FACES, part.name), sink, row_group_size=ROW_GROUP, **LAYOUT)
+    pq.write_table(schema.check(table, columns, part.name), sink, row_group_size=ROW_GROUP, **LAYOUT)
     return _put(uri, part.name, sink.getvalue(), table.num_rows)
 
 
@@ -112,14 +115,14 @@ def is_name(text: str) -> bool:
     return text.startswith("faces-") and text.endswith(".parquet")
 
 
-def read(uri: str, part: Part) -> pa.Table:
+def read(uri: str, part: Part, columns: pa.Schema = schema.FACES) -> pa.Table:
     """All rows of a part.
 
     Raises:
         Corrupt: its sha256 differs from the manifest's.
     """
     address = storage.join(uri, part.name)
-    return schema.check(pq.read_table(pa.BufferReader(_checked(uri, part))), schema.FACES, address)
+    return schema.check(pq.read_table(pa.BufferReader(_checked(uri, part))), columns, address)
 
 
 def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:

@@ -70,6 +70,19 @@ MATCHES = pa.schema(
 )
 
 
+def unlabelled(labelled: pa.Schema) -> pa.Schema:
+    """The same columns for a corpus in which faces may have no name: ``identity`` is null there. Only artefacts of such
+    a corpus are written with it; every other one keeps its bytes."""
+    place = labelled.get_field_index("identity")
+    return labelled.set(place, labelled.field(place).with_nullable(True))
+
+
+UNLABELLED_FACES = unlabelled(FACES)
+
+# ``key`` says which picture was found where nobody is named; null where the Faces are not at hand.
+UNLABELLED_MATCHES = unlabelled(MATCHES).append(pa.field("key", pa.string()))
+
+
 def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
     """The schema of an Embeddings part with ``dim`` components of ``dtype`` (default float32) per face."""
     return pa.schema(

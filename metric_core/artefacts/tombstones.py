@@ -84,7 +84,8 @@ class Tombstones:
         if self.people:
             identity = table["identity"].combine_chunks().dictionary_encode()
             gone_P = [_hash(self.key, namespace, name) in self.people for name in identity.dictionary.to_pylist()]
-            gone_N |= np.array(gone_P, bool)[identity.indices.to_numpy()]
+            # The last entry is for rows without a name, whose index becomes -1.
+            gone_N |= np.array([*gone_P, False], bool)[identity.indices.fill_null(-1).to_numpy()]
         return gone_N
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:

@@ -180,7 +180,7 @@ class _Trial:
     @property
     def people(self) -> int:
         """Estimated identities of the whole corpus."""
-        found = len(np.unique(self._rows.code_N)) / max(1, len(self._rows))
+        found = len(self._rows.identity.dictionary) / max(1, len(self._rows))
         return max(1, round(found * self._wanted.rows))
 
     @property

@@ -45,6 +45,13 @@ class Rows:
         code_N: np.ndarray = self.identity.indices.fill_null(-1).to_numpy()
         return code_N
 
+    @property
+    def group_N(self) -> np.ndarray:
+        """int32 (N,): ``code_N`` with a negative number of its own for each row without a name, which may show
+        anybody."""
+        code_N = self.code_N
+        return np.where(code_N < 0, -1 - np.arange(len(code_N), dtype=np.int32), code_N)
+
     def take(self, at_M: np.ndarray) -> "Rows":
         """The rows at some positions."""
         view = None if self.view is None else _view(_take(self.view, at_M))

@@ -108,7 +108,8 @@ def _write_names(index: Index, path: Path) -> np.ndarray:
     written = [np.empty(0, np.int64)]
     with pq.ParquetWriter(path, _COLUMNS.with_metadata({METADATA: json.dumps(about)}), compression="zstd") as writer:
         for shard, kept_N in _kept(index):
-            identity = index.names.take(pa.array(shard.identity_N))
+            code_N = shard.identity_N
+            identity = index.names.take(pa.array(code_N, mask=code_N < 0))
             columns = [pa.array(shard.face_id_N), identity, shard.view.cast(pa.string())]
             table = pa.Table.from_arrays(columns, schema=_COLUMNS).filter(pa.array(kept_N))
             writer.write_table(table)

@@ -32,7 +32,7 @@ def allowed(
     met = [] if before_N is None else [before_N]
     if identities is not None:
         code = pc.index_in(pa.array(identities, pa.string()), names).drop_null().to_numpy()
-        wanted_M = np.zeros(len(names), bool)
+        wanted_M = np.zeros(len(names) + 1, bool)  # the last for rows without a name, whose code is -1
         wanted_M[code] = True
         met.append(wanted_M[shard.identity_N])
     if face_ids is not None:

@@ -45,12 +45,13 @@ def with_ties(search: Callable[[int], Found], k: int, key_N: np.ndarray) -> Foun
         fetch = min(4 * fetch, rows)
 
 
-def firsts(code_QK: np.ndarray) -> np.ndarray:
-    """bool (Q, K): where an identity (code >= 0) occurs for the first time in its row."""
+def firsts(code_QK: np.ndarray, face_id_QK: np.ndarray) -> np.ndarray:
+    """bool (Q, K): where an identity (code >= 0) occurs for the first time in its row. A face without a name (code -1,
+    face_id >= 0), which is in a row once, is somebody of its own."""
     order_QK = np.argsort(code_QK, axis=1, kind="stable")
     sorted_QK = np.take_along_axis(code_QK, order_QK, 1)
     new_QK = sorted_QK >= 0
     new_QK[:, 1:] &= sorted_QK[:, 1:] != sorted_QK[:, :-1]
     first_QK = np.empty_like(new_QK)
     np.put_along_axis(first_QK, order_QK, new_QK, 1)
-    return first_QK
+    return first_QK | ((code_QK < 0) & (face_id_QK >= 0))

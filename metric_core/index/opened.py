@@ -46,8 +46,10 @@ class OpenShard:
         """
         self.index, self._rows, self._spec, self._where = index, rows, spec, where
         self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
-        self._local_N: np.ndarray = rows["identity"].indices.to_numpy()
-        self._code_M = code_M
+        self._unnamed = rows["identity"].null_count
+        self._local_N: np.ndarray = rows["identity"].indices.fill_null(-1).to_numpy()
+        # A face without a name has the local code -1: the last entry.
+        self._code_M = np.append(code_M, np.int32(-1)) if self._unnamed else code_M
         self._parts = [self]
         # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
         # other queries then (ProductQuantizer::compute_inner_prod_tables).
@@ -107,6 +109,11 @@ class OpenShard:
         return self._rows["identity"].dictionary
 
     @property
+    def unnamed(self) -> int:
+        """Rows without a name."""
+        return sum(part._unnamed for part in self._parts)
+
+    @property
     def view(self) -> pa.Array:
         """The view of each row, strings or a dictionary array; of type null where no row has one."""
         views = [part._rows["view"] for part in self._parts]
@@ -116,7 +123,7 @@ class OpenShard:
 
     @property
     def identity_N(self) -> np.ndarray:
-        """int32 (N,): the version's code of each row's identity."""
+        """int32 (N,): the version's code of each row's identity; -1 for a row without a name."""
         return np.concatenate([part._code_M[part._local_N] for part in self._parts])
 
     def candidates(

@@ -60,10 +60,12 @@ class Sample:
 
     def probes(self, count: int) -> np.ndarray:
         """int64 (M,): ascending positions of ``count`` rows of different identities, or of all identities if there are
-        fewer. Those that have another row in the sample come first: only they can be found by their own pictures."""
+        fewer. Those that have another row in the sample come first: only they can be found by their own pictures. A row
+        without a name is an identity of its own, which counts as found with its nearest row: it comes first, too."""
         _, rank_N, size_N = self._ranked("index-probes", ids.NONE)
         draw_N = counter.uniform(self.seed, 0, self.rows.face_id_N, "index-probes-order", 1)[:, 0]
-        order_N = np.lexsort((draw_N, size_N < 2, rank_N > 0))
+        alone_N = (size_N < 2) & (self.rows.code_N >= 0)
+        order_N = np.lexsort((draw_N, alone_N, rank_N > 0))
         return np.sort(order_N[: min(count, int((rank_N == 0).sum()))])
 
     def whole(self, limit: int) -> np.ndarray:
@@ -79,7 +81,7 @@ class Sample:
         Rows to leave out come last everywhere."""
         draw_N = counter.uniform(self.seed, 0, self.rows.face_id_N, purpose, 1)[:, 0]
         draw_N[without_M] = np.inf
-        code_N = self.rows.code_N
+        code_N = self.rows.group_N
         order_N = np.lexsort((draw_N, code_N))
         _, start_K, size_K = np.unique(code_N[order_N], return_index=True, return_counts=True)
         rank_N, size_N = np.empty(len(code_N), np.int64), np.empty(len(code_N), np.int64)

@@ -44,7 +44,7 @@ class Neighbours:
     face_id_QK: np.ndarray
     """int64; -1 where there are fewer than K"""
     code_QK: np.ndarray
-    """int32; positions in the index's ``names``, -1 where there are fewer than K"""
+    """int32; positions in the index's ``names``, -1 for a face without a name and where there are fewer than K"""
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,27 @@ class Index:
         """Vectors that may be found."""
         return sum(shard.rows if rows is None else int(rows.sum()) for shard, rows in self.restricted)
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether there are faces without a name."""
+        return any(shard.unnamed for shard in self.shards)
+
+    @property
+    def matches(self) -> pa.Schema:
+        """The schema of what ``identify`` returns."""
+        return schema.UNLABELLED_MATCHES if self.unlabelled else schema.MATCHES
+
     @cached_property
     def _people(self) -> int:
-        """Distinct identities of the rows that may be found."""
+        """Distinct identities of the rows that may be found, and their faces without a name."""
         if not self.allowed:
-            return len(self.names)
-        there_M = np.zeros(len(self.names), bool)
+            return len(self.names) + sum(shard.unnamed for shard in self.shards)
+        there_M, unnamed = np.zeros(len(self.names) + 1, bool), 0  # the last entry is for those without a name
         for shard, rows_N in self.restricted:
-            there_M[shard.identity_N if rows_N is None else shard.identity_N[rows_N]] = True
-        return int(there_M.sum())
+            code_N = shard.identity_N if rows_N is None else shard.identity_N[rows_N]
+            there_M[code_N] = True
+            unnamed += int((code_N < 0).sum())
+        return int(there_M[:-1].sum()) + unnamed
 
     @property
     def nlist(self) -> int | None:
@@ -254,6 +266,8 @@ class Index:
     ) -> pa.Table:
         """The ``top`` nearest identities of each query, each with its best image.
 
+        A face without a name is somebody of its own: its identity is null, and its face_id tells which it is.
+
         One person's pictures can fill any fixed number of neighbours. So for queries with fewer than ``top`` people,
         more neighbours are fetched and more lists scanned, until there are enough or everything was scanned.
 
@@ -263,7 +277,8 @@ class Index:
             top: identities per query, at least 1.
 
         Returns:
-            ``schema.MATCHES``, by query in the order given, then by rank from 1; ``accepted`` is null. A query has
+            ``schema.MATCHES``, or where faces have no name ``schema.UNLABELLED_MATCHES`` with ``key`` null, by query in
+            the order given, then by rank from 1; ``accepted`` is null. A query has
             fewer than ``top`` rows only if the index has fewer people.
 
         Raises:
@@ -284,7 +299,7 @@ class Index:
                 continue
             exclude = None if exclude_face_id_Q is None else exclude_face_id_Q[at_Q]
             near = self.search(query_QD[at_Q], fetch, nprobe=nprobe, exclude_face_id_Q=exclude)
-            first_QK = merging.firsts(near.code_QK)
+            first_QK = merging.firsts(near.code_QK, near.face_id_QK)
             rank_QK = np.cumsum(first_QK, axis=1)
             done_Q = (rank_QK[:, -1] >= top) | (fetch >= rows and nprobe >= lists)
             query_R, column_R = np.nonzero(first_QK & (rank_QK <= top) & done_Q[:, None])
@@ -299,18 +314,21 @@ class Index:
 
     def _matches(self, best: Neighbours, name_Q: list[str]) -> pa.Table:
         query_R, place_R = np.nonzero(best.face_id_QK >= 0)
+        code_R = best.code_QK[query_R, place_R]
         pool = pa.system_memory_pool()  # Arrow's own keeps ten times what it is asked for here
         columns = [
             pc.take(
                 pa.array(name_Q, pa.string(), memory_pool=pool), pa.array(query_R, memory_pool=pool), memory_pool=pool
             ),
             pa.array((place_R + 1).astype(np.int32)),
-            pc.take(self.names, pa.array(best.code_QK[query_R, place_R]), memory_pool=pool),
+            pc.take(self.names, pa.array(code_R, mask=code_R < 0), memory_pool=pool),
             pa.array(best.face_id_QK[query_R, place_R]),
             pa.array(best.score_QK[query_R, place_R]),
             pa.nulls(len(query_R), pa.bool_(), memory_pool=pool),
         ]
-        return pa.Table.from_arrays(columns, schema=schema.MATCHES)
+        if self.unlabelled:
+            columns.append(pa.nulls(len(query_R), pa.string(), memory_pool=pool))
+        return pa.Table.from_arrays(columns, schema=self.matches)
 
     def reranked(self, query_QD: np.ndarray, k: int, nprobe: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The ``k`` rows with the highest scores by their codes, in this order: float32 scores by their stored vectors,

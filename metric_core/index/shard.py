@@ -56,7 +56,7 @@ class Built:
 
     rows: int
     people: int
-    """distinct identities in it"""
+    """distinct identities in it, by name"""
     files: dict[str, File]
     """by ending"""
     paths: dict[str, Path]
@@ -189,7 +189,8 @@ def _spool(
 
 
 def read_rows(path: Path) -> pa.RecordBatch:
-    """The ``rows`` file, mapped: face_id int64, identity dictionary<int32, string>, view dictionary or null."""
+    """The ``rows`` file, mapped: face_id int64, identity dictionary<int32, string>, view dictionary or null. The
+    identity is null, and -1 in the records, for a face without a name."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
@@ -226,7 +227,9 @@ def _views(views: list[pa.DictionaryArray | None], lengths: list[int], order_N: 
 
 
 def _write_rows(path: Path, face_id_N: np.ndarray, names: pa.Array, code_N: np.ndarray, view: pa.Array) -> None:
-    identity = pa.DictionaryArray.from_arrays(pa.array(code_N), names)
+    # No mask where all have names, as shards were written before faces could be without one.
+    code = pa.array(code_N, mask=code_N < 0) if (code_N < 0).any() else pa.array(code_N)
+    identity = pa.DictionaryArray.from_arrays(code, names)
     batch = pa.RecordBatch.from_arrays([pa.array(face_id_N), identity, view], ["face_id", "identity", "view"])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -57,10 +57,18 @@ class Truth:
     best: Best
 
     @property
-    def first_Q(self) -> np.ndarray:
-        """bool (Q,): an exact search puts the probe's person first. Only these count for the recall of people."""
-        first_Q: np.ndarray = self.best.same_QW[:, 0]
-        return first_Q
+    def unnamed_Q(self) -> np.ndarray:
+        """bool (Q,): the probe has no name, and there is a nearest vector, which is whom a search should find."""
+        unnamed_Q = np.array([name is None for name in self.probes.identity_Q], bool)
+        found_Q: np.ndarray = unnamed_Q & (self.best.face_id_QW[:, 0] >= 0)
+        return found_Q
+
+    @property
+    def counted_Q(self) -> np.ndarray:
+        """bool (Q,): an exact search puts the probe's person first, or the probe has no name. Only these count for the
+        recall of people."""
+        counted_Q: np.ndarray = self.best.same_QW[:, 0] | self.unnamed_Q
+        return counted_Q
 
     def to_table(self) -> pa.Table:
         """The probes' columns and those of ``best_table``."""

@@ -34,7 +34,8 @@ class Target:
     """What a search must find."""
 
     identity: float
-    """share of the probes whose person comes first, of those whose person an exact search puts first"""
+    """share of the probes whose person comes first, of those whose person an exact search puts first; for a probe
+    without a name, whose nearest vector comes first"""
     vectors: float | None = None
     """share of the 10 nearest vectors; None: it does not matter"""
 
@@ -80,7 +81,7 @@ class Tuned(Point):
     probes: int
     """held-out probes"""
     counted: int
-    """those whose person an exact search puts first"""
+    """those whose person an exact search puts first, and those without a name"""
     curve: list[dict[str, Any]] = field(default_factory=list)
     """for each nprobe that was tried, the measurement with the least depth that reaches the target, else the best"""
 
@@ -115,7 +116,7 @@ def tune(index: Index, truth: Truth, target: Target, *, crowding: float = 1.0, s
     else:
         best = max(curve, key=lambda point: (min(point.identity, target.identity), point.recall))
     shown = [asdict(point) for point in curve]
-    return Tuned(**asdict(best), probes=len(truth.probes), counted=int(truth.first_Q.sum()), curve=shown)
+    return Tuned(**asdict(best), probes=len(truth.probes), counted=int(truth.counted_Q.sum()), curve=shown)
 
 
 def steps(nlist: int | None) -> list[int | None]:
@@ -205,7 +206,8 @@ def _point(
     first_QT, hit_QT = _among(truth, face_id_QT, np.minimum(there_Q, 1)), _among(truth, face_id_QT, there_Q)
     first = float(first_QT[there_Q > 0, 0].mean()) if there_Q.any() else 1.0
     recall = float(np.minimum(hit_QT.sum(axis=1), there_Q).sum() / there_Q.sum()) if there_Q.any() else 1.0
-    person_Q, counted_Q = (code_QT[:, 0] == own_Q) & (own_Q >= 0), truth.first_Q
+    person_Q = np.where(truth.unnamed_Q, first_QT[:, 0], (code_QT[:, 0] == own_Q) & (own_Q >= 0))
+    counted_Q = truth.counted_Q
     identity = float(person_Q[counted_Q].mean()) if counted_Q.any() else first
     deep = deeper(depth or 0, crowding)
     effort = work(index.spec, round(index.rows * crowding), nprobe, deep, shards=len(index.shards), mapped=index.mapped)

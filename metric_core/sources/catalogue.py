@@ -23,35 +23,37 @@ from metric_core.sources.census import Census
 from metric_core.sources.found import Found, Notes, Source
 
 
-def scan(address: str, level: int | None = None) -> Source:
+def scan(address: str, level: int | None = None, unlabelled: bool = False) -> Source:
     """The source behind an address: an image folder, a .csv or .parquet list, shards, or a verification set.
 
     Args:
         address: absolute.
         level: in folders and tars, which folder names the person, see ``naming``.
+        unlabelled: whether pictures may show nobody who is named; then no folder names anybody.
 
     Raises:
         Missing: nothing is there.
         DataError: it is neither a file nor a folder, a file of an unsupported kind, or could be read in two ways.
-        ConfigError: a level is given for a source that names people itself.
+        ConfigError: a level is given for a source that names people itself, or unlabelled for one that names everybody.
     """
     if not storage.exists(address):
         if shards.is_pattern(address):
-            return shards.scan(*shards.matching(address), level)
+            return shards.scan(*shards.matching(address), level, unlabelled)
         raise Missing(f"{address}: there is no such source; give --source a folder of people or a list")
     if storage.is_folder(address):
         files = shards.inside(address)
-        return shards.scan(address, files, level) if files else folder.scan(address, level)
+        return shards.scan(address, files, level, unlabelled) if files else folder.scan(address, level, unlabelled)
     storage.require_file(address)  # others must not be opened
     root, _, file = address.rpartition("/")
     ending = keys.ending(address).lower()
     if ending == ".csv" or (ending == ".parquet" and not parquet.has_images(address)):
         shards.refuse_level(level, address)
-        return listing.scan(address)
+        return listing.scan(address, unlabelled)
     if ending == ".bin":
         shards.refuse_level(level, address)
+        shards.refuse_unlabelled(unlabelled, address)
         return Source(root, keys.plain(file), [partial(pickled.faces, root, file)])
-    return shards.scan(root, [file], level)
+    return shards.scan(root, [file], level, unlabelled)
 
 
 def resolve_collisions(
@@ -139,11 +141,12 @@ def read_splits(address: str) -> dict[str, str]:
     return out
 
 
-def to_table(found: list[Found], namespace: str) -> pa.Table:
+def to_table(found: list[Found], namespace: str, unlabelled: bool = False) -> pa.Table:
     """Rows of the catalogue in source order, with unsalted ids, which may collide."""
+    wanted = schema.UNLABELLED_FACES if unlabelled else schema.FACES
     columns: dict[str, Any] = {field.name: [getattr(f, field.name) for f in found] for field in fields(Found)}
     columns["face_id"] = faces.face_ids(namespace, columns["key"])
-    return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema.FACES], schema=schema.FACES)
+    return pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in wanted], schema=wanted)
 
 
 def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
@@ -157,7 +160,9 @@ def with_splits(table: pa.Table, split_of: Mapping[str, str]) -> pa.Table:
     return table.set_column(place, schema.FACES.field(place), split)
 
 
-def write(uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | None = None) -> dict[str, Any]:
+def write(
+    uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | None = None, unlabelled: bool = False
+) -> dict[str, Any]:
     """Write rows from ``to_table`` into the artefact's folder; at most one part is in memory at a time.
 
     Args:
@@ -165,9 +170,11 @@ def write(uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | No
         found: the rows.
         namespace: of the ids.
         notes: are told of identities that look alike.
+        unlabelled: whether faces may have no name.
 
     Returns:
-        {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}
+        {parts, rows_digest, salts, rows, identities, splits: {name: {rows, identities}}}; in an unlabelled corpus also
+        {unnamed}, the number of faces without a name.
 
     Raises:
         DataError: a key occurs twice, or a person is in two splits.
@@ -181,23 +188,27 @@ def write(uri: str, found: Iterable[pa.Table], namespace: str, notes: Notes | No
             census.add(table)
             yield table
 
-    parts = list(rows.write(uri, while_counting()))
+    columns = schema.UNLABELLED_FACES if unlabelled else schema.FACES
+    parts = list(rows.write(uri, while_counting(), columns))
     for stale in set(storage.names(uri)) - {part.name for part in parts}:
         if rows.is_name(stale):  # from an earlier attempt with more faces
             storage.remove(storage.join(uri, stale))
-    census.check_splits(rows.read(uri, part) for part in parts)
+    census.check_splits(rows.read(uri, part, columns) for part in parts)
     if notes is not None:
-        notes.alike += census.alike(rows.read(uri, part) for part in parts)
-    parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace)
+        notes.alike += census.alike(rows.read(uri, part, columns) for part in parts)
+    parts, salts = _resolved(uri, parts, np.concatenate(ids), namespace, columns)
     return {
         "parts": [part.entry for part in parts],
         "rows_digest": digest.hexdigest(),
         "salts": salts,
         **census.summary(),
+        **({"unnamed": census.unnamed} if unlabelled else {}),
     }
 
 
-def _resolved(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> tuple[list[Part], dict[str, int]]:
+def _resolved(
+    uri: str, parts: list[Part], id_N: np.ndarray, namespace: str, columns: pa.Schema
+) -> tuple[list[Part], dict[str, int]]:
     """The parts after ids that collided were replaced, and the salts."""
     edges = np.cumsum([0] + [part.rows for part in parts])
 
@@ -205,16 +216,16 @@ def _resolved(uri: str, parts: list[Part], id_N: np.ndarray, namespace: str) -> 
         keys: list[str] = []
         for part, first, last in zip(parts, edges, edges[1:]):
             if len(here := row_M[(row_M >= first) & (row_M < last)] - first):
-                keys += rows.read(uri, part)["key"].take(here).to_pylist()
+                keys += rows.read(uri, part, columns)["key"].take(here).to_pylist()
         return keys
 
     changed, salts = resolve_collisions(id_N, keys_of, namespace)
     for number in {int(np.searchsorted(edges, row, side="right")) - 1 for row in changed}:
-        table = rows.read(uri, parts[number])
+        table = rows.read(uri, parts[number], columns)
         ids = [changed.get(row, old) for row, old in enumerate(table["face_id"].to_pylist(), start=edges[number])]
         place = schema.FACES.get_field_index("face_id")
         table = table.set_column(place, schema.FACES.field(place), pa.array(ids))
-        parts[number] = rows.rewrite(uri, parts[number], table)
+        parts[number] = rows.rewrite(uri, parts[number], table, columns)
     return parts, salts
 
 

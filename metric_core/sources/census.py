@@ -22,6 +22,8 @@ class Census:
     """Running counts over catalogue rows."""
 
     def __init__(self) -> None:
+        self.unnamed = 0
+        """Faces without a name."""
         self._rows: Counter[str | None] = Counter()
         self._people: dict[str | None, list[np.ndarray]] = {}
         self._folded: list[np.ndarray] = []
@@ -33,7 +35,11 @@ class Census:
         names: dict[str | None, list[str]] = {}
         for split, identity, rows in zip(*(counted[n].to_pylist() for n in ("split", "identity", "count_all"))):
             self._rows[split] += rows
-            names.setdefault(split, []).append(identity)
+            known = names.setdefault(split, [])
+            if identity is None:
+                self.unnamed += rows
+            else:
+                known.append(identity)
         for split, people in names.items():
             self._people.setdefault(split, []).append(_hashes(people))
             forms = [(name, form) for name in people if (form := naming.folded(name)) != name]
@@ -56,7 +62,8 @@ class Census:
             return
         first: dict[str, str | None] = {}
         for table in tables:
-            people = table.select(["identity", "split"]).group_by(["identity", "split"]).aggregate([])
+            named = table.filter(pc.is_valid(table["identity"]))
+            people = named.group_by(["identity", "split"]).aggregate([])
             suspect_P = np.isin(_hashes(people["identity"].to_pylist()), in_two)
             for row in people.filter(suspect_P).to_pylist():
                 split = first.setdefault(row["identity"], row["split"])
@@ -78,7 +85,7 @@ class Census:
         first: dict[str, str] = {}
         pairs: dict[tuple[str, str], None] = {}
         for table in tables:
-            names = pc.unique(table["identity"]).to_pylist()
+            names = pc.unique(table["identity"]).drop_null().to_pylist()
             forms = [naming.folded(name) for name in names]
             for at in np.flatnonzero(np.isin(_hashes(forms), alike_F)):
                 if (other := first.setdefault(forms[at], names[at])) != names[at]:

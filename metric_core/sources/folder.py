@@ -10,7 +10,7 @@ from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
 from metric_core.sources import bounds, naming
-from metric_core.sources.found import SPECIAL, TWINS, Found, Notes, Source, first_few, read_landmarks
+from metric_core.sources.found import SPECIAL, TWINS, Found, Notes, Scan, Source, first_few, read_landmarks
 
 SHARDS = (".parquet", ".tar", ".rec")
 BATCH = 512
@@ -23,7 +23,7 @@ class _File(NamedTuple):
     ending: str
 
 
-def scan(root: str, level: int | None = None) -> Source:
+def scan(root: str, level: int | None = None, unlabelled: bool = False) -> Source:
     """The faces under a folder in byte order of their paths.
 
     Keys are derived from paths by ``keys.of``.
@@ -31,15 +31,17 @@ def scan(root: str, level: int | None = None) -> Source:
     Args:
         root: address of the folder.
         level: which folder below the root names the person, see ``naming``.
+        unlabelled: whether pictures may show nobody who is named.
 
     Raises:
         DataError: as ``naming.person``; or names of images are not UTF-8, and the message counts these; or there are
             no images but shards.
     """
-    return Source(root=root, name=PurePosixPath(root).name or "faces", shards=[partial(_faces, root, level)])
+    scan_all: Scan = partial(_faces, root, level, unlabelled)
+    return Source(root, PurePosixPath(root).name or "faces", [scan_all], unlabelled=unlabelled)
 
 
-def _faces(root: str, level: int | None, notes: Notes) -> Iterator[Found]:
+def _faces(root: str, level: int | None, unlabelled: bool, notes: Notes) -> Iterator[Found]:
     undecoded: list[str] = []
     shards: list[str] = []
     runs = _runs(_files(root, notes, undecoded, shards))
@@ -49,7 +51,7 @@ def _faces(root: str, level: int | None, notes: Notes) -> Iterator[Found]:
         for picture, key, tag in pictures:
             shards.clear()  # they matter only if there are no pictures
             said = sidecars.of(picture.path)
-            identity = naming.person(picture.path, said, notes.folders, level, root)
+            identity = naming.person(picture.path, said, notes.folders, level, root, unlabelled=unlabelled)
             points = said[".json"].landmarks if ".json" in said else None
             where = f"{root}: {keys.plain(picture.path)}.json"
             yield Found(identity, key, picture.path, tag, landmarks=read_landmarks(points, where))

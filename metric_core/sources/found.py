@@ -42,7 +42,8 @@ class Notes:
 class Found:
     """One face in a source, before it has an id. ``kind`` determines which fields of the locator are set."""
 
-    identity: str
+    identity: str | None
+    """None only in an unlabelled corpus."""
     key: str
     uri: str
     """Relative to the source's root, or absolute."""
@@ -71,6 +72,8 @@ class Source:
     """Parts that can be scanned independently; one after the other they give the source's order."""
     notes: Notes = field(default_factory=Notes)
     """Filled as ``faces`` is consumed."""
+    unlabelled: bool = False
+    """Whether faces may have no name."""
 
     @property
     def ignored(self) -> Counter[str]:

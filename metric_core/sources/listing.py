@@ -1,4 +1,7 @@
-"""A CSV or Parquet list of images: columns path and identity; optionally key, view, split and landmarks."""
+"""A CSV or Parquet list of images: columns path and identity; optionally key, view, split and landmarks.
+
+In an unlabelled corpus, the column identity may be missing, and its cells empty.
+"""
 
 import errno
 from collections import Counter
@@ -15,8 +18,8 @@ import pyarrow as pa
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, Missing, NotReadable
-from metric_core.sources import tables
-from metric_core.sources.found import TWINS, Found, Notes, Source, first_few, read_landmarks
+from metric_core.sources import naming, tables
+from metric_core.sources.found import TWINS, Found, Notes, Scan, Source, first_few, read_landmarks
 
 REQUIRED = ("path", "identity")
 OPTIONAL = ("key", "view", "split", "landmarks")
@@ -27,7 +30,7 @@ disk, a task per file would cost more than the request itself."""
 Tag = str | Missing | NotReadable
 
 
-def scan(address: str) -> Source:
+def scan(address: str, unlabelled: bool = False) -> Source:
     """The listed faces in list order; relative paths start at the list's own folder.
 
     Keys that are not given are derived from paths by ``keys.of``.
@@ -36,21 +39,29 @@ def scan(address: str) -> Source:
         DataError: columns are missing, unknown or twice, a cell is empty or no text, a path or key occurs twice, or
             paths are not those of files; the message counts these and names the first ones.
     """
-    table = _checked(tables.read(address), address)
+    table = _checked(tables.read(address), address, unlabelled)
     root, _, file = address.rpartition("/")
-    return Source(root=root, name=PurePosixPath(file).stem, shards=[partial(_faces, address, root, table)])
+    scan_all: Scan = partial(_faces, address, root, table)
+    return Source(root, PurePosixPath(file).stem, [scan_all], unlabelled=unlabelled)
 
 
-def _checked(table: pa.Table, address: str) -> pa.Table:
+def _checked(table: pa.Table, address: str, unlabelled: bool) -> pa.Table:
     columns = set(table.column_names)
-    if not columns.issuperset(REQUIRED) or columns - {*REQUIRED, *OPTIONAL}:
+    required = REQUIRED[:1] if unlabelled else REQUIRED
+    if not columns.issuperset(required) or columns - {*REQUIRED, *OPTIONAL}:
+        instead = f"; or {naming.UNLABELLED}" if "path" in columns and "identity" not in columns else ""
         raise DataError(
             f"{address} has columns {', '.join(table.column_names)}; expected {', '.join(REQUIRED)} and, if you "
             f"have them, {', '.join(OPTIONAL)}; or, in Parquet, image with the pictures' bytes and identity or label"
+            f"{instead}"
         )
     table = tables.as_texts(table, address)
-    for name in REQUIRED:
+    if unlabelled and "identity" in columns:
+        table = tables.with_blanks_as_null(table, "identity")
+    for name in required:
         tables.require(table, name, address)
+    for name in columns.intersection(REQUIRED):
+        tables.require_no_nul(table, name, address)
     place = table.schema.get_field_index("path")
     paths = [_path(path, row, address) for row, path in enumerate(table["path"].to_pylist(), start=1)]
     return table.set_column(place, "path", pa.array(paths, pa.string()))
@@ -84,7 +95,7 @@ def _faces(address: str, root: str, table: pa.Table, notes: Notes) -> Iterator[F
             continue
         points = read_landmarks(row.get("landmarks"), f"{address}, row {number + 1}")
         yield Found(
-            identity=row["identity"],
+            identity=row.get("identity"),
             key=key_N[number],
             uri=path,
             content_tag=tag_of.get(number, tag),

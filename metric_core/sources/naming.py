@@ -7,6 +7,9 @@
                    sidecar .json; else the innermost folder; of a picture in no folder, the sidecar .txt if it is one
                    word
 
+In an unlabelled corpus (--unlabelled), a picture shows whom its column or its sidecar .cls or .json names, and nobody
+where there is none: no folder and no caption names a person there.
+
 A sidecar belongs to the pictures whose name without its last ending is the sidecar's own, ``0.05.json`` to
 ``0.05.png``; else, as WebDataset cuts names, to those that agree with it up to the first dot. Where either stands in a
 tar does not matter. Names are compared in Unicode's form NFC and stored as they were found.
@@ -26,6 +29,7 @@ SIDECARS = (".cls", ".json", ".txt")
 """Endings of files that say something about the picture beside them, in order of precedence."""
 
 INSTEAD = "pass a CSV list with columns path,identity as --source"
+UNLABELLED = "pass --unlabelled if nobody is named"
 
 
 _Place = TypeVar("_Place")
@@ -42,6 +46,11 @@ class Sidecar:
     landmarks: Any = None
     problem: str = ""
     """Why the file cannot be read; ``{}`` stands for the name of the picture."""
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is room for a name but none in it."""
+        return self.identity is None or (isinstance(self.identity, str) and not self.identity.strip())
 
 
 def read_sidecar(ending: str, data: bytes) -> Sidecar:
@@ -143,8 +152,16 @@ class Folders:
             self.label(picture, identity, where)
 
 
-def person(picture: str, said: Mapping[str, Sidecar], folders: Folders, level: int | None, where: str) -> str:
-    """The identity of a picture in a folder or a tar.
+def person(
+    picture: str,
+    said: Mapping[str, Sidecar],
+    folders: Folders,
+    level: int | None,
+    where: str,
+    *,
+    unlabelled: bool = False,
+) -> str | None:
+    """The identity of a picture in a folder or a tar; None only in an unlabelled corpus.
 
     Args:
         picture: path below the source's root.
@@ -152,6 +169,7 @@ def person(picture: str, said: Mapping[str, Sidecar], folders: Folders, level: i
         folders: of the whole source.
         level: which folder names the person, counted from 1 at the root; None: see the module's rule.
         where: the source, for messages.
+        unlabelled: whether pictures may show nobody who is named.
 
     Raises:
         DataError: nothing names the person, what does is no name, or a sidecar cannot be read.
@@ -161,10 +179,13 @@ def person(picture: str, said: Mapping[str, Sidecar], folders: Folders, level: i
     if level is not None:
         return folders.name(_at_level(picture, level, where), where)
     for ending in (".cls", ".json"):
-        if ending in said and said[ending].names:
+        if ending in said and said[ending].names and not (unlabelled and said[ending].blank):
             identity = _name(said[ending].identity, f"{where}: {keys.plain(picture)}{ending}")
-            folders.label(picture, identity, where)
+            if not unlabelled:
+                folders.label(picture, identity, where)
             return identity
+    if unlabelled:
+        return None
     if folder.strip("/"):
         return folders.name(folder, where)
     caption = said.get(".txt", Sidecar())
@@ -174,7 +195,7 @@ def person(picture: str, said: Mapping[str, Sidecar], folders: Folders, level: i
     stem = keys.plain(picture)
     raise DataError(
         f"{where}: {stem} has no identity; expected {stem}.cls, {stem}.json with identity or label, or {where}/PERSON/"
-        f"{name}, but it is not in a person's folder; or {INSTEAD}"
+        f"{name}, but it is not in a person's folder; or {INSTEAD}, or {UNLABELLED}"
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow.types as pt
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, ImageUnreadable
-from metric_core.sources import bounds, listing, tables
+from metric_core.sources import bounds, listing, naming, tables
 from metric_core.sources.found import Found, Notes, first_few, read_landmarks
 
 WHO = ("identity", "label")
@@ -44,14 +44,14 @@ def has_images(address: str) -> bool:
         return _image_column(f.schema_arrow) is not None
 
 
-def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
+def faces(root: str, file: str, notes: Notes, unlabelled: bool = False) -> Iterator[Found]:
     """The faces of one file in row order.
 
     Images are in the column ``image`` (or the only column with bytes): bytes, or Hugging Face's struct of bytes and
     path. A row that has a path and no bytes is the file there, relative to the Parquet file's folder. ``identity`` or
     ``label`` names the person; numbers are replaced by the file's ClassLabel names if it has any. The key is the column
     ``key`` if there is one, else the file's name without its ending and the row's number. ``view``, ``split`` and
-    ``landmarks`` are as in a list.
+    ``landmarks`` are as in a list. In an unlabelled corpus, ``identity`` and ``label`` may be missing, and cells empty.
 
     Raises:
         DataError: columns are missing, twice or of another type, a cell is empty, names of labels are not sound, a file
@@ -61,19 +61,18 @@ def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
     address = storage.join(root, file)
     tag = storage.content_tag(address)
     with _open(address) as f:
-        image, who = _columns(f.schema_arrow, address)
-        names, number = _class_names(f.schema_arrow, who, address), 0
-        wanted = [who, *(name for name in OPTIONAL if name in f.schema_arrow.names)]
+        image, who = _columns(f.schema_arrow, address, unlabelled)
+        names, number = _class_names(f.schema_arrow, who, address) if who else None, 0
+        wanted = [name for name in (who, *OPTIONAL) if name in f.schema_arrow.names]
         for group in range(f.num_row_groups):
             _check_size(f, group, image, address)
             files = _files(f, group, image, root, file)
-            texts = bounds.texts(f, wanted, f"{address}, row group {group}", group)
-            for row, cells in enumerate(row for table in texts for row in tables.as_texts(table, address).to_pylist()):
+            for row, cells in enumerate(_cells(f, group, wanted, address)):
                 where = f"{address}: row {number}"
                 place: dict[str, Any] = {"kind": "parquet", "row_group": group, "row": row, "column": image}
                 uri, tag_of_row = files.get(row, (file, tag))
                 yield Found(
-                    identity=_identity(cells[who], who, names, where),
+                    identity=_identity(cells.get(who), who, names, where, unlabelled),
                     key=_required(cells.get("key", f"{keys.plain(file)}/{number}"), "key", where),
                     uri=uri,
                     content_tag=tag_of_row,
@@ -85,20 +84,35 @@ def faces(root: str, file: str, notes: Notes) -> Iterator[Found]:
                 number += 1
 
 
-def _columns(schema: pa.Schema, address: str) -> tuple[str, str]:
-    """The leaf column with the pictures, and the column that names people. Raises DataError if there are no such."""
+def _cells(f: pq.ParquetFile, group: int, wanted: list[str], address: str) -> Iterator[dict[str, Any]]:
+    """The texts in some columns of each row of a group; there may be no column."""
+    if not wanted:
+        return iter([{}] * f.metadata.row_group(group).num_rows)
+    texts = bounds.texts(f, wanted, f"{address}, row group {group}", group)
+    return (row for table in texts for row in tables.as_texts(table, address).to_pylist())
+
+
+def _columns(schema: pa.Schema, address: str, unlabelled: bool) -> tuple[str, str]:
+    """The leaf column with the pictures, and the column that names people, empty where an unlabelled corpus has none.
+
+    Raises:
+        DataError: there are no such columns.
+    """
     tables.require_once(schema.names, address)
     image = _image_column(schema)
-    who = next((name for name in WHO if name in schema.names), None)
-    if image is None or who is None:
+    who = next((name for name in WHO if name in schema.names), "")
+    if image is None or not (who or unlabelled):
+        instead = f"; or {naming.UNLABELLED}" if image else ""
         raise DataError(
             f"{address} has columns {', '.join(schema.names)}; expected image, with the pictures' bytes, and "
-            f"identity or label; a list of files with columns path,identity is given to --source by itself"
+            f"identity or label; a list of files with columns path,identity is given to --source by itself{instead}"
         )
     return image, who
 
 
-def _identity(cell: str | None, who: str, names: dict[str, str] | None, where: str) -> str:
+def _identity(cell: str | None, who: str, names: dict[str, str] | None, where: str, unlabelled: bool) -> str | None:
+    if unlabelled and not (cell and cell.strip()):
+        return None
     person = _required(cell, who, where)
     if names is None:
         return person

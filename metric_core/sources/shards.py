@@ -16,17 +16,18 @@ PACKED = (".tgz", ".tbz", ".tbz2", ".txz", ".tzst", *(f".tar.{how}" for how in (
 SPECIAL = re.compile(r"[*?\[{]")
 
 
-def scan(root: str, files: list[str], level: int | None = None) -> Source:
+def scan(root: str, files: list[str], level: int | None = None, unlabelled: bool = False) -> Source:
     """The faces in shards of one format; the corpus is named after their folder.
 
     Args:
         root: the folder.
         files: their paths below it.
         level: in tars, which folder names the person, see ``naming``.
+        unlabelled: whether pictures may show nobody who is named.
 
     Raises:
         DataError: their format is unknown, they are of several formats, or they are compressed tars.
-        ConfigError: a level is given for another format.
+        ConfigError: a level is given for another format, or unlabelled for one that names everybody.
     """
     for file in files:
         if file.lower().endswith(PACKED):
@@ -40,13 +41,22 @@ def scan(root: str, files: list[str], level: int | None = None) -> Source:
         raise DataError(f"{root} holds {' and '.join(endings)} files: which are the source? Give --source one kind")
     if endings != [".tar"]:
         refuse_level(level, storage.join(root, files[0]))
-    return Source(root, PurePosixPath(root).name or "faces", [_shard(root, file, len(files), level) for file in files])
+    if endings == [".rec"]:
+        refuse_unlabelled(unlabelled, storage.join(root, files[0]))
+    found = [_shard(root, file, len(files), level, unlabelled) for file in files]
+    return Source(root, PurePosixPath(root).name or "faces", found, unlabelled=unlabelled)
 
 
 def refuse_level(level: int | None, address: str) -> None:
     """Raise ConfigError if a level of folders is given for a source that names people itself."""
     if level is not None:
         raise ConfigError(f"person_level is {level}, but {address} names people itself; leave the option out")
+
+
+def refuse_unlabelled(unlabelled: bool, address: str) -> None:
+    """Raise ConfigError if faces may have no name in a source whose format names everybody."""
+    if unlabelled:
+        raise ConfigError(f"unlabelled is set, but {address} names everybody; leave the option out")
 
 
 def inside(folder: str) -> list[str]:
@@ -96,11 +106,11 @@ def _braces(pattern: str) -> list[str]:
     return [out for word in words for out in _braces(pattern[: found.start()] + word + pattern[found.end() :])]
 
 
-def _shard(root: str, file: str, count: int, level: int | None) -> Scan:
+def _shard(root: str, file: str, count: int, level: int | None, unlabelled: bool) -> Scan:
     ending = keys.ending(file).lower()
     if ending == ".tar":
-        return partial(webdataset.faces, root, file, level=level)
+        return partial(webdataset.faces, root, file, level=level, unlabelled=unlabelled)
     if ending == ".parquet":
-        return partial(parquet.faces, root, file)
+        return partial(parquet.faces, root, file, unlabelled=unlabelled)
     # The keys of a single train.rec are the bare record numbers; those of several files have the file's name in front.
     return partial(recordio.faces, root, file, f"{PurePosixPath(file).with_suffix('')}/" if count > 1 else "")

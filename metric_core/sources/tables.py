@@ -57,7 +57,7 @@ def as_texts(table: pa.Table, address: str) -> pa.Table:
 
 
 def require(table: pa.Table, name: str, address: str) -> None:
-    """Check that no cell of a text column is empty or blank, or has a NUL in it.
+    """Check that no cell of a text column is empty or blank.
 
     Raises:
         DataError: with the number of such cells and the first row, counted from 1.
@@ -70,10 +70,22 @@ def require(table: pa.Table, name: str, address: str) -> None:
             f"{address}: {count} rows have no {name}, the first is row {first + 1} ({column[first].as_py()!r}); each "
             f"row needs one"
         )
+
+
+def require_no_nul(table: pa.Table, name: str, address: str) -> None:
+    """Check that no cell of a text column has a NUL in it. Raises DataError with the first row, counted from 1."""
+    column = table[name].combine_chunks()
     nul_N = pc.match_substring(column, "\0")
     if nul_N.true_count:
         first = nul_N.index(True).as_py()
         raise DataError(f"{address}: row {first + 1} has the {name} {column[first].as_py()!r}, which holds a NUL byte")
+
+
+def with_blanks_as_null(table: pa.Table, name: str) -> pa.Table:
+    """The table with nulls for the empty and blank cells of a text column."""
+    column = table[name]
+    blank_N = pc.equal(pc.utf8_trim_whitespace(column), "")
+    return table.set_column(table.schema.get_field_index(name), name, pc.if_else(blank_N, None, column))
 
 
 def require_once(names: Sequence[str], address: str) -> None:

@@ -40,7 +40,7 @@ class _Members:
     """Others that a hard link can refer to."""
 
 
-def faces(root: str, file: str, notes: Notes, level: int | None = None) -> Iterator[Found]:
+def faces(root: str, file: str, notes: Notes, level: int | None = None, unlabelled: bool = False) -> Iterator[Found]:
     """The faces of one tar in its order; the key is the sample's name, or the picture's own from ``keys.of`` where a
     sample has several pictures.
 
@@ -63,7 +63,7 @@ def faces(root: str, file: str, notes: Notes, level: int | None = None) -> Itera
         for sidecar in owned.values():
             lone.pop(sidecar, None)
         said = {ending: members.sidecars[sidecar] for ending, sidecar in owned.items()}
-        identity = naming.person(name, said, notes.folders, level, address)
+        identity = naming.person(name, said, notes.folders, level, address, unlabelled=unlabelled)
         points = said[".json"].landmarks if ".json" in said else None
         landmarks = read_landmarks(points, f"{address}: {owned.get('.json')}")
         offset, length = members.pictures[name]

@@ -27,7 +27,7 @@ def embeddings(
     ids: Sequence[int],
     vector_ND: np.ndarray,
     *,
-    identities: Sequence[str] | None = None,
+    identities: Sequence[str | None] | None = None,
     views: Sequence[str | None] | None = None,
     rejected: Sequence[int] = (),
     gone: Sequence[int] = (),
@@ -35,11 +35,12 @@ def embeddings(
     tags: pa.Table | None = None,
     **content: object,
 ) -> str:
-    """Write an artefact of these faces; their identities are ``p<id // 3>`` unless given. Returns its address.
+    """Write an artefact of these faces; their identities are ``p<id // 3>`` unless given; with None among them, the
+    corpus is unlabelled. Returns its address.
 
     ``tags``: the faces' ``schema.TAGS``, if they matter to the test.
     """
-    names = list(identities or [f"p{number // 3}" for number in ids])
+    names: list[str | None] = list(identities or [f"p{number // 3}" for number in ids])
     store = UnitStore(str(out))
     todo = units.cut([Part("faces-000000.parquet", len(ids), "")], unit)
     for one in todo:
@@ -52,7 +53,7 @@ def embeddings(
             unit_tags = tags.filter(pc.is_in(tags["face_id"], columns[0])).sort_by("face_id")
         here = np.array(ids[at], np.int64)
         seen = list(views[at]) if views else [None] * len(here)
-        table = to_table(here, names[at], seen, vector_ND[at], np.ones(len(here)))
+        table = to_table(here, names[at], seen, vector_ND[at], np.ones(len(here)), unlabelled=None in names)
         store.commit(one, UnitResult(unit_tags, table, rejects, {}))
     written = {
         "plan_id": out.name,
@@ -69,6 +70,7 @@ def embeddings(
         "quarantined": len(rejected),
         "erased": 0,
         "reasons": {"missing": len(rejected)} if rejected else {},
+        **({"unlabelled": True} if None in names else {}),
         **DoneUnits(store, todo).content(),
     }
     manifest.write(str(out), "embeddings", written | content, {"faces": str(out.parent / "faces")})

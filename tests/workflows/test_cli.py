@@ -378,7 +378,7 @@ def test_the_demo_refuses_before_it_draws(
 
 # Options change on purpose: whoever adds, renames or drops one edits this list.
 OPTIONS = {
-    "catalogue": "address verbose source person-level out tombstones namespace splits valid-fraction seed",
+    "catalogue": "address verbose source person-level unlabelled out tombstones namespace splits valid-fraction seed",
     "train": "address verbose max-pixels max-bytes "
     "faces out train-split valid-split workers gpu cpus-per-worker loader-workers cache-mib "
     "precision steps identities images person-weight cross-view learning-rate warmup weight-decay seed "
@@ -403,7 +403,7 @@ OPTIONS = {
     "neighbours",
     "embeddings check": "embeddings faces tombstones",
     "embeddings stats": "embeddings",
-    "embeddings export": "embeddings out",
+    "embeddings export": "embeddings out keys faces",
     "embeddings compare": "old new faces threshold picture seed",
     "demo": "address verbose out source people pictures steps workers seed",
 }

@@ -140,6 +140,10 @@ COVERED = ["faces", "embedded", "quarantined", "erased", "missing", "surplus"]
             ["vectors", "ids", "rows", "dim", "dtype"],
         ),
         (
+            lambda e, faces, at: export.run(ExportConfig(embeddings=e, out=f"{at}/v.npy", keys=True, faces=faces)),
+            ["vectors", "ids", "keys", "rows", "dim", "dtype"],
+        ),
+        (
             lambda e, faces, at: compare.run(CompareConfig(old=e, new=e, threshold=0.5, picture=f"{at}/v.png")),
             [
                 *("faces", "people", "models.old", "models.new"),
@@ -151,7 +155,7 @@ COVERED = ["faces", "embedded", "quarantined", "erased", "missing", "surplus"]
             ],
         ),
     ],
-    ids=["check", "check-faces", "stats", "export", "compare"],
+    ids=["check", "check-faces", "stats", "export", "export-keys", "compare"],
 )
 def test_of_embeddings(
     chain: Chain, tmp_path: Path, run: Callable[[str, str, Path], dict[str, Any]], expected: list[str]

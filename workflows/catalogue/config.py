@@ -12,7 +12,7 @@ class CatalogueConfig(RunOptions):
     """List the faces of a corpus."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("source", "person_level", "out", "tombstones", "namespace"),
+        "input and output": ("source", "person_level", "unlabelled", "out", "tombstones", "namespace"),
         "splits": ("splits", "valid_fraction", "seed"),
     }
 
@@ -24,6 +24,10 @@ class CatalogueConfig(RunOptions):
     person_level: int | None = None
     """In folders and tars, which folder names the person, counted from the source: 2 for Images/anna/left/1.jpg;
     default: the innermost one, which must be unambiguous, or the .cls or .json beside the picture."""
+    unlabelled: bool = False
+    """Take pictures of people who are not named: a flat folder, or a list, .tar or .parquet without names. They can be
+    embedded, indexed and searched, not trained on; folders name nobody, and a picture keeps the name that its identity
+    or label column, .cls or .json gives it."""
     out: str
     """Folder or object-store address of the Faces artefact to write."""
     tombstones: str | None = None
@@ -42,4 +46,7 @@ class CatalogueConfig(RunOptions):
         problems = out_of_range(self, person_level="[1, inf)", valid_fraction="[0, 1)")
         if self.splits and self.valid_fraction:
             problems.append("splits and valid_fraction are both given; choose one")
+        if self.unlabelled:
+            given = [name for name in ("person_level", "splits", "valid_fraction") if getattr(self, name)]
+            problems += [f"{name} is about people, whom --unlabelled does not name; leave one out" for name in given]
         return problems

@@ -1,6 +1,5 @@
 """``likeness catalogue``: a corpus of face pictures to Faces, the list that the other jobs read. No image is copied."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -17,7 +16,7 @@ from metric_core.artefacts.roots import Elsewhere
 from metric_core.artefacts.rows import Digest, Part
 from metric_core.errors import DataError, Occupied
 from metric_core.sources import catalogue, ignored, naming
-from metric_core.sources.found import TWINS, Notes, first_few
+from metric_core.sources.found import TWINS, Notes, Source, first_few
 from workflows.catalogue import scanning
 from workflows.catalogue.config import CatalogueConfig
 from workflows.shared import lease, provenance
@@ -29,7 +28,8 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     """Write the catalogue.
 
     Returns:
-        {faces, rows, identities, splits: {name: {rows, identities}}}, and {erased} where faces were left out
+        {faces, rows, identities, splits: {name: {rows, identities}}}, {unnamed} in an unlabelled corpus, and {erased}
+        where faces were left out
 
     Raises:
         JobRunning: another run writes to ``out``, or has taken over from this one.
@@ -39,7 +39,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         Missing: the source, or a folder given in ``tombstones``, does not exist.
     """
     source_address, out = storage.absolute(config.source), storage.absolute(config.out)
-    source = catalogue.scan(source_address, config.person_level)
+    source = catalogue.scan(source_address, config.person_level, config.unlabelled)
     namespace = config.namespace or source.name
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
@@ -47,9 +47,9 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         found = (table for table in map(erased.filter, scanned) if table.num_rows)
         first = next(found, None)
         if first is None:
-            raise _nothing(source_address, erased.count, source.ignored)
+            raise _nothing(source_address, erased.count, source)
         tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
-        plan = {"root": source.root, "namespace": namespace}
+        plan = {"root": source.root, "namespace": namespace} | ({"unlabelled": True} if source.unlabelled else {})
         done = manifest.begin(out, "faces", plan)
         if not done:
             with lease.held(out) as held:
@@ -57,7 +57,7 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
                 if not done:
                     elsewhere = Elsewhere(source.root)
                     tables_held = elsewhere.over(_while_held(tables, held))
-                    content = plan | catalogue.write(out, tables_held, namespace, source.notes)
+                    content = plan | catalogue.write(out, tables_held, namespace, source.notes, source.unlabelled)
                     content |= {"roots": elsewhere.roots} if elsewhere.roots else {}
                     splits.report()
                     pieces = rows.pieces(out, [Part(**part) for part in content["parts"]])
@@ -73,13 +73,18 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     for told in _notices(source.notes):
         say(told)
     answer = {"faces": out, **{name: content[name] for name in ("rows", "identities", "splits")}}
+    if source.unlabelled:
+        answer["unnamed"] = content["unnamed"]
+        if named := content["rows"] - content["unnamed"]:
+            say(f"{named} of {content['rows']} faces keep the name that their column or sidecar gives them")
     return answer | ({"erased": erased.count} if erased.count else {})
 
 
-def _nothing(address: str, erased: int, skipped: Counter[str]) -> DataError:
+def _nothing(address: str, erased: int, source: Source) -> DataError:
     but = f" but the {erased} that were erased" if erased else ""
-    lines = "".join(f"; {ignored.line(what, count)}" for what, count in sorted(skipped.items()) if what != TWINS)
-    return DataError(f"{address} holds no pictures{but}; expected one folder of pictures per person{lines}")
+    lines = "".join(f"; {ignored.line(what, count)}" for what, count in sorted(source.ignored.items()) if what != TWINS)
+    expected = "pictures" if source.unlabelled else "one folder of pictures per person"
+    return DataError(f"{address} holds no pictures{but}; expected {expected}{lines}")
 
 
 def _notices(notes: Notes) -> Iterator[str]:
@@ -151,7 +156,7 @@ class _Splits:
 
     def of(self, table: pa.Table) -> dict[str, str]:
         """{identity: split}, for the people of these faces and maybe others."""
-        names = pc.unique(table["identity"]).to_pylist()
+        names = pc.unique(table["identity"]).drop_null().to_pylist()
         if self._config.splits:
             people = set(map(naming.compared, names))
             self._unlisted |= people - self._given.keys()

@@ -12,7 +12,6 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from metric_core.artefacts import schema
 from metric_core.artefacts.rows import ROW_GROUP
 from metric_core.sources import catalogue
 from metric_core.sources.found import Found, Notes, Scan, Source
@@ -42,7 +41,7 @@ def tables(source: Source, namespace: str, options: RunOptions) -> Generator[pa.
 
 def _in_process(source: Source, namespace: str) -> Iterator[pa.Table]:
     rows = 0
-    for table in _rows(source.faces, namespace):
+    for table in _rows(source.faces, namespace, source.unlabelled):
         yield table
         if (rows + table.num_rows) // 100_000 > rows // 100_000:  # the total is not known beforehand
             say(f"{rows + table.num_rows:,} pictures found")
@@ -57,7 +56,7 @@ def _in_parallel(source: Source, namespace: str) -> Iterator[pa.Table]:
         try:
             while waiting or running:
                 while waiting and len(running) < AHEAD * cluster.cpus():
-                    running.append(_scan.remote(waiting.popleft(), namespace))
+                    running.append(_scan.remote(waiting.popleft(), namespace, source.unlabelled))
                 table, notes = ray.get(running.popleft())
                 source.notes.update(notes, source.root)
                 rows += table.num_rows
@@ -71,13 +70,13 @@ def _in_parallel(source: Source, namespace: str) -> Iterator[pa.Table]:
 
 
 @ray.remote
-def _scan(shard: Scan, namespace: str) -> tuple[pa.Table, Notes]:
+def _scan(shard: Scan, namespace: str, unlabelled: bool) -> tuple[pa.Table, Notes]:
     """One shard's rows, and the notes on it."""
     notes = Notes()
-    found = list(_rows(shard(notes), namespace))
-    return pa.concat_tables([schema.FACES.empty_table(), *found]), notes
+    found = list(_rows(shard(notes), namespace, unlabelled))
+    return pa.concat_tables([catalogue.to_table([], namespace, unlabelled), *found]), notes
 
 
-def _rows(faces: Iterator[Found], namespace: str) -> Iterator[pa.Table]:
+def _rows(faces: Iterator[Found], namespace: str, unlabelled: bool) -> Iterator[pa.Table]:
     while found := list(islice(faces, ROW_GROUP)):
-        yield catalogue.to_table(found, namespace)
+        yield catalogue.to_table(found, namespace, unlabelled)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core.artefacts import delta, ids, rows, schema
+from metric_core.artefacts import delta, ids, rows
 from metric_core.image.watch import ended_if_stuck
 from metric_core.sampling import loader
 from metric_core.sampling.loader import LOCATOR, Bad
@@ -20,7 +20,8 @@ from workflows.embed.setup import Setup
 from workflows.embed.units import STAGES, Reject, Unit
 
 COLUMNS = list(dict.fromkeys(["face_id", "identity", "view", "split", *delta.MADE_OF, *LOCATOR]))
-NO_FACES = schema.FACES.empty_table().select(["face_id", "identity", "view", "uri"])
+READABLE = ["face_id", "identity", "view", "uri"]
+"""Columns of the faces that can be read."""
 
 
 @dataclass
@@ -30,7 +31,7 @@ class DecodedBatch:
     tags: pa.Table
     """``schema.TAGS`` of all faces."""
     table: pa.Table
-    """face_id, identity, view and uri of the readable faces."""
+    """``READABLE`` of the readable faces."""
     pixels_BCSS: np.ndarray
     """uint8, one entry per row of ``table``."""
     rejects: list[Reject]
@@ -63,7 +64,7 @@ def batches(setup: Setup, unit: Unit) -> Iterator[DecodedBatch]:
                 else:
                     pixels_BCSS[len(good)] = pixels
                     good.append(n)
-        readable = some.select(NO_FACES.column_names).take(pa.array(good, pa.int64()))
+        readable = some.select(READABLE).take(pa.array(good, pa.int64()))
         yield DecodedBatch(delta.tags(some), readable, pixels_BCSS[: len(good)], rejects_of(some, bad), spent)
         spent = dict.fromkeys(STAGES, 0.0)
 

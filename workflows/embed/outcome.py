@@ -22,6 +22,7 @@ def manifest_content(plan: EmbedPlan, done: DoneUnits, tally: Tally, gone: dict[
         "plan_id": plan.id,
         "dim": plan.model.embedder.spec.backbone.dim,
         "namespace": faces.namespace,
+        **({"unlabelled": True} if faces.unlabelled else {}),
         "salts": faces.manifest.content["salts"],
         **done.content(),
         "gone": gone,

@@ -15,7 +15,7 @@ import torch
 
 from metric_core.artefacts import embeddings, schema
 from metric_core.sampling.loader import Bad
-from workflows.embed.decoding import NO_FACES, DecodedBatch, batches, clock, rejects_of
+from workflows.embed.decoding import READABLE, DecodedBatch, batches, clock, rejects_of
 from workflows.embed.layout import to_parquet
 from workflows.embed.setup import Precision, Setup
 from workflows.embed.units import STAGES, Reject, Unit, UnitRecord, UnitResult
@@ -86,7 +86,8 @@ class EmbedWorker:
         rejects: list[Reject] = []
         seconds = dict.fromkeys(STAGES, 0.0)
         tags = [schema.TAGS.empty_table()]
-        kept = [NO_FACES]
+        faces = self._setup.faces
+        kept = [faces.schema.empty_table().select(READABLE)]
         vectors = [np.empty((0, dim), np.float32)]
         norms = [np.empty(0, np.float32)]
         for batch in decoded:
@@ -110,6 +111,7 @@ class EmbedWorker:
             table["view"].to_pylist(),
             np.concatenate(vectors).astype(self._setup.dtype),
             np.concatenate(norms),
+            unlabelled=faces.unlabelled,
         )
         return UnitResult(pa.concat_tables(tags).sort_by("face_id"), part, rejects, seconds)
 

@@ -87,5 +87,6 @@ def _hashes(table: pa.Table) -> np.ndarray:
     """int64 (N,): a hash of each row's identity."""
     people = table["identity"].combine_chunks().dictionary_encode()
     hash_P = np.array([counter.hash63("identity", name, 0) for name in people.dictionary.to_pylist()], np.int64)
-    hash_N: np.ndarray = hash_P[people.indices.to_numpy()]
+    # The last entry is for rows without a name, whose index becomes -1; no hash is negative.
+    hash_N: np.ndarray = np.append(hash_P, -1)[people.indices.fill_null(-1).to_numpy()]
     return hash_N

@@ -24,12 +24,13 @@ def run(config: CompareConfig) -> dict[str, Any]:
         ``upgrade.compare``.
 
     Raises:
-        DataError: the two have no faces in common.
+        DataError: the two have no faces in common, or faces have no name.
         ConfigError: their faces are of different namespaces.
     """
     old, new = (erasures.without_erased(Collection.open(address)) for address in (config.old, config.new))
     if old.namespace != new.namespace:
         raise ConfigError(f"--old has faces of {old.namespace}, --new of {new.namespace}; both need the same faces")
+    new.require_named("a comparison of models")
     drawn_M = _sample(old, new, config)
     before, after = old.take(drawn_M), new.take(drawn_M)
     found = upgrade.compare(before, after, config.threshold, config.seed)

@@ -47,7 +47,7 @@ class ExportConfig(Options):
     """Write vectors for other programs."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("embeddings", "out"),
+        "input and output": ("embeddings", "out", "keys", "faces"),
     }
 
     embeddings: str
@@ -55,11 +55,19 @@ class ExportConfig(Options):
     out: str
     """File to write: NAME.npy (faces x components, number format as stored) or NAME.fvecs (float32); the face_ids are
     written to NAME.ids.npy (int64) in the same order."""
+    keys: bool = False
+    """Write NAME.keys.parquet, too: face_id, key, uri and identity of each vector in the same order, to join it with
+    other tables."""
+    faces: str | None = None
+    """The Faces that were embedded, for --keys; default: the address that the Embeddings recorded."""
 
     def problems(self) -> list[str]:
+        problems = []
         if not self.out.endswith(ENDINGS):
-            return [f"out is {self.out!r}; it must end in {' or '.join(ENDINGS)}, which says the format"]
-        return []
+            problems.append(f"out is {self.out!r}; it must end in {' or '.join(ENDINGS)}, which says the format")
+        if self.faces and not self.keys:
+            problems.append("faces is given, but nothing of them is written; give --keys, too")
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,29 +1,37 @@
-"""``likeness embeddings export``: vectors as one .npy or .fvecs file, and beside it their face_ids."""
+"""``likeness embeddings export``: vectors as one .npy or .fvecs file, and beside it their face_ids, and their keys."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts.collection import Collection
-from metric_core.errors import DataError
+from metric_core.artefacts.faces import Faces
+from metric_core.errors import ConfigError, DataError
 from workflows.embeddings.config import ExportConfig
 from workflows.shared import erasures
 
+KEYS = ("key", "uri", "identity")
+"""Columns of the Faces that are written beside the face_ids."""
+
 
 def run(config: ExportConfig) -> dict[str, Any]:
-    """Export, one part at a time. The file of vectors is completed last: if it exists, that of the ids does, too.
+    """Export, one part at a time. The file of vectors is completed last: if it exists, the others do, too.
 
     Returns:
-        {vectors, ids, rows, dim, dtype}
+        {vectors, ids, rows, dim, dtype}, and with ``keys`` {keys}
 
     Raises:
-        DataError: there are no vectors.
+        DataError: there are no vectors, or the Faces do not have all their faces.
+        ConfigError: it is not known where the Faces are, for their keys.
     """
     collection = erasures.without_erased(Collection.open(config.embeddings))
     if not collection.rows:
         raise DataError(f"{collection.uri} holds no vectors to export")
+    faces = _faces(config, collection) if config.keys else None
     vectors = storage.absolute(config.out)
     stem, ending = vectors.rsplit(".", 1)
     ids = f"{stem}.ids.npy"
@@ -33,7 +41,29 @@ def run(config: ExportConfig) -> dict[str, Any]:
         id_N = write(temp, collection, dtype)
         with storage.new_file(ids) as beside, open(beside, "wb") as f:
             np.save(f, id_N)
-    return {"vectors": vectors, "ids": ids, "rows": len(id_N), "dim": collection.dim, "dtype": dtype.name}
+        if faces:
+            with storage.new_file(f"{stem}.keys.parquet") as beside:
+                pq.write_table(_keys(faces, id_N, collection.uri), beside, compression="zstd")
+    answer = {"vectors": vectors, "ids": ids, "rows": len(id_N), "dim": collection.dim, "dtype": dtype.name}
+    return answer | ({"keys": f"{stem}.keys.parquet"} if faces else {})
+
+
+def _faces(config: ExportConfig, collection: Collection) -> Faces:
+    address = config.faces or collection.faces
+    if not address:
+        raise ConfigError(f"{collection.uri} does not say where its Faces are; give --faces for --keys")
+    return Faces.open(address)
+
+
+def _keys(faces: Faces, id_N: np.ndarray, of: str) -> pa.Table:
+    """face_id, key, uri and identity of some faces, in their order. Raises DataError if one is not in the Faces."""
+    table = faces.find(id_N, KEYS)
+    if lost := table["face_id"].null_count:
+        raise DataError(
+            f"{faces.uri} does not have {lost} of the {len(id_N)} faces of {of}, so their keys are not known; give "
+            f"--faces the Faces that were embedded, or bring the embeddings up to date with embed --since"
+        )
+    return table
 
 
 def _write_npy(path: Path, collection: Collection, dtype: np.dtype) -> np.ndarray:

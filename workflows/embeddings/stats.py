@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metric_core import metrics, storage
 from metric_core.artefacts.collection import Collection
@@ -54,4 +55,9 @@ def run(config: StatsConfig) -> dict[str, Any]:
 
 
 def _counts(table: pa.Table) -> pa.Table:
-    return table.group_by("identity").aggregate([([], "count_all")]).rename_columns(["identity", "rows"])
+    return (
+        table.filter(pc.is_valid(table["identity"]))
+        .group_by("identity")
+        .aggregate([([], "count_all")])
+        .rename_columns(["identity", "rows"])
+    )

@@ -22,8 +22,13 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         --clustering: {nmi, bcubed: {precision, recall, f}, pairwise: {precision, recall, f}, clusters, people,
         pictures, threshold};
         --classification: {accuracy, neighbours, queries, queries_skipped}
+
+    Raises:
+        DataError: faces have no name, or a protocol does not work with those that there are.
     """
     source = erasures.without_erased(Collection.open(config.embeddings))
+    if not config.pairs:  # a list of pairs says itself who is the same
+        source.require_named("evaluation")
     if config.identification:
         return identification.report(*identification.split_gallery_probes(source.load()))
     if config.verification:

@@ -163,7 +163,7 @@ class Build:
         index = replace(Index.load(self.version, replace(content, mapped=True)), mapped=content.mapped)
         tried = next(one for one in content.choice["candidates"] if one["spec"] == content.spec.factory)
         start = (tried["nprobe"] or 1) // _BELOW
-        tuned = tuning.tune(index, known, target.surely(int(known.first_Q.sum())), start=start)
+        tuned = tuning.tune(index, known, target.surely(int(known.counted_Q.sum())), start=start)
         if not target.met(tuned):
             wanted = f"{target.identity:g}" + ("" if target.vectors is None else f" and {target.vectors:g}")
             raise IndexBuildError(

@@ -43,8 +43,8 @@ class SearchConfig(Options):
     gallery: str | None = None
     """PNG file to write, with each probe next to the people found."""
     faces: str | None = None
-    """The Faces that were indexed, for --split and the pictures of --gallery; default: the address that the index
-    recorded."""
+    """The Faces that were indexed, for --split, the pictures of --gallery and the keys of faces without a name;
+    default: the address that the index recorded."""
 
     def problems(self) -> list[str]:
         problems = out_of_range(self, top="[1, inf)")

@@ -74,6 +74,8 @@ def _ids_of(faces: Faces, split: str) -> np.ndarray:
 
 def _unknown_people(index: Index, identities: Sequence[str]) -> list[str]:
     unknown = _missing(identities, index.names)
+    if not len(index.names):
+        return _line("identities", unknown, "no face in the index has a name; find faces with --face-ids")
     near = difflib.get_close_matches(unknown[0], _alike(index.names, unknown[0]), n=1, cutoff=0.0) if unknown else []
     people = len(index.names)
     return _line(

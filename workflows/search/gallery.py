@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from metric_core import storage
 from metric_core.errors import ImageUnreadable, Missing
 from metric_core.image.preprocess import shrunk
+from workflows.search import answers
 
 TILE, TEXT, GAP = 96, 30, 6
 ROWS = 12
@@ -22,7 +23,7 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
     """Write a PNG with one row per probe: its picture, then its matches by rank with identity and similarity.
 
     Args:
-        matches: ``schema.MATCHES``.
+        matches: ``schema.MATCHES``, or ``schema.UNLABELLED_MATCHES``.
         fetch_probe: returns the image bytes of a query, by its name.
         fetch_face: returns the image bytes of an indexed face, by its id.
         out: address of the PNG.
@@ -38,7 +39,7 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
         top = GAP + line * (TILE + TEXT + GAP)
         cells = [(lambda q=query: fetch_probe(q), query.split("/")[-1], "probe")]
         cells += [
-            (lambda f=row["face_id"]: fetch_face(f), row["identity"], f"{row['rank']}.  {row['score']:.3f}")
+            (lambda f=row["face_id"]: fetch_face(f), _caption(row), f"{row['rank']}.  {row['score']:.3f}")
             for row in rows
         ]
         for column, (fetch, name, note) in enumerate(cells):
@@ -49,6 +50,11 @@ def draw(matches: pa.Table, fetch_probe: Fetch, fetch_face: Callable[[int], byte
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     storage.write_bytes(out, buffer.getvalue())
+
+
+def _caption(row: dict[str, Any]) -> str:
+    """The person, or the end of what stands for one: a key is a path, and pictures in one folder begin alike."""
+    return str(row["identity"] or answers.called(row).split("/")[-1])
 
 
 def _tile(fetch: Callable[[], bytes]) -> Image.Image:

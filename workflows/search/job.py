@@ -17,7 +17,7 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Missing, SchemaMismatch
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
-from workflows.search import filters
+from workflows.search import answers, filters
 from workflows.search.config import SearchConfig
 from workflows.shared import erasures, provenance
 from workflows.shared.console import say
@@ -29,7 +29,8 @@ def run(config: SearchConfig) -> dict[str, Any]:
     """Search.
 
     Returns:
-        {matches: [{query, rank, identity, face_id, score, accepted}], unreadable: [{query, reason}]}
+        {matches: [{query, rank, identity, face_id, score, accepted}], unreadable: [{query, reason}]}; each match has
+        {key}, too, where faces of the index have no name
 
     Raises:
         FingerprintMismatch: the probes were embedded by another model than the index.
@@ -53,6 +54,11 @@ def run(config: SearchConfig) -> dict[str, Any]:
         table, queries = index.identify(found.embedding_QD, found.name_Q, config.top), found.digest
     for bad in unreadable:
         say(f"{bad['query']} cannot be searched for: {bad['reason']}")
+    plan_of_keys: dict[str, Any] = {}
+    if index.unlabelled:
+        faces = answers.faces_at_hand(index, config)
+        table = answers.with_keys(table, faces) if faces else table
+        plan_of_keys = {"keys": faces.manifest.digest if faces else None}
     if config.out:
         plan = {
             "fingerprint": index.fingerprint,
@@ -60,6 +66,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
             "top": config.top,
             "queries": queries,
             "conditions": conditions,
+            **plan_of_keys,
         }
         _write(config, plan, table, storage.absolute(config.out))
     if config.gallery:
@@ -73,7 +80,7 @@ def show(result: dict[str, Any]) -> str:
     for match in result["matches"]:
         if match["rank"] == 1:
             lines.append(match["query"])
-        lines.append(f"  {match['rank']}. {match['identity']:<30} {match['score']:.4f}")
+        lines.append(f"  {match['rank']}. {answers.called(match):<30} {match['score']:.4f}")
     return "\n".join(lines)
 
 
@@ -87,14 +94,14 @@ def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -
         )
         for block in source.iter_vectors()
     ]
-    return pa.concat_tables([schema.MATCHES.empty_table(), *parts])
+    return pa.concat_tables([index.matches.empty_table(), *parts])
 
 
 def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str) -> None:
     """Write the Matches, or only their file again if they are finished and it was damaged."""
     done = manifest.begin(out, "matches", plan)
     address = storage.join(out, MATCHES)
-    if done and (problem := _damage(done, address)) is None:
+    if done and (problem := _damage(done, address, table.schema)) is None:
         say(f"{out} is finished already")
         return
     sink = io.BytesIO()
@@ -110,16 +117,14 @@ def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str
         manifest.replace(done, content, provenance.record(index=config.index), files)
 
 
-def _damage(done: Manifest, address: str) -> str | None:
+def _damage(done: Manifest, address: str, expected: pa.Schema) -> str | None:
     """What is wrong with the file of finished Matches; None if nothing is."""
     try:
         data = storage.read_bytes(address)
         noted = done.files.get(MATCHES)
         if noted is not None and noted != {"sha256": hashlib.sha256(data).hexdigest()}:
             return f"{address} is not what was written"
-        rows = schema.check(
-            pq.read_table(io.BytesIO(data)), schema.MATCHES, address
-        ).num_rows  # at first, without digest
+        rows = schema.check(pq.read_table(io.BytesIO(data)), expected, address).num_rows  # at first, without digest
         return None if rows == done.content["rows"] else f"{address} has {rows} rows, not {done.content['rows']}"
     except (Missing, SchemaMismatch, pa.ArrowInvalid, OSError) as error:
         if storage.is_storage_error(error):

@@ -14,7 +14,7 @@ import torch
 
 from metric_core import storage
 from metric_core.artefacts import manifest
-from metric_core.artefacts.faces import Faces
+from metric_core.artefacts.faces import Faces, require_named
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError
 from metric_core.model.spec import ModelSpec
@@ -193,18 +193,23 @@ def splits(config: TrainConfig, faces: Faces) -> tuple[pa.Table, pa.Table | None
 
     Raises:
         ConfigError: both splits are the same one.
-        DataError: there is no such split, or the validation split has too few pairs.
+        DataError: there is no such split, faces in one have no name, or the validation split has too few pairs.
     """
     names = set(faces.table["split"].to_pylist())
     train = config.train_split or ("train" if "train" in names else None)
     valid = config.valid_split or ("valid" if "valid" in names else None)
     if valid is None:
-        return faces.select(train), None
+        return _named(faces.select(train), faces), None
     if train == valid:
         raise ConfigError(f"train_split and valid_split are both {valid!r}; validation needs a split of its own")
-    valid_rows = faces.select(valid)
+    valid_rows = _named(faces.select(valid), faces)
     validation.check(valid_rows)
     train_rows = faces.select(train)
     if train is None:
         train_rows = train_rows.filter(pc.fill_null(pc.not_equal(train_rows["split"], valid), True))
-    return train_rows, valid_rows
+    return _named(train_rows, faces), valid_rows
+
+
+def _named(table: pa.Table, faces: Faces) -> pa.Table:
+    require_named([table], faces.uri, "training")
+    return table

@@ -60,9 +60,19 @@ EXPECTED = {
         norm: float not null""",
 }
 
+# A corpus in which faces may have no name: these columns differ, and no other.
+EXPECTED["UNLABELLED_FACES"] = EXPECTED["FACES"].replace("identity: string not null", "identity: string")
+EXPECTED["UNLABELLED_MATCHES"] = (
+    EXPECTED["MATCHES"].replace("identity: string not null", "identity: string") + "\n        key: string"
+)
+EXPECTED["embeddings, unlabelled"] = EXPECTED["embeddings, float32"].replace(
+    "identity: string not null", "identity: string"
+)
+
 SCHEMAS = {name: value for name, value in vars(schema).items() if isinstance(value, pa.Schema)} | {
     "embeddings, float32": schema.embeddings(4),
     "embeddings, float16": schema.embeddings(4, pa.float16()),
+    "embeddings, unlabelled": schema.unlabelled(schema.embeddings(4)),
 }
 
 

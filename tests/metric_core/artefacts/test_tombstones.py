@@ -51,3 +51,12 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Corrupt, match="its sha256 is not the one in its name"):
         tombstones.read(str(tmp_path))
+
+
+def test_a_face_without_a_name_is_erased_by_its_id_only(tmp_path):
+    at = str(tmp_path / "tombstones")
+    unlabelled = pa.table({"face_id": [1, 2, 3], "identity": pa.array([None, "ann", None], pa.string())})
+    found = tombstones.add(at, "n", face_ids=[3], identities=["ann", "None", ""])
+    assert found.erased(unlabelled, "n").tolist() == [False, True, True]
+    nobody = unlabelled.set_column(1, "identity", pa.nulls(3, pa.string()))
+    assert found.erased(nobody, "n").tolist() == [False, False, True]

@@ -67,8 +67,8 @@ def test_what_is_stored_is_read_back(people):
         for one in (back.best, best):
             assert getattr(one, name).dtype == getattr(known.best, name).dtype
             np.testing.assert_array_equal(getattr(one, name), getattr(known.best, name))
-    np.testing.assert_array_equal(back.first_Q, known.best.same_QW[:, 0])
-    assert 0 < known.first_Q.mean() <= 1
+    np.testing.assert_array_equal(back.counted_Q, known.best.same_QW[:, 0])
+    assert 0 < known.counted_Q.mean() <= 1
 
 
 def test_no_probes(people):
@@ -77,4 +77,4 @@ def test_no_probes(people):
     back = Truth.parse(versions.ipc(known.to_table()))
     assert len(back.probes) == 0
     assert back.probes.query_QD.shape == (0, 16)
-    assert back.first_Q.shape == (0,)
+    assert back.counted_Q.shape == (0,)

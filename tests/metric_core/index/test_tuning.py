@@ -50,8 +50,8 @@ def test_recalls_count_what_is_found(people, open_of):
     assert point.first == pytest.approx((near.face_id_QK[:, 0] == true[:, 0]).mean())
     names = index.names.to_pylist()
     right = np.array([names[code] == who for code, who in zip(near.code_QK[:, 0], probes.identity_Q)])
-    assert 0 < known.first_Q.sum() < len(probes), "probes whose person is not first do not count"
-    assert point.identity == pytest.approx(right[known.first_Q].mean())
+    assert 0 < known.counted_Q.sum() < len(probes), "probes whose person is not first do not count"
+    assert point.identity == pytest.approx(right[known.counted_Q].mean())
 
 
 @pytest.mark.parametrize("target", [Target(0.8), Target(0.95), Target(1.0), Target(0.5, 0.9), Target(0.5, 1.0)])
@@ -94,7 +94,7 @@ def test_the_best_is_returned_where_the_target_is_out_of_reach(people, open_of):
 def test_where_nobody_has_two_pictures_the_nearest_vector_counts(people, open_of):
     v = people(650, 1)
     index, known = open_of(v, "IVF16,SQ8", shards=2), _truth(v)
-    assert not known.first_Q.any()
+    assert not known.counted_Q.any()
     tuned = tuning.tune(index, known, Target(0.9))
     assert tuned.counted == 0
     assert tuned.identity == tuned.first >= 0.9

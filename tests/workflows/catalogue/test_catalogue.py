@@ -165,3 +165,11 @@ def test_sidecars_that_overrule_folders_are_told(tmp_path: Path, capfd: pytest.C
     catalogue.run(replace(config, out=str(tmp_path / "by-folder"), person_level=1))
     assert Faces.open(str(tmp_path / "by-folder")).table["identity"].to_pylist() == ["train"]
     assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more", [{"person_level": 1}, {"splits": "s.csv"}, {"valid_fraction": 0.2}], ids=lambda more: next(iter(more))
+)
+def test_options_about_people_are_refused_where_nobody_is_named(more: dict[str, int | str]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(more))} is about people, whom --unlabelled does not name"):
+        CatalogueConfig(source="s", out="o", unlabelled=True, **more)
