@@ -30,9 +30,17 @@ Tell = Callable[[Case, Outcome], None]
 class Pool:
     """Some workers. ``tell`` is called with every case and its outcome."""
 
-    def __init__(self, workers: int, tell: Tell, data_file: Path | None = None) -> None:
-        self._tell, self._data_file = tell, str(data_file or "")
-        self._workers = [_Worker(self._data_file) for _ in range(workers)]
+    def __init__(
+        self,
+        workers: int,
+        tell: Tell,
+        data_file: Path | None = None,
+        *,
+        module: str = "fuzz.formats",
+        seconds: float = SECONDS,
+    ) -> None:
+        self._tell, self._how = tell, (module, str(data_file or ""), seconds)
+        self._workers = [_Worker(*self._how) for _ in range(workers)]
 
     def submit(self, case: Case) -> None:
         """Have a case read; waits until a worker is free."""
@@ -57,17 +65,18 @@ class Pool:
                 continue
             self._tell(case, outcome)
             if not one.alive:
-                self._workers[place] = _Worker(self._data_file)
+                self._workers[place] = _Worker(*self._how)
 
 
 class _Worker:
     """One process."""
 
-    def __init__(self, data_file: str) -> None:
+    def __init__(self, module: str, data_file: str, seconds: float) -> None:
+        self._seconds_allowed = seconds
         self._folder = tempfile.mkdtemp(prefix="fuzz-")
         self.connection, theirs = multiprocessing.Pipe()
         spawn = multiprocessing.get_context("spawn")
-        self._process = spawn.Process(target=worker.serve, args=(theirs, self._folder, data_file))
+        self._process = spawn.Process(target=worker.serve, args=(theirs, self._folder, module, data_file))
         self._process.start()
         theirs.close()
         if not self.connection.poll(START_S):
@@ -99,7 +108,7 @@ class _Worker:
     def trouble(self) -> Outcome | None:
         """Why it must be ended while it reads; None if it need not."""
         seconds, size = self._seconds() - self._cpu, self._bytes() - self._base
-        if seconds > SECONDS or time.monotonic() - self._since > SILENT_S:
+        if seconds > self._seconds_allowed or time.monotonic() - self._since > SILENT_S:
             return self._killed(Outcome(HANG, detail=f"{seconds:.0f} CPU seconds"))
         return self._killed(Outcome(MEMORY, detail=f"{size >> 20} MiB")) if size > BYTES else None
 

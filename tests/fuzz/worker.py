@@ -1,5 +1,6 @@
 """Reads cases, one after the other, in a process of its own, which ``pool`` watches."""
 
+import importlib
 import logging
 import os
 import shutil
@@ -16,9 +17,15 @@ MEASURED = 5
 """One case in so many is read while the lines are noted that it goes through, which takes twice as long."""
 
 
-def serve(connection: Connection, folder: str, data_file: str) -> None:
-    """Answer cases with outcomes until None comes. ``data_file``: where the lines go that cases went through; empty to
-    note none."""
+def serve(connection: Connection, folder: str, module: str, data_file: str) -> None:
+    """Answer cases with outcomes until None comes.
+
+    Args:
+        connection: to the pool.
+        folder: for temporary files.
+        module: that has ``FORMATS``.
+        data_file: where the lines go that cases went through; empty to note none.
+    """
     os.environ["XDG_CACHE_HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.environ["OMP_NUM_THREADS"] = "1"  # FAISS's waiting threads would count as time that a case takes
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # jobs tell what they mend
@@ -26,8 +33,7 @@ def serve(connection: Connection, folder: str, data_file: str) -> None:
     warnings.simplefilter("ignore")
     measured = _Lines(data_file)
     measured.start()
-    from fuzz.formats import FORMATS
-
+    formats = importlib.import_module(module).FORMATS
     measured.stop()
     connection.send(None)
     count = 0
@@ -38,7 +44,7 @@ def serve(connection: Connection, folder: str, data_file: str) -> None:
         if count % MEASURED == 0:
             measured.start()
         try:
-            outcome = outcome_of(FORMATS[case.format], case, Path(folder))
+            outcome = outcome_of(formats[case.format], case, Path(folder))
         finally:
             measured.stop()
         connection.send((outcome, _status("VmHWM")))
