@@ -4,6 +4,7 @@ A file whose digest is elsewhere is refused by it. So that parsers are tried as 
 digests are those of the changed file. That is never so for what FAISS parses: it reads no file whose digest differs.
 """
 
+import atexit
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -52,8 +54,6 @@ from workflows.search import job as search
 from workflows.shared import lease
 from workflows.train import checkpoints
 
-lease.BEAT_S = 0.0  # a damaged lease is watched for some beats
-
 SPEC = "IVF2,PQ4x4fsr,Refine(SQfp16)"
 DIM, ROWS = 16, 640
 
@@ -76,6 +76,7 @@ def _made(make: Callable[[Path], None]) -> Path:
     """The sound artefact, made once per process."""
     if make not in _artefacts:
         folder = Path(tempfile.mkdtemp(prefix="sound-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         make(folder)
         _artefacts[make] = folder
     return _artefacts[make]
@@ -331,7 +332,7 @@ def _lease(folder: Path) -> None:
 
 
 def _read_lease(folder: Path) -> object:
-    with lease.held(str(folder)) as held:
+    with patch.object(lease, "BEAT_S", 0.01), lease.held(str(folder)) as held:  # a damaged one is watched for 3 beats
         held.confirm()
     return None
 
