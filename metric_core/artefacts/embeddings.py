@@ -270,7 +270,8 @@ class Embeddings:
         data = storage.read_bytes(address)
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
             raise Corrupt(f"{address}: its sha256 is not the manifest's; {REMEDY}")
-        table = pq.read_table(pa.BufferReader(data), read_dictionary=list(coded))
+        with partial.parsed(address, REMEDY):
+            table = pq.read_table(pa.BufferReader(data), read_dictionary=list(coded))
         _require_rows(table.num_rows, file, address)
         return schema.check(table, expected, address, coded)
 

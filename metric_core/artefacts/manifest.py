@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metric_core import storage
-from metric_core.artefacts import migrate
+from metric_core.artefacts import contents, migrate
 from metric_core.errors import Corrupt, Missing, NotReadable, Occupied, SchemaMismatch, Unfinished
 
 NAME = "manifest.json"
 PLAN = "plan.json"
 MOST = 512 << 20
 """Most bytes of either: a thousand million faces in parts of 2,048 have 300 MB."""
+
+REMEDY = "restore it from a copy, or write the artefact again to another --out"
+"""What to do about a damaged manifest, for messages."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ def read(uri: str, kind: str) -> Manifest:
     Raises:
         Missing: there is nothing at the address.
         Unfinished: the folder has no manifest yet.
-        Corrupt: the manifest's digest does not match its content, or a link leads out of the folder.
+        Corrupt: the manifest's digest does not match its content, or a field of the content is missing or of another
+            type; or a link leads out of the folder.
         SchemaMismatch: it is an artefact of another kind or of a newer format.
     """
     address = storage.join(uri, NAME)
@@ -192,12 +196,13 @@ def read(uri: str, kind: str) -> Manifest:
         raise SchemaMismatch(f"{uri} is a finished {body['kind']} artefact; {kind} was expected")
     content = migrate.upgraded(kind, "content", body["content"], body["format"])
     migrate.require_complete(kind, content, uri)
+    if wrong := contents.problem(kind, content):
+        raise Corrupt(f"{address} does not describe {kind}: {wrong}; {REMEDY}")
     return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"], body["files"])
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
     """A manifest's JSON, its format and digest checked. Raises Corrupt or SchemaMismatch as ``read``."""
-    remedy = "restore it from a copy, or write the artefact again to another --out"
     try:
         body: dict[str, Any] = json.loads(data)
         kind, body["format"] = migrate.require_readable(body, address)  # a newer one may compute its digest otherwise
@@ -206,9 +211,9 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         body["files"] = {**body.get("files", {})}
         matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # the latter: lists in lists
-        raise Corrupt(f"{address} is not a manifest ({error}); {remedy}") from error
+        raise Corrupt(f"{address} is not a manifest ({error}); {REMEDY}") from error
     if not matches:
-        raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {remedy}")
+        raise Corrupt(f"{address}: its digest does not match its content, it was edited or damaged; {REMEDY}")
     return body
 
 

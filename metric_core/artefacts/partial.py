@@ -41,14 +41,26 @@ def opened(
         Missing: there is no such file.
         Corrupt: Arrow cannot parse what was read.
     """
-    with storage.open_read(address, ahead=False) as f:
-        try:
-            footer = footer or _footer(f)
-            yield pq.ParquetFile(f, metadata=footer, read_dictionary=list(coded), pre_buffer=True)
-        except (OSError, pa.ArrowInvalid) as error:
-            if storage.is_storage_error(error):
-                raise
-            raise Corrupt(f"{address}: {error}; {remedy}") from error
+    with storage.open_read(address, ahead=False) as f, parsed(address, remedy):
+        footer = footer or _footer(f)
+        yield pq.ParquetFile(f, metadata=footer, read_dictionary=list(coded), pre_buffer=True)
+
+
+@contextmanager
+def parsed(address: str, remedy: str) -> Iterator[None]:
+    """The block parses what was read from a Parquet file of an artefact. Its sha256 tells that it is what was written,
+    and not that its writer was right.
+
+    Raises:
+        Corrupt: Arrow cannot parse it.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError) as error:  # a ValueError for texts that are not UTF-8
+        if storage.is_storage_error(error):
+            raise
+        what = " ".join(str(error).split())
+        raise Corrupt(f"{address}: {what[:300]}; {remedy}") from error
 
 
 def ahead(read: Callable[[One], Result], files: Iterable[One]) -> Iterator[Result]:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import schema
+from metric_core.artefacts import partial, schema
 from metric_core.errors import Corrupt
 
 ROW_GROUP = 8192
@@ -119,10 +119,13 @@ def read(uri: str, part: Part, columns: pa.Schema = schema.FACES) -> pa.Table:
     """All rows of a part.
 
     Raises:
-        Corrupt: its sha256 differs from the manifest's.
+        Corrupt: its sha256 differs from the manifest's, or it is no Parquet file.
+        SchemaMismatch: it has other columns.
     """
     address = storage.join(uri, part.name)
-    return schema.check(pq.read_table(pa.BufferReader(_checked(uri, part))), columns, address)
+    data = _checked(uri, part)
+    with partial.parsed(address, REMEDY):
+        return schema.check(pq.read_table(pa.BufferReader(data)), columns, address)
 
 
 def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:
@@ -134,20 +137,24 @@ def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) 
         Corrupt: the bytes, or the part's number of rows, differ from the manifest's.
     """
     if not part.pieces:
-        with storage.verified(storage.join(uri, part.name), part.sha256) as path, open(path, "rb") as f:
+        address = storage.join(uri, part.name)
+        with storage.verified(address, part.sha256) as path, open(path, "rb") as f, partial.parsed(address, REMEDY):
             file = pq.ParquetFile(f, pre_buffer=True)
             groups, start = _groups_of(file.metadata, uri, part, first, last)
             return file.read_row_groups(groups, columns=columns).slice(first - start, last - first)
     number = len(part.pieces) - 1
-    footer = pq.read_metadata(pa.BufferReader(_read_pieces(uri, part, number, number)))
+    data = _read_pieces(uri, part, number, number)
+    with partial.parsed(storage.join(uri, part.name), REMEDY):
+        footer = pq.read_metadata(pa.BufferReader(data))
     groups, start = _groups_of(footer, uri, part, first, last)
     # The offsets in the footer are those of the file: what is not needed stays zero, in pages that take no memory.
     file_B = np.zeros(part.pieces[-1][0], np.uint8)
     data = _read_pieces(uri, part, groups[0], groups[-1])
     offset = _start(part, groups[0])
     file_B[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-    file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file_B)), metadata=footer)
-    return file.read_row_groups(groups, columns=columns).slice(first - start, last - first)
+    with partial.parsed(storage.join(uri, part.name), REMEDY):
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file_B)), metadata=footer)
+        return file.read_row_groups(groups, columns=columns).slice(first - start, last - first)
 
 
 def _groups_of(footer: pq.FileMetaData, uri: str, part: Part, first: int, last: int) -> tuple[list[int], int]:

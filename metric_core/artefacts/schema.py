@@ -106,8 +106,8 @@ def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] =
     """
     problems = []
     for f in schema:
-        if f.name not in table.column_names:
-            problems.append(f"{f.name} is missing")
+        if (times := table.column_names.count(f.name)) != 1:
+            problems.append(f"{f.name} is there {times} times" if times else f"{f.name} is missing")
             continue
         found = table.schema.field(f.name).type
         if f.name in coded and pa.types.is_dictionary(found):

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import faces, ids, keys, manifest, members, schema
+from metric_core.artefacts import faces, ids, keys, manifest, members, partial, schema
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, ConfigError, Corrupt, Missing, Occupied
 
@@ -36,6 +36,7 @@ _KEY_BYTES = 32
 _BEGINNING, _ENDING = "erased-", ".parquet"
 COLUMNS = tuple(dict.fromkeys(("face_id", "identity", *keys.NAMED_BY, *members.COLUMNS)))
 """Columns of a catalogue by which its rows are found to be erased."""
+_REMEDY = "restore it from a backup"
 _SLICE = 4096
 """Rows per batch when the other ids of pictures are computed."""
 
@@ -264,8 +265,9 @@ def _read(uri: str, name: str) -> pa.Table:
     address = storage.join(uri, name)
     data = storage.read_bytes(address)
     if name != f"{_BEGINNING}{hashlib.sha256(data).hexdigest()}{_ENDING}":
-        raise Corrupt(f"{address}: its sha256 is not the one in its name; restore it from a backup")
-    return schema.check(pq.read_table(io.BytesIO(data)), schema.TOMBSTONES, address)
+        raise Corrupt(f"{address}: its sha256 is not the one in its name; {_REMEDY}")
+    with partial.parsed(address, _REMEDY):
+        return schema.check(pq.read_table(io.BytesIO(data)), schema.TOMBSTONES, address)
 
 
 def _hash(key: bytes, namespace: str, identity: str) -> str:

@@ -32,9 +32,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest, migrate
+from metric_core.artefacts import ids, manifest, migrate, partial
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt, IndexBuildError, Missing
+from metric_core.errors import ConfigError, Corrupt, IndexBuildError, Missing
 from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
 
@@ -108,13 +108,16 @@ class Content:
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
-        """From the ``content`` of a manifest."""
-        changed = {
-            "spec": IndexSpec(**content["spec"]),
-            "shards": [Shard.parse(shard) for shard in content["shards"]],
-            "files": {name: File(**file) for name, file in content["files"].items()},
-        }
-        return cls(**{**content, **changed})
+        """From the ``content`` of a manifest. Raises Corrupt if it is of another shape."""
+        try:
+            changed = {
+                "spec": IndexSpec(**content["spec"]),
+                "shards": [Shard.parse(shard) for shard in content["shards"]],
+                "files": {name: File(**file) for name, file in content["files"].items()},
+            }
+            return cls(**{**content, **changed})
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise Corrupt(f"the manifest of an index does not describe a version ({error}); {REMEDY}") from error
 
     @property
     def bytes(self) -> int:
@@ -326,7 +329,8 @@ class Version:
         masked = [ids.NONE]
         for mask in content.masks:
             data = self.read_checked(mask["name"], File(0, mask["sha256"]))
-            masked.append(pq.read_table(pa.BufferReader(data))["face_id"].to_numpy())
+            with partial.parsed(self.file(mask["name"]), REMEDY):
+                masked.append(pq.read_table(pa.BufferReader(data))["face_id"].to_numpy())
         return np.unique(np.concatenate(masked))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from metric_core import storage
 from metric_core.artefacts import manifest, migrate
@@ -25,6 +26,8 @@ from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"
+_UNFIT = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+"""What parsing the two files raises when they are not of one model."""
 SPEC_BYTES = 1 << 20
 """Most bytes of ``model.json``."""
 
@@ -112,7 +115,7 @@ def load(uri: str) -> Model:
         _require_room(spec, len(data))
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ConfigError, NotReadable) as error:
+    except (*_UNFIT, ConfigError, NotReadable) as error:
         reason = " ".join(str(error).split())
         raise Corrupt(
             f"{uri}/{SPEC} does not describe these weights ({reason}); train again or restore the file"

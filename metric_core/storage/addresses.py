@@ -53,7 +53,12 @@ def _by_protocol(uri: str) -> tuple[Any, str]:
         raise ConfigError(f"{uri}: {error}; expected a path, s3://… or another address that fsspec can open") from error
     except ImportError as error:
         raise ConfigError(f"{uri}: {protocol}:// needs a package that is not installed: {error}") from error
-    return kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+    try:
+        return kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+    except (ConnectionError, TimeoutError):  # which may be over at the next try
+        raise
+    except Exception as error:  # each file system raises what it likes; one of archives opens the archive
+        raise ConfigError(f"{uri}: {protocol}:// cannot be opened: {error}; check the address") from error
 
 
 def _s3(uri: str) -> tuple[Any, str]:

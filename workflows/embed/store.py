@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import embeddings, ids, schema
-from metric_core.artefacts.embeddings import GONE
+from metric_core.artefacts import embeddings, ids, partial, schema
+from metric_core.artefacts.embeddings import GONE, REMEDY
 from metric_core.errors import ArtefactError, Corrupt
 from workflows.embed.layout import to_parquet
 from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
@@ -71,7 +71,7 @@ class UnitStore:
         part = storage.read_bytes(self._part(unit))
         if hashlib.sha256(part).hexdigest() != record.sha256:
             return f"{self._part(unit)} is not what its record describes"
-        rows, rejects = _counted(part)
+        rows, rejects = _counted(part, self._part(unit))
         if (rows, _reasons(rejects)) != (record.rows, record.reasons):
             return f"{self._record(unit)} does not describe {self._part(unit)}"
         if not unit.retry and storage.sha256(self._tags(unit)) != record.tags_sha256:
@@ -115,8 +115,7 @@ class UnitStore:
         """
         parts = self._parts(unit)
         if storage.exists(self._tags(unit)):
-            tags = pq.read_table(pa.BufferReader(storage.read_bytes(self._tags(unit))), columns=["face_id"])
-            went_in = (tags["face_id"].to_numpy(), *map(_faces_of, parts))
+            went_in = (_face_ids(self._tags(unit)), *map(_faces_of, parts))
             if not any(ids.within(id_N, erased_M).any() for id_N in went_in):
                 return False
         elif not parts:
@@ -138,13 +137,11 @@ class UnitStore:
         try:
             return UnitRecord.parse(json.loads(storage.read_bytes(address)))
         except (ValueError, TypeError) as error:
-            raise Corrupt(f"{address} is no record of a unit ({error}); embed again to another --out") from error
+            raise Corrupt(f"{address} is no record of a unit ({error}); {REMEDY}") from error
 
     def rejects(self, unit: Unit) -> np.ndarray:
-        """int64 (N,): the face_ids in a unit's quarantine file. Raises Missing."""
-        data = storage.read_bytes(self._quarantine_file(unit))
-        id_N: np.ndarray = pq.read_table(pa.BufferReader(data), columns=["face_id"])["face_id"].to_numpy()
-        return id_N
+        """int64 (N,): the face_ids in a unit's quarantine file. Raises Missing, Corrupt or SchemaMismatch."""
+        return _face_ids(self._quarantine_file(unit))
 
     def recorded_runs(self) -> Counter[int]:
         """Number of runs with a record, first runs and retries, by the unit's number."""
@@ -174,7 +171,7 @@ class UnitStore:
 
     def _complete(self, unit: Unit, part: bytes) -> UnitRecord:
         """Write the quarantine file that follows from a part's bytes; returns the record that follows from them."""
-        rows, rejects = _counted(part)
+        rows, rejects = _counted(part, self._part(unit))
         quarantine = None
         if rejects:
             columns = [pa.array(column, f.type) for column, f in zip(zip(*rejects), schema.QUARANTINE)]
@@ -213,10 +210,31 @@ class UnitStore:
         return storage.join(self.out, "quarantine", unit.name)
 
 
-def _counted(part: bytes) -> tuple[int, list[Reject]]:
-    """The number of vectors in a part, and the rejects in its metadata."""
-    footer = pq.read_metadata(pa.BufferReader(part))
-    return footer.num_rows, [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
+def _counted(part: bytes, address: str) -> tuple[int, list[Reject]]:
+    """The number of vectors in a part, and the rejects in its metadata. Raises Corrupt."""
+    with partial.parsed(address, REMEDY):
+        footer = pq.read_metadata(pa.BufferReader(part))
+    return footer.num_rows, _rejects(footer, address)
+
+
+def _rejects(footer: pq.FileMetaData, address: str) -> list[Reject]:
+    """The rejects in a part's metadata. Raises Corrupt."""
+    try:
+        rejects = [Reject(*row) for row in json.loads(footer.metadata[REJECTS])]
+        if not all(list(map(type, reject)) == [int, str, str, str] for reject in rejects):
+            raise ValueError("a face's number and three texts were expected")
+        return rejects
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Corrupt(f"{address} does not list the faces that were rejected ({error}); {REMEDY}") from error
+
+
+def _face_ids(address: str) -> np.ndarray:
+    """int64 (N,): the face_ids in a file. Raises Missing, Corrupt or SchemaMismatch."""
+    data = storage.read_bytes(address)
+    with partial.parsed(address, REMEDY):
+        table = schema.check(pq.read_table(pa.BufferReader(data), columns=["face_id"]), schema.GONE, address)
+    id_N: np.ndarray = table["face_id"].to_numpy()
+    return id_N
 
 
 def _reasons(rejects: list[Reject]) -> dict[str, int]:
@@ -228,8 +246,8 @@ def _stem(unit: Unit) -> str:
 
 
 def _faces_of(part: str) -> np.ndarray:
-    """int64 (N,): face_ids in a part, embedded or rejected."""
-    with storage.open_read(part, ahead=False) as f:
-        file = pq.ParquetFile(f, pre_buffer=True)
-        rejected = [reject[0] for reject in json.loads(file.metadata.metadata[REJECTS])]
-        return np.concatenate([file.read(["face_id"])["face_id"].to_numpy(), np.array(rejected, np.int64)])
+    """int64 (N,): face_ids in a part, embedded or rejected. Raises Missing or Corrupt."""
+    with partial.opened(part, REMEDY) as file:
+        rejected = [reject.face_id for reject in _rejects(file.metadata, part)]
+        table = schema.check(file.read(["face_id"]), schema.GONE, part)
+        return np.concatenate([table["face_id"].to_numpy(), np.array(rejected, np.int64)])

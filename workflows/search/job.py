@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest, schema
+from metric_core.artefacts import ids, manifest, partial, schema
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ConfigError, Missing, SchemaMismatch
+from metric_core.errors import ConfigError, Corrupt, Missing, SchemaMismatch
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.sources.fetching import fetch
 from workflows.search import answers, filters
@@ -124,12 +124,11 @@ def _damage(done: Manifest, address: str, expected: pa.Schema) -> str | None:
         noted = done.files.get(MATCHES)
         if noted is not None and noted != {"sha256": hashlib.sha256(data).hexdigest()}:
             return f"{address} is not what was written"
-        rows = schema.check(pq.read_table(io.BytesIO(data)), expected, address).num_rows  # at first, without digest
-        return None if rows == done.content["rows"] else f"{address} has {rows} rows, not {done.content['rows']}"
-    except (Missing, SchemaMismatch, pa.ArrowInvalid, OSError) as error:
-        if storage.is_storage_error(error):
-            raise
-        return f"{address} cannot be read ({error})"
+        with partial.parsed(address, "search again"):  # at first, without digest
+            rows = schema.check(pq.read_table(io.BytesIO(data)), expected, address).num_rows
+        return None if rows == (there := done.content.get("rows")) else f"{address} has {rows} rows, not {there}"
+    except (Missing, SchemaMismatch, Corrupt) as error:
+        return str(error).partition(";")[0]
 
 
 def _draw(config: SearchConfig, index: Index, table: pa.Table, source: Collection | None, out: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ KEPT = 2
 """Checkpoints that are kept: if one is damaged, there is another."""
 _NAME = r"checkpoint_\d"
 _KEPT_BY_RAY = "checkpoint_manager_snapshot.json"
+_MALFORMED = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    EOFError,
+    OSError,
+    struct.error,
+    pickle.UnpicklingError,
+)
+"""What PyTorch raises for bytes that are not a checkpoint: its reader of pickles does not check what it runs."""
 _REMEDY = "start again with the same arguments, and the training continues from before it"
 
 
@@ -54,8 +69,10 @@ def load(folder: str, device: torch.device) -> dict[str, Any]:
     if storage.exists(digest) and storage.read_bytes(digest) != hashlib.sha256(data).hexdigest().encode():
         raise Corrupt(f"{address}: its sha256 is not the one in {DIGEST}; {_REMEDY}")
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location=device)
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        state = torch.load(io.BytesIO(data), weights_only=True, map_location=device)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds {str(state)[:40]}")
+    except _MALFORMED as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise Corrupt(f"{address} is no checkpoint ({first}); {_REMEDY}") from error
     return state

@@ -80,7 +80,7 @@ def test_many_folders_are_their_parents(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_faces_know_their_roots(tmp_path: Path) -> None:
-    content = {"root": "/data", "namespace": "n", "parts": []}
+    content = {"root": "/data", "namespace": "n", "parts": [], "rows": 0, "splits": {}, "salts": {}}
     for name, more, further in (("a", {}, ()), ("b", {"roots": ["/more"]}, ("/more",))):
         manifest.write(str(tmp_path / name), "faces", content | more, {})
         assert Faces.open(str(tmp_path / name)).root.further == further

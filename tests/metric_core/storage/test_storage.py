@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -265,3 +266,12 @@ def test_where_there_are_no_links(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").symlink_to(tmp_path / "folder-beside")
     assert storage.link_out(str(tmp_path / "folder")) == str(tmp_path / "folder" / "a"), "not only the beginning counts"
+
+
+@pytest.mark.parametrize(
+    "uri", ["nosuch://x", "zip://a::b", "zip://a.jpg", "tar://a::/", "jar://x", "dir://::x", "::://x"]
+)
+def test_an_address_that_nothing_opens(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ConfigError, Missing), match=re.escape(uri)):
+        storage.content_tag(uri)
