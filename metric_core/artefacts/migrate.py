@@ -6,9 +6,10 @@ the absence of the field. An older artefact is read as if it had the default, an
 holds the default. So no fingerprint, plan id, digest or version id changes because a field was added.
 
 A new field in a plan, a content or ``model.json`` needs a step here. ``tests/frozen`` has artefacts of every format,
-and its tests fail when a step is missing. Tombstones had no manifest at first, and are read without. The records beside
-unfinished work (of units, of shards) are read as their dataclasses: a field that one of these gets needs a default
-there.
+and its tests fail when a step is missing. Fields that only corpora without names have need none: ``unlabelled``,
+``unnamed`` and ``keys``; older versions refuse the columns of such artefacts. Tombstones had no manifest at first, and
+are read without. The records beside unfinished work (of units, of shards) are read as their dataclasses: a field that
+one of these gets needs a default there.
 """
 
 from collections.abc import Mapping

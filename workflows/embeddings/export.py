@@ -39,11 +39,12 @@ def run(config: ExportConfig) -> dict[str, Any]:
     with storage.new_file(vectors) as temp:
         write = _write_fvecs if ending == "fvecs" else _write_npy
         id_N = write(temp, collection, dtype)
+        table = _keys(faces, id_N, collection.uri) if faces else None
         with storage.new_file(ids) as beside, open(beside, "wb") as f:
             np.save(f, id_N)
-        if faces:
+        if table is not None:
             with storage.new_file(f"{stem}.keys.parquet") as beside:
-                pq.write_table(_keys(faces, id_N, collection.uri), beside, compression="zstd")
+                pq.write_table(table, beside, compression="zstd")
     answer = {"vectors": vectors, "ids": ids, "rows": len(id_N), "dim": collection.dim, "dtype": dtype.name}
     return answer | ({"keys": f"{stem}.keys.parquet"} if faces else {})
 
