@@ -217,7 +217,7 @@ def _matches(folder: Path) -> None:
 def _read_matches(folder: Path) -> object:
     out = str(folder / "matches")
     found = manifest.begin(out, "matches", {"index": "i", "top": 5})
-    return search._damage(found, f"{out}/{search.MATCHES}") if found else None
+    return search._damage(found, f"{out}/{search.MATCHES}", schema.MATCHES) if found else None
 
 
 def _index(folder: Path) -> None:
