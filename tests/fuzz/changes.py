@@ -40,7 +40,7 @@ def mutated(format: Format, seeds: dict[str, bytes]) -> st.SearchStrategy[Case]:
     def strategy(draw: Draw) -> Case:
         name = draw(st.sampled_from(sorted(seeds)))
         data, known = seeds[name], format.changes(name)
-        how = draw(st.sampled_from(("bytes", "known", "known", "both"))) if known else "bytes"
+        how = draw(st.sampled_from(("bytes", "known", "known", "known", "both"))) if known else "bytes"
         if how != "bytes":
             data = draw(st.sampled_from(known))(draw, data)
         if how != "known":
