@@ -272,7 +272,7 @@ class _Spool:
         self._vector = np.dtype("<f2" if spec.refine == "SQfp16" or spec.code == "SQfp16" else "<f4")
         self._lists = spec.nlist or 1 << 31
         self._record = np.dtype([("list", "<i4"), ("row", "<i4"), ("vector", self._vector, (spec.dim,))])
-        count = max(1, min(256, rows * self._record.itemsize // _BUCKET_BYTES))
+        count = max(1, min(256, -(-rows * self._record.itemsize // _BUCKET_BYTES)))
         self._files = [tempfile.TemporaryFile(dir=folder, buffering=1 << 16) for _ in range(count)]  # noqa: SIM115
 
     def add(self, list_B: np.ndarray, row_B: np.ndarray, vector_BD: np.ndarray) -> None:
