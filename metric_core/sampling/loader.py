@@ -28,6 +28,9 @@ LOCATOR = (*fetching.LOCATOR, "landmarks")
 MEAN_OF = 1000
 """Number of pictures that a mean face is learnt from."""
 
+TOGETHER = 32
+"""Files of them that are in memory at a time."""
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -110,9 +113,11 @@ def mean_face(table: pa.Table, root: str, seed: int, limits: Limits = DEFAULT) -
     draw_N = counter.uniform(seed, 0, table["face_id"].to_numpy(), "mean-face", 1)[:, 0]
     rows = np.argsort(draw_N)[:MEAN_OF].tolist()
     found = []
-    for data in fetched(root, rows, [locator(table, row) for row in rows], limits):
-        with suppress(ImageUnreadable):  # training itself counts and limits the unreadable ones
-            found += [] if isinstance(data, Bad) else [small(data, limits)]
+    for first in range(0, len(rows), TOGETHER):
+        some = rows[first : first + TOGETHER]
+        for data in fetched(root, some, [locator(table, row) for row in some], limits):
+            with suppress(ImageUnreadable):  # training itself counts and limits the unreadable ones
+                found += [] if isinstance(data, Bad) else [small(data, limits)]
     if not found:
         raise DataError(f"none of {len(rows)} pictures drawn from the catalogue can be read; check its root {root}")
     return align.to_text(align.learn(np.stack(found)))
