@@ -29,6 +29,9 @@ OPTIONAL = ("key", "view", "split", "landmarks")
 TEXTS = {"path", *WHO, *OPTIONAL}
 """Columns that hold text, even where it is stored as bytes."""
 
+NO_LABEL = "-1"
+"""The number of a ClassLabel that was not given (Hugging Face ``datasets``)."""
+
 FEW_BYTES = 64
 """Bytes per cell, of a column whose empty cells are not counted, up to which it is read to count them."""
 MAX_GROUP = 1 << 30
@@ -111,7 +114,8 @@ def _columns(schema: pa.Schema, address: str, unlabelled: bool) -> tuple[str, st
 
 
 def _identity(cell: str | None, who: str, names: dict[str, str] | None, where: str, unlabelled: bool) -> str | None:
-    if unlabelled and not (cell and cell.strip()):
+    nobody = NO_LABEL if names is not None else ""
+    if unlabelled and (not cell or cell.strip() in ("", nobody)):
         return None
     person = _required(cell, who, where)
     if names is None:

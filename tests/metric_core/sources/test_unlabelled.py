@@ -117,6 +117,14 @@ def test_pictures_in_parquet(columns: dict[str, list[str]], right: dict[str, str
         list(catalogue.scan(str(source)).faces)
 
 
+def test_a_class_label_that_was_not_given_is_nobody(tmp_path: Path) -> None:
+    features = {"label": {"names": ["ann", "bob"], "_type": "ClassLabel"}}
+    table = pa.table({"image": [b"1", b"2"], "label": [1, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "faces.parquet")
+    assert scanned(tmp_path / "faces.parquet") == {"faces/0": "bob", "faces/1": None}
+
+
 @pytest.mark.parametrize("name", ["train.rec", "lfw.bin"])
 def test_formats_that_name_everybody_refuse(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")
