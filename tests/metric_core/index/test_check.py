@@ -72,7 +72,7 @@ def test_damage_to_receipts_is_told(version):
     two, one = (Path(version.file(f"shard-{n:03d}.json")) for n in (2, 1))
     assert one != two
     lines = list(check.damage(version, content))
-    absent = f"its receipt in {version.uri} is missing or is not the manifest's; start the job that built the index again"
+    absent = f"its receipt in {version.uri} is missing or is not the manifest's; start the job"
     assert lines[0].startswith(f"shard 0: {absent}")
     assert lines[1].startswith(f"shard 1: {one} is damaged")
     assert len(lines) == 2
