@@ -114,7 +114,8 @@ def test_a_training_that_was_taken_over_writes_no_model(
     tracked = Training.open_run
 
     def slept(self: Training) -> Tracker:
-        (tmp_path / "model" / lease.NAME).write_text("{}")
+        mine = json.loads((tmp_path / "model" / lease.NAME).read_text())
+        (tmp_path / "model" / lease.NAME).write_text(json.dumps(mine | {"token": "another run's"}))
         return tracked(self)
 
     monkeypatch.setattr(Training, "open_run", slept)
