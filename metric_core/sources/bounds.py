@@ -16,8 +16,6 @@ import pyarrow.types as pt
 
 from metric_core.errors import DataError
 
-PICTURE = 128 << 20
-"""Most bytes of a picture that is fetched, unless the caller has another limit."""
 SIDECAR = 1 << 20
 """Most bytes of a picture's .json, .cls or .txt."""
 HEADERS = 256 << 10

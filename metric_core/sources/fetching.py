@@ -8,6 +8,7 @@ from typing import Any
 from metric_core import storage
 from metric_core.artefacts import roots
 from metric_core.errors import ImageUnreadable, Missing, NotReadable
+from metric_core.image.limits import DEFAULT
 from metric_core.sources import bounds, parquet, pickled, recordio
 
 LOCATOR = ("kind", "uri", "offset", "length", "row_group", "row", "column", "content_tag")
@@ -42,7 +43,7 @@ def fetch(root: str, row: Row) -> bytes:
     raise answer
 
 
-def fetch_many(root: str, rows: Sequence[Row], most: int = bounds.PICTURE) -> list[Fetched]:
+def fetch_many(root: str, rows: Sequence[Row], most: int = DEFAULT.max_bytes) -> list[Fetched]:
     """The image bytes of several rows, or the error that ``fetch`` raises for a row; images of more than ``most`` bytes
     are not read.
 
@@ -51,8 +52,8 @@ def fetch_many(root: str, rows: Sequence[Row], most: int = bounds.PICTURE) -> li
     found_N = [roots.address(root, row["uri"]) for row in rows]
     address_N = [found or "" for found in found_N]
     out: dict[int, Fetched] = {at: _outside(root, rows[at]["uri"]) for at, found in enumerate(found_N) if found is None}
-    out |= _out_of_date({at: row for at, row in enumerate(rows) if at not in out}, address_N)
-    out |= _too_large({at: row for at, row in enumerate(rows) if at not in out}, most)
+    inside = {at: row for at, row in enumerate(rows) if at not in out}
+    out |= _too_large(inside, most) | _out_of_date(inside, address_N)
     rest = [at for at in range(len(rows)) if at not in out]
     cells = [at for at in rest if rows[at]["kind"] == "parquet"]
     for at in sorted(cells, key=lambda at: (address_N[at], rows[at]["row_group"])):

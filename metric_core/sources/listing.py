@@ -36,8 +36,8 @@ def scan(address: str, unlabelled: bool = False) -> Source:
     Keys that are not given are derived from paths by ``keys.of``.
 
     Raises:
-        DataError: columns are missing, unknown or twice, a cell is empty or no text, a path or key occurs twice, or
-            paths are not those of files; the message counts these and names the first ones.
+        DataError: columns are missing, unknown or twice, a cell is empty or no text, a key occurs twice, a path is
+            of two people, or paths are not those of files; the message counts these and names the first ones.
     """
     table = _checked(tables.read(address), address, unlabelled)
     root, _, file = address.rpartition("/")
@@ -133,7 +133,7 @@ def _keys(address: str, root: str, table: pa.Table) -> tuple[list[str], dict[int
 def _require_one_person(path_N: list[str], table: pa.Table, address: str) -> None:
     """Check that no picture is of two people, unless landmarks tell its faces apart. A picture may be there more than
     once, each time with its own key."""
-    if len(set(path_N)) == len(path_N):
+    if len(set(path_N)) == len(path_N) or "identity" not in table.column_names:
         return
     points = table["landmarks"].to_pylist() if "landmarks" in table.column_names else [None] * len(path_N)
     seen: dict[tuple[str, str], tuple[int, str]] = {}

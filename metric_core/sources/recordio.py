@@ -24,6 +24,7 @@ import pyarrow.csv
 
 from metric_core import storage
 from metric_core.errors import DataError, ImageUnreadable
+from metric_core.image.limits import DEFAULT
 from metric_core.sources import bounds
 from metric_core.sources.found import UNLISTED, Found, Notes
 
@@ -162,7 +163,8 @@ def _enter(images: _Images, f: BinaryIO, start: int, number: int | None, size: i
             flag = min(LABELS, int.from_bytes(data[:4], "little"))
             data += f.read(min(length - len(data), 4 * flag))
     else:
-        bounds.require_few(sum(size for _, size in parts), bounds.PICTURE, f"{where}: a record in {len(parts)} parts")
+        whole = sum(size for _, size in parts)
+        bounds.require_few(whole, DEFAULT.max_bytes, f"{where}: a record in {len(parts)} parts")
         data = _join(f, parts)
         length = len(data)
     own, labels, image_length = _header(data, length, where)

@@ -24,7 +24,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard", b"BZh": "bzip2"
 """Compression by a file's first bytes."""
 
 MALFORMED = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError, MemoryError)
-"""What the standard library raises for bytes that are not a tar."""
+"""What the standard library raises for bytes that are not a tar; RecursionError from a chain of long names."""
 
 _Span = tuple[int, int]
 """Offset and length in bytes."""
@@ -152,7 +152,7 @@ def _members(f: BinaryIO, address: str, size: int) -> Iterator[tarfile.TarInfo]:
                     )
                 yield member
             f.seek(tar.offset)
-    except (*MALFORMED, RecursionError) as error:  # the latter from a chain of long names
+    except MALFORMED as error:
         raise _damaged(address, error) from error
     except OSError as error:
         if error.errno == errno.EINVAL:  # a place before the start of the file

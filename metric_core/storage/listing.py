@@ -113,9 +113,14 @@ def _stat(uri: str) -> os.stat_result:
         found = os.stat(uri.removeprefix("file://"))
     except FileNotFoundError:
         raise Missing(f"{uri}: there is no such file") from None
+    require_regular(found, uri)
+    return found
+
+
+def require_regular(found: os.stat_result, uri: str) -> None:
+    """Raise NotReadable if what was found at the address is something else than a file."""
     if not stat.S_ISREG(found.st_mode):
         raise NotReadable(f"{uri} is a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}; a file was expected")
-    return found
 
 
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from metric_core.errors import DataError, Missing, NotReadable
 from metric_core.storage.addresses import file_system, is_local
+from metric_core.storage.listing import require_regular
 
 Range = tuple[str, int, int | None]
 """Address, offset and length in bytes; a length of None means up to the end."""
@@ -25,7 +26,6 @@ WHOLE = 4 << 30
 """Most bytes of an object that is read whole, unless the caller knows better: 4 GiB, above all that jobs write so."""
 TEXT = 1 << 30
 """Most bytes of a text file."""
-KINDS = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 PIECE = 8 << 20
 """Bytes of a large file that are held in memory at once."""
 PROBE, SLOW, READERS = 8, 0.001, 16
@@ -56,10 +56,13 @@ def open_read(uri: str, *, ahead: bool = True) -> BinaryIO:
 def _open_file(path: str, flags: int) -> int:
     """A file's descriptor; of a named pipe without waiting for its writer. Raises NotReadable."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind in KINDS:
+    found = os.fstat(descriptor)
+    try:
+        if not stat.S_ISDIR(found.st_mode):  # which ``open`` refuses itself
+            require_regular(found, path)
+    except NotReadable:
         os.close(descriptor)
-        raise NotReadable(f"{path} is {KINDS[kind]}; a file was expected")
+        raise
     return descriptor
 
 

@@ -117,6 +117,12 @@ def test_pictures_in_parquet(columns: dict[str, list[str]], right: dict[str, str
         list(catalogue.scan(str(source)).faces)
 
 
+def test_a_picture_of_nobody_may_be_listed_twice(tmp_path: Path) -> None:
+    laid(tmp_path, {"1.jpg": b"1"})
+    (tmp_path / "list.csv").write_text("path,key\n1.jpg,a\n1.jpg,b\n")
+    assert scanned(tmp_path / "list.csv") == {"a": None, "b": None}
+
+
 def test_a_class_label_that_was_not_given_is_nobody(tmp_path: Path) -> None:
     features = {"label": {"names": ["ann", "bob"], "_type": "ClassLabel"}}
     table = pa.table({"image": [b"1", b"2"], "label": [1, -1]})
