@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -23,7 +22,7 @@ import torch
 from fuzz import changes
 from fuzz.case import Case, Change, Draw, Format
 from fuzz.sources import JPEG, is_parquet
-from support import minted
+from support import index_versions, minted
 
 from metric_core.artefacts import audit, delta, faces, manifest, migrate, rows, schema, tombstones
 from metric_core.artefacts.collection import Collection
@@ -31,15 +30,10 @@ from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.rows import Part
 from metric_core.errors import ArtefactError
 from metric_core.image.spec import Preprocessing
-from metric_core.index import shard, template, truth, tuning
-from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
 from metric_core.index.search import Index
-from metric_core.index.shard import File
-from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
-from metric_core.index.truth import Probes, Truth
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 from metric_core.metrics import OperatingPoint
 from metric_core.model import bundle
 from metric_core.model.embedder import Embedder
@@ -221,42 +215,10 @@ def _read_matches(folder: Path) -> object:
 
 
 def _index(folder: Path) -> None:
-    vector_ND, names = minted.unit_vectors(ROWS, DIM), [f"p{number // 5}" for number in range(ROWS)]
-    people = pa.array(names).dictionary_encode()
-    corpus, spec = Rows(np.arange(ROWS), people, None, vector_ND), IndexSpec(DIM, SPEC)
-    store = IndexStore(str(folder / "index"))
-    version, _ = store.begin({"spec": SPEC, "seed": 1})
-    trained = template.train(vector_ND, spec, 1)
-    probes = Probes(np.arange(0, ROWS, 64), names[::64], vector_ND[::64])
-    near = probes.nearest()
-    with tempfile.TemporaryDirectory() as work:
-        built = shard.build(trained, spec, [corpus], ROWS, Path(work), near)
-        best = versions.ipc(truth.best_table(near.best()))
-        receipt = version.put_shard(0, built, versions.digest(trained), best)
-    known = Truth(probes, truth.merged([near.best()]))
-    own = dict(zip((versions.NAMES, versions.CODES), versions.named([people.dictionary])))
-    own |= {versions.TEMPLATE: trained, versions.PROBES: versions.ipc(probes.to_table())}
-    own |= {versions.TRUTH: versions.ipc(known.to_table()), versions.CHOICE: b"{}"}
-    for name, data in own.items():
-        version.put(name, data)
-    content = Content(
-        fingerprint="f" * 64,
-        namespace="n",
-        spec=spec,
-        template=versions.digest(trained),
-        shards=[receipt],
-        rows=ROWS,
-        people=len(people.dictionary),
-        nprobe=2,
-        depth=10,
-        recall={},
-        inputs={"embeddings": "e" * 64},
-        choice={},
-        files={name: File(len(data), versions.digest(data)) for name, data in sorted(own.items())},
-    )
-    recall = asdict(tuning.measure(Index.load(version, content), known, 2, 10)) | {"counted": len(probes)}
-    version.finish(replace(content, recall=recall), {"finished": "2025-01-01", "faces": "FACES"})
-    store.publish(version)
+    people = pa.array([f"p{number // 5}" for number in range(ROWS)]).dictionary_encode()
+    corpus = Rows(np.arange(ROWS), people, None, minted.unit_vectors(ROWS, DIM))
+    version = index_versions.write(folder / "index", corpus, SPEC, shards=1, nprobe=2, depth=10)
+    IndexStore(version.index_uri).publish(version)
 
 
 def _read_index(folder: Path) -> object:

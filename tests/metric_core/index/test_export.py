@@ -2,8 +2,6 @@
 
 # N rows, D components, Q queries, K neighbours
 
-import hashlib
-import io
 import json
 from pathlib import Path
 
@@ -11,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import index_versions
 
 from metric_core.errors import StorageFull
-from metric_core.index import shard, template
-from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
 from metric_core.index.engine import faiss
 from metric_core.index.export import METADATA, export
 from metric_core.index.search import Index, Neighbours
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content, File, Version
+from metric_core.index.version import Version
 
 N, D, Q, K = 1200, 32, 50, 10
 NPROBE, DEPTH = 4, 64
@@ -52,43 +49,9 @@ def people() -> Rows:
 
 def written(uri: Path, factory: str, *, shards: int = 2, masked: tuple[int, ...] = ()) -> Version:
     """A finished version with parameters that were not tuned."""
-    rows, spec = people(), IndexSpec(D, factory)
-    version, _ = IndexStore(str(uri)).begin({"spec": factory, "shards": shards})
-    trained = template.train(rows.embedding_ND, spec, 0)
-    receipts, names = [], []
-    for number, at_N in enumerate(np.array_split(np.arange(N), shards)):
-        folder = uri.parent / f"shard-{number}"
-        folder.mkdir()
-        built = shard.build(trained, spec, [rows.take(at_N)], len(at_N), folder)
-        receipts.append(version.put_shard(number, built, versions.digest(trained), b""))
-        names.append(shard.read_rows(built.paths["rows"])["identity"].dictionary)
-    own = dict(zip((versions.NAMES, versions.CODES), versions.named(names))) | {versions.TEMPLATE: trained}
-    masks = []
-    if masked:
-        sink = io.BytesIO()
-        pq.write_table(pa.table({"face_id": pa.array(masked, pa.int64())}), sink)
-        own["mask.parquet"] = sink.getvalue()
-        sha256 = hashlib.sha256(own["mask.parquet"]).hexdigest()
-        masks.append({"name": "mask.parquet", "rows": len(masked), "sha256": sha256, "why": "erased"})
-    for name, data in own.items():
-        version.put(name, data)
-    content = Content(
-        fingerprint="f" * 64,
-        namespace="test",
-        spec=spec,
-        template=versions.digest(trained),
-        shards=receipts,
-        rows=N,
-        people=N // 6,
-        nprobe=NPROBE if spec.nlist else None,
-        depth=DEPTH if spec.refine else None,
-        recall={},
-        inputs={},
-        choice={},
-        files={name: File(len(data), versions.digest(data)) for name, data in own.items()},
-        masks=masks,
-    )
-    version.finish(content, {})
+    spec = IndexSpec(D, factory)
+    chosen = {"nprobe": NPROBE if spec.nlist else None, "depth": DEPTH if spec.refine else None}
+    version = index_versions.write(uri, people(), factory, shards=shards, masked=masked, **chosen)
     IndexStore(str(uri)).publish(version)
     return version
 
