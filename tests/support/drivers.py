@@ -1,12 +1,15 @@
-"""Embed jobs as processes of their own, which can be watched, held at a gate, stopped and killed."""
+"""Jobs as processes of their own, which can be watched and killed; embed jobs can be held at a gate as well."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from support import witness
 
 from metric_core.artefacts import embeddings
@@ -85,3 +88,25 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not reached in {PATIENCE} s: {what}"
         time.sleep(0.01)
+
+
+def started(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """A command in a process group of its own, with a Ray of its own; what it prints is added to ``log``."""
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with open(log, "ab") as output:
+        return subprocess.Popen(argv, stdout=output, stderr=output, cwd=ROOT, env=alone, start_new_session=True)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill what ``started`` and all that it has started; Ray's processes have groups of their own."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it ended by itself
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for one in below:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(below, timeout=60)

@@ -3,15 +3,13 @@ index is that of an undisturbed build, byte for byte."""
 
 import os
 import random
-import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
-from support import indexed
-from support.drivers import PATIENCE, ROOT, until
+from support import drivers, indexed
+from support.drivers import PATIENCE, until
 from support.indexed import Built
 
 from metric_core.artefacts import manifest
@@ -27,22 +25,9 @@ EACH = 5
 
 
 def started(built: Built) -> subprocess.Popen[bytes]:
-    """The command, in a process group of its own, with a Ray of its own."""
+    """The command."""
     argv = indexed.command(built.embeddings, built.out, "--shards", "8")
-    with open(built.out.parent / f"{built.out.name}.txt", "ab") as output:
-        alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        return subprocess.Popen(argv, stdout=output, stderr=output, cwd=ROOT, env=alone, start_new_session=True)
-
-
-def killed(process: subprocess.Popen[bytes]) -> None:
-    """Kill it and all that it has started; Ray's processes have groups of their own."""
-    below = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for one in below:
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
-    psutil.wait_procs(below, timeout=60)
+    return drivers.started(argv, built.out.parent / f"{built.out.name}.txt")
 
 
 def written(built: Built) -> set[str]:
@@ -63,7 +48,7 @@ def test_whenever_it_is_killed_the_index_is_the_same(tmp_path: Path) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(draw.random() * 0.3)
         assert process.poll() is None, (tmp_path / "run.txt").read_text()
-        killed(process)
+        drivers.kill_all(process)
         say(f"kill {kill + 1}/{KILLS}: {len(written(run))} of {files} files are there")
         assert not (run.out / "CURRENT").exists(), "the kill came too late to show anything"
     before = indexed.contents(run.out)
