@@ -82,9 +82,10 @@ def search(index: str, probes: str, rounds: int, corpus: str | None = None) -> d
     nearest: dict[str, np.ndarray] = {}
     if corpus is not None:
         rows = loaded(corpus)
+        own_Q = _rows_of(rows.face_id_N, exclude_Q[:BATCH])
 
         def exact() -> None:
-            nearest["face"] = rows.face_id_N[product_argmax(query_QD[:BATCH], rows.embedding_ND)]
+            nearest["face"] = rows.face_id_N[product_argmax(query_QD[:BATCH], rows.embedding_ND, own_Q)]
 
         runs["exact"] = exact
     opened.identify(query_QD[:BATCH], [""] * _size(query_QD[:BATCH]), 5)
@@ -114,12 +115,21 @@ def _recall(opened: Index, query_QD: np.ndarray, exclude_Q: np.ndarray, given: A
     }
 
 
-def product_argmax(query_QD: np.ndarray, x_ND: np.ndarray) -> np.ndarray:
-    """int64 (Q,): the row with the largest inner product, by a matrix product with all rows."""
+def _rows_of(face_id_N: np.ndarray, wanted_Q: np.ndarray) -> np.ndarray:
+    """int64 (Q,): the row of each face; -1 for a face_id of -1."""
+    order_N = np.argsort(face_id_N)
+    at_Q = order_N[np.searchsorted(face_id_N[order_N], wanted_Q).clip(max=len(order_N) - 1)]
+    return np.where(wanted_Q < 0, -1, at_Q)
+
+
+def product_argmax(query_QD: np.ndarray, x_ND: np.ndarray, own_Q: np.ndarray) -> np.ndarray:
+    """int64 (Q,): the row with the largest inner product, by a matrix product with all rows; not a query's own."""
     best_Q, at_Q = np.full(len(query_QD), -np.inf, np.float32), np.zeros(len(query_QD), np.int64)
     every_Q = np.arange(len(query_QD))
     for start in range(0, len(x_ND), EXACT_ROWS):
         score_QB = query_QD @ x_ND[start : start + EXACT_ROWS].T
+        (here_H,) = np.nonzero((own_Q >= start) & (own_Q < start + score_QB.shape[1]))
+        score_QB[here_H, own_Q[here_H] - start] = -np.inf
         here_Q = score_QB.argmax(axis=1)
         better_Q = score_QB[every_Q, here_Q] > best_Q
         best_Q[better_Q], at_Q[better_Q] = score_QB[every_Q, here_Q][better_Q], start + here_Q[better_Q]
