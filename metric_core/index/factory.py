@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import Literal, NamedTuple
 
-Code = Literal["Flat", "SQfp16", "SQ8", "PQ", "RaBitQ"]
+Code = Literal["Flat", "SQfp16", "SQ8", "PQ", "PQx8", "RaBitQ"]
 Refine = Literal["SQfp16", "SQ8"]
 
 FORMS = (
@@ -18,9 +18,11 @@ FORMS = (
     "IVF<lists>,SQfp16",
     "IVF<lists>,SQ8[,Refine(SQfp16)]",
     "IVF<lists>,PQ<M>x4fsr[,Refine(SQfp16)|,Refine(SQ8)]",
+    "IVF<lists>,PQ<M>x8[,Refine(SQfp16)|,Refine(SQ8)]",
     "IVF<lists>,RaBitQfs[<bits>][,Refine(SQfp16)|,Refine(SQ8)]",
 )
-"""The accepted factory strings: M is the number of 4-bit sub-quantisers, bits are per component (1 if left out)."""
+"""The accepted factory strings: M is the number of sub-quantisers, of 4 bits for fast-scan or of 8; RaBitQ's bits are
+per component (1 if left out)."""
 
 ANY_DIM = 0
 """In place of a dimension that is not known yet: what depends on it is not checked."""
@@ -32,7 +34,8 @@ _NUMBER = "0|[1-9][0-9]*"
 
 _FACTORY = re.compile(
     rf"(?:IVF(?P<nlist>{_NUMBER}),)?"
-    rf"(?:(?P<code>Flat|SQfp16|SQ8)|PQ(?P<M>{_NUMBER})x4fsr|(?P<rabitq>RaBitQfs)(?P<bits>(?!1(?![0-9]))(?:{_NUMBER}))?)"
+    rf"(?:(?P<code>Flat|SQfp16|SQ8)|PQ(?P<M>{_NUMBER})x(?P<pq>4fsr|8)"
+    rf"|(?P<rabitq>RaBitQfs)(?P<bits>(?!1(?![0-9]))(?:{_NUMBER}))?)"
     r"(?:,Refine\((?P<refine>SQfp16|SQ8)\))?"
 )
 """An index has one spelling, as its digest depends on it: no leading zeros, and no number for one bit."""
@@ -59,8 +62,12 @@ def parse(factory: str) -> Parsed | None:
     nlist = int(found["nlist"]) if found["nlist"] else None
     M = int(found["M"]) if found["M"] else None
     bits = int(found["bits"] or 1) if found["rabitq"] else None
-    code: Code = "PQ" if M is not None else "RaBitQ" if bits is not None else found["code"]  # type: ignore[assignment]
-    if nlist is None and (code in ("PQ", "RaBitQ") or found["refine"]):
+    code: Code = found["code"]  # type: ignore[assignment]
+    if bits is not None:
+        code = "RaBitQ"
+    elif M is not None:
+        code = "PQ" if found["pq"] == "4fsr" else "PQx8"
+    if nlist is None and (code in ("PQ", "PQx8", "RaBitQ") or found["refine"]):
         return None
     return Parsed(nlist, code, M, bits, found["refine"])  # type: ignore[arg-type]
 
@@ -72,9 +79,9 @@ def reasons_against(parsed: Parsed, dim: int) -> list[str]:
         reasons.append("there must be 1 list or more")
     if parsed.M is not None and dim >= 1:
         if parsed.M < 1 or dim % parsed.M:
-            reasons.append(f"M is {parsed.M}, which does not divide {dim} components; {_other_M(parsed.M, dim)}")
-        elif parsed.M % 2:
-            reasons.append(f"M is {parsed.M}, and fast-scan stores an even number of codes; {_other_M(parsed.M, dim)}")
+            reasons.append(f"M is {parsed.M}, which does not divide {dim} components; {_other_M(parsed, dim)}")
+        elif parsed.M % 2 and parsed.code == "PQ":
+            reasons.append(f"M is {parsed.M}, and fast-scan stores an even number of codes; {_other_M(parsed, dim)}")
     if parsed.bits is not None and not 1 <= parsed.bits <= _MAX_BITS:
         reasons.append(f"RaBitQ has 1 to {_MAX_BITS} bits per component, not {parsed.bits}")
     if parsed.refine and parsed.code in _PRECISION[_PRECISION.index(parsed.refine) :]:
@@ -82,9 +89,10 @@ def reasons_against(parsed: Parsed, dim: int) -> list[str]:
     return reasons
 
 
-def _other_M(M: int, dim: int) -> str:
+def _other_M(parsed: Parsed, dim: int) -> str:
     """The valid M on both sides of an invalid one, in words."""
-    valid = [m for m in range(2, dim + 1, 2) if dim % m == 0]
+    M, step = parsed.M or 0, 2 if parsed.code == "PQ" else 1
+    valid = [m for m in range(step, dim + 1, step) if dim % m == 0]
     if not valid:
         return f"no even M divides {dim}: take RaBitQfs or SQ8"
     nearest = [m for m in valid if m < M][-1:] + [m for m in valid if m > M][:1]
@@ -96,7 +104,14 @@ def nearest(factory: str, dim: int) -> str:
     they are valid."""
     lists = found[1] if (found := re.search(r"IVF([1-9][0-9]*)", factory, re.IGNORECASE)) else "1024"
     M = found[1] if (found := re.search(r"PQ([0-9]+)", factory, re.IGNORECASE)) else "32"
-    codes = ["SQfp16", "SQ8", f"PQ{M}x4fsr", "RaBitQfs", *(f"RaBitQfs{bits}" for bits in range(2, _MAX_BITS + 1))]
+    codes = [
+        "SQfp16",
+        "SQ8",
+        f"PQ{M}x4fsr",
+        f"PQ{M}x8",
+        "RaBitQfs",
+        *(f"RaBitQfs{bits}" for bits in range(2, _MAX_BITS + 1)),
+    ]
     heads = [f"IVF{lists},{code}" for code in codes]
     forms = ["Flat", "SQfp16", "SQ8", f"IVF{lists},Flat", *heads]
     forms += [f"{head},Refine({refine})" for head in heads for refine in ("SQfp16", "SQ8")]

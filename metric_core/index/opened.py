@@ -1,6 +1,6 @@
 """A shard opened for searching: its codes are in memory or mapped; its records for reranking may stay in their file."""
 
-# Q: queries, D: components, K: candidates per query, N: rows of the shard, R: positions, P: lists per query.
+# Q: queries, D: components, K: candidates per query, N: rows of the shard, L: lists, R: positions, P: lists per query.
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -47,13 +47,12 @@ class OpenShard:
         self.index, self._rows, self._spec, self._where = index, rows, spec, where
         self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
         self._unnamed = rows["identity"].null_count
-        self._local_N: np.ndarray = rows["identity"].indices.fill_null(-1).to_numpy()
         # A face without a name has the local code -1: the last entry.
         self._code_M = np.append(code_M, np.int32(-1)) if self._unnamed else code_M
         self._parts = [self]
         # FAISS makes the tables of such sub-vectors for all queries by one product, and their last bits depend on the
         # other queries then (ProductQuantizer::compute_inner_prod_tables).
-        self._wide = spec.M is not None and spec.dim // spec.M >= 16
+        self._wide = spec.M is not None and spec.fast_scan and spec.dim // spec.M >= 16
         self._records = None if vectors is None else Records(vectors, spec, where, mapped)
         held = self.rows if self._records is None else self._records.rows
         if not int(index.ntotal) == self.rows == held or len(self.names) != len(code_M):
@@ -85,6 +84,12 @@ class OpenShard:
         self.index.merge_from(other.index, self.rows)
         other.index = None
         self._parts.append(other)
+
+    @cached_property
+    def _local_N(self) -> np.ndarray:
+        """int32 (N,): the shard's code of each row's identity. Only filters read it, and searches without records."""
+        code: np.ndarray = self._rows["identity"].indices.fill_null(-1).to_numpy()
+        return code
 
     @property
     def rows(self) -> int:
@@ -173,12 +178,17 @@ class OpenShard:
                 vector_RD[here_R] = block_BD[position_R[here_R] - start]
             return vector_RD
         ivf = faiss.try_extract_index_ivf(self.index)
-        ends = np.cumsum([ivf.invlists.list_size(number) for number in range(self.lists)])
         for row, at in enumerate(position_R.tolist()):
-            number = int(np.searchsorted(ends, at, side="right"))
-            offset = at - int(ends[number - 1] if number else 0)
-            ivf.reconstruct_from_offset(number, offset, faiss.swig_ptr(vector_RD[row]))
+            number = int(np.searchsorted(self._first_L, at, side="right")) - 1
+            ivf.reconstruct_from_offset(number, at - int(self._first_L[number]), faiss.swig_ptr(vector_RD[row]))
         return vector_RD
+
+    @cached_property
+    def _first_L(self) -> np.ndarray:
+        """int64 (L,): the position of each list's first row."""
+        invlists = faiss.try_extract_index_ivf(self.index).invlists
+        sizes = [invlists.list_size(number) for number in range(self.lists or 0)]
+        return np.cumsum([0, *sizes[:-1]])
 
     def compared(
         self, query_QD: np.ndarray, query_R: np.ndarray, position_R: np.ndarray

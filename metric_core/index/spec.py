@@ -21,12 +21,10 @@ _RESULT_BYTES = 8 + 4 + 4
 """A result: face_id, score, code of the identity."""
 
 _LEAST_WORKSPACE, _MOST_WORKSPACE = 512 << 10, 2 << 20
-_BASE_BYTES = 4 << 20
-"""What a search of an index of any size adds to its process: pages of the libraries' code and of the heap."""
-
-_WORKSPACES = 14
-"""Blocks of queries, candidates and vectors that a search holds at a time, each of ``workspace_bytes`` at most, and the
-gaps that they leave in the heap: 13 to 18 on two threads, and 9 to 11 on one, for 8, 32 and 64 codes of a million."""
+_BASE_BYTES, _REUSED_BYTES, _REUSED_ROWS = 13_000_000, 5_500_000, 1_000_000
+"""What a search adds to its process beside what it reads: blocks of queries, candidates and vectors, pages of the
+libraries' code, and gaps in the heap. The heap that opening an index has left is used again, so it is less for many
+rows: 13.6 MB measured for 100,000, 10.4 for 200,000, 10.7 for 300,000 and 7.0 to 7.4 for a million, on two threads."""
 
 _ROUNDED = 1.42
 """FAISS keeps a fast-scan list's codes in a power of two of bytes (``AlignedTable``): 1.37 and 1.42 times what the file
@@ -49,8 +47,8 @@ _TRAIN_PER_LIST = 64
 
 _MIN_PER_LIST = 39
 
-_CODEBOOK = 16
-"""Entries of a 4-bit codebook, trained like a list's centroid."""
+_CODEBOOK = {"PQ": 16, "PQx8": 256}
+"""Entries of a codebook of 4 and of 8 bits, trained like a list's centroid."""
 
 _RANGE_ROWS = 16_384
 """Vectors that the range of each component of SQ8 is taken from; what lies outside is clipped to it."""
@@ -92,7 +90,7 @@ class IndexSpec(Options):
 
     @property
     def M(self) -> int | None:
-        """Sub-quantisers per vector, 4 bits each; None unless the code is PQ."""
+        """Sub-quantisers per vector, of 4 bits each if the code is PQ and of 8 if it is PQx8; None if it is neither."""
         return self._parts.M
 
     @property
@@ -137,13 +135,15 @@ class IndexSpec(Options):
         """Vectors to sample for training."""
         rows = _TRAIN_PER_LIST * (self.nlist or 0)
         if self.code == "PQ":
-            rows = max(rows, 256 * _CODEBOOK)
+            rows = max(rows, 256 * _CODEBOOK["PQ"])
+        elif self.code == "PQx8":
+            rows = max(rows, _TRAIN_PER_LIST * _CODEBOOK["PQx8"])
         return max(rows, _RANGE_ROWS) if "SQ8" in (self.code, self.refine) else rows
 
     @property
     def min_train_rows(self) -> int:
         """Fewer training vectors than this make FAISS warn that the centroids are unreliable."""
-        codebook = _CODEBOOK if self.code == "PQ" else 0
+        codebook = _CODEBOOK.get(self.code, 0)
         ranges = 1 if "SQ8" in (self.code, self.refine) else 0
         return max(_MIN_PER_LIST * max(self.nlist or 0, codebook), ranges)
 
@@ -153,6 +153,9 @@ class IndexSpec(Options):
         if self.code == "PQ":
             assert self.M
             return self.M // 2
+        if self.code == "PQx8":
+            assert self.M
+            return self.M
         if self.code == "RaBitQ":
             # Sign bits and two float32; with more bits, a third, the extra bits and two float32 of their own
             # (FAISS, impl/RaBitQUtils.h: SignBitFactors, SignBitFactorsWithError, ExtraBitsFactors).
@@ -171,7 +174,7 @@ class IndexSpec(Options):
     @property
     def trained_bytes(self) -> int:
         """Centroids, codebooks and ranges."""
-        codebooks = 4 * _CODEBOOK * self.dim if self.code == "PQ" else 0
+        codebooks = 4 * _CODEBOOK.get(self.code, 0) * self.dim
         ranges = 2 * 4 * self.dim if self.code == "SQ8" else 0
         return 4 * self.dim * (self.nlist or 0) + codebooks + ranges
 
@@ -214,7 +217,8 @@ class IndexSpec(Options):
             pages += rows * self.record_bytes
         names = 4 * _local_names(rows, people, shards) + people * _SHOWN_NAME_BYTES
         probes = PROBES * (4 * self.dim + RESULTS * _RESULT_BYTES)
-        return pages + names + probes + _BASE_BYTES + _WORKSPACES * self.workspace_bytes(rows)
+        base = _BASE_BYTES - round(_REUSED_BYTES * min(1, rows / _REUSED_ROWS))
+        return pages + names + probes + base + self.workspace_bytes(rows)
 
     def workspace_bytes(self, rows: int) -> int:
         """Size of the blocks that a search of so many rows works in: in proportion to the index, within limits."""
@@ -224,7 +228,7 @@ class IndexSpec(Options):
     def scan_bytes(self) -> int:
         """FAISS's tables for each query of a scan: 16 float32 and 16 bytes per product code (2.5 KB measured for 32);
         RaBitQ has more, for each list."""
-        return 80 * self.M if self.M else 20 << 10
+        return 80 * self.M if self.M and self.fast_scan else 20 << 10
 
     def disk_bytes(self, rows: int, people: int, shards: int, *, views: bool = False) -> int:
         """Bytes of the index's files; arguments as of ``resident_bytes``.

@@ -44,8 +44,8 @@ def train(sample_ND: np.ndarray, spec: IndexSpec, seed: int, centroid_MD: np.nda
     if centroid_MD is None:
         centroid_MD = lists(sample_ND, spec, seed)
     index.quantizer.add(centroid_MD)
-    if spec.code == "PQ":
-        # an order of the codebook that fast scan makes no use of, at 15 times the cost
+    if spec.M is not None:
+        # an order of the codebook that nothing here makes use of, at 15 times the cost
         index.do_polysemous_training = False
     some_ND = np.ascontiguousarray(sample_ND[:: max(1, len(sample_ND) // _CODE_ROWS)], dtype=np.float32)
     list_N, _ = nearest(some_ND, centroid_MD)

@@ -88,7 +88,7 @@ def test_budgets_are_kept(many, large):
         assert "exceeds a budget" in {each.note for each in tight.table}
 
 
-@pytest.mark.parametrize(("budget", "factory"), [(10**9, "Flat"), (92 << 20, "SQfp16"), (74 << 20, "SQ8")])
+@pytest.mark.parametrize(("budget", "factory"), [(10**9, "Flat"), (80 << 20, "SQfp16"), (64 << 20, "SQ8")])
 def test_a_scan_takes_the_finest_code_that_fits(budget, factory, people, monkeypatch):
     monkeypatch.setattr(choose, "FLAT_ROWS", 10**9)
     made = _chosen(people(130), Target(0.9), rows=1_000_000, memory=budget)
@@ -141,8 +141,8 @@ def test_the_spec_that_is_given_is_taken(factory, people):
 
 
 def test_a_spec_that_does_not_exist_is_answered_with_the_nearest(people):
-    with pytest.raises(ConfigError, match=r"factory is 'IVF16,PQ4x4'; expected Flat, .*nearest is 'IVF16,PQ4x4fsr'"):
-        _chosen(people(), spec="IVF16,PQ4x4")
+    with pytest.raises(ConfigError, match=r"factory is 'IVF16,PQ4'; expected Flat, .*nearest is 'IVF16,PQ4x8'"):
+        _chosen(people(), spec="IVF16,PQ4")
     with pytest.raises(ConfigError, match=r"M is 3, which does not divide 16"):
         _chosen(people(), spec="IVF16,PQ3x4fsr")
 
