@@ -39,6 +39,12 @@ class Options:
                 if not any(line.startswith(f"{name} is ") for line in found)
             ]
             problems += found
+            problems += [
+                f"{name} is {one!r}, which no file of text can hold; give it another name, in UTF-8"
+                for name in kinds
+                for one in _texts(values[name])
+                if not storable(one)
+            ]
         if problems:
             raise ConfigError.of(problems)
 
@@ -46,6 +52,16 @@ class Options:
         """What is wrong with the values, one line per problem; inherited options first. Called when all have the type
         that they are declared with."""
         return []
+
+
+def storable(text: str) -> bool:
+    """Whether UTF-8 can hold a text. Half of a surrogate pair, as JSON may name it and as Python reads a file name in
+    another encoding, fits in no column and no manifest."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _texts(value: Any) -> list[str]:
+    return [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str)]
 
 
 def out_of_range(options: object, **ranges: str) -> list[str]:

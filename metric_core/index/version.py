@@ -115,9 +115,20 @@ class Content:
                 "shards": [Shard.parse(shard) for shard in content["shards"]],
                 "files": {name: File(**file) for name, file in content["files"].items()},
             }
-            return cls(**{**content, **changed})
+            found = cls(**{**content, **changed})
+            if lacking := found._lacking():
+                raise ValueError(f"it lists no {', '.join(lacking)}")
+            return found
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise Corrupt(f"the manifest of an index does not describe a version ({error}); {REMEDY}") from error
+
+    def _lacking(self) -> list[str]:
+        """The files that a search needs and that are not listed."""
+        of_shard = ["faiss", "rows"] + (["vectors"] if self.spec.refine else [])
+        found = [name for name in (NAMES, CODES) if name not in self.files]
+        return found + [
+            f"{one.digest}.{ending}" for one in self.shards for ending in of_shard if ending not in one.files
+        ]
 
     @property
     def bytes(self) -> int:

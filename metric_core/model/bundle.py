@@ -26,6 +26,7 @@ from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"
+_POINT = ("far", "threshold", "tar", "negatives")
 _UNFIT = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 """What parsing the two files raises when they are not of one model."""
 SPEC_BYTES = 1 << 20
@@ -115,18 +116,19 @@ def load(uri: str) -> Model:
         _require_room(spec, len(data))
         embedder = Embedder(spec)
         embedder.load_state_dict(safetensors.torch.load(data))
+        computed = fingerprint(embedder)
     except (*_UNFIT, ConfigError, NotReadable) as error:
         reason = " ".join(str(error).split())
         raise Corrupt(
             f"{uri}/{SPEC} does not describe these weights ({reason}); train again or restore the file"
         ) from error
-    computed = fingerprint(embedder)
     if computed != content["fingerprint"]:
         raise Corrupt(
             f"{uri}: the fingerprint of its files is {computed[:16]}…, but the manifest's is "
             f"{content['fingerprint'][:16]}…; train again or restore the files"
         )
-    points = [OperatingPoint(**point) for point in content["operating_points"]]
+    # what a manifest of another version may say beside these is left out
+    points = [OperatingPoint(**{name: point[name] for name in _POINT}) for point in content["operating_points"]]
     return Model(embedder.eval(), computed, points, uri)
 
 

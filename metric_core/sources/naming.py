@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
+from metric_core.options import storable
 from metric_core.sources import bounds
 
 SIDECARS = (".cls", ".json", ".txt")
@@ -217,7 +218,7 @@ def _check(picture: str, said: list[Sidecar], where: str) -> None:
 
 def _name(identity: Any, where: str) -> str:
     text = "" if isinstance(identity, bool) or not isinstance(identity, str | int) else str(identity)
-    if not text.strip() or "\0" in text:
+    if not text.strip() or "\0" in text or not storable(text):
         raise DataError(f"{where} has the identity {identity!r}; expected a name or number")
     return text
 

@@ -19,6 +19,7 @@ import pyarrow.types as pt
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError, ImageUnreadable
+from metric_core.options import storable
 from metric_core.sources import bounds, listing, naming, tables
 from metric_core.sources.found import Found, Notes, first_few, read_landmarks
 
@@ -259,7 +260,9 @@ def _class_names(schema: pa.Schema, column: str, address: str) -> dict[str, str]
         return None
     if not names:
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name.strip() and storable(name) for name in names
+    ):
         raise DataError(f"{address}: names of the {column}s are empty or no texts: {str(names)[:80]}; expected a list")
     if len(set(names)) < len(names):
         twice = first_few([name for name, count in Counter(names).items() if count > 1])

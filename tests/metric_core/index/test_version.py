@@ -1,7 +1,7 @@
 """The handle of one version: what it writes, and what it refuses to read."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +186,14 @@ def test_names_of_all_shards_and_the_codes_of_each():
     assert [shard.people for shard in shards] == [2, 0, 3]
     assert versions.named([pa.array(["b", "d"])])[0] != names
     assert np.load(pa.BufferReader(codes)).tolist() == [1, 3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("ending", ["faiss", "rows", "vectors"])
+def test_a_content_that_lists_no_file_that_a_search_needs(people, write_index, tmp_path, ending):
+    content = asdict(write_index(tmp_path, people(130), REFINED, depth=30).content())
+    del content["shards"][0]["files"][ending]
+    with pytest.raises(Corrupt, match=rf"it lists no [0-9a-f]+\.{ending}\)"):
+        Content.parse(content)
 
 
 def test_a_content_survives_its_manifest(people, write_index, tmp_path):

@@ -39,3 +39,11 @@ def test_a_document_without_end(tmp_path: Path) -> None:
     (uri / "manifest.json").write_text("[" * 200_000)
     with pytest.raises(Corrupt, match="is not a manifest"):
         bundle.load(str(uri))
+
+
+def test_a_text_that_no_digest_can_be_of(tmp_path: Path) -> None:
+    uri = Path(untrained(str(tmp_path / "model")))
+    body = json.loads((uri / "model.json").read_text())
+    (uri / "model.json").write_text(json.dumps({**body, "decoder": "\ud800"}))
+    with pytest.raises(Corrupt, match="does not describe these weights"):
+        bundle.load(str(uri))

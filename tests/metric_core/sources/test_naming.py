@@ -59,6 +59,9 @@ TREES: list[tuple[str, dict[str, bytes], int | None, dict[str, str] | str]] = [
     ("NaN in json", {"A/1.jpg": b"", "A/1.json": b'{"label": NaN}'}, None, r"1\.json has the identity nan; expected"),
     ("nested in json", {"A/1.jpg": b"", "A/1.json": b'{"label": {}}'}, None, r"1\.json has the identity {}; expected"),
     ("no json", {"A/1.jpg": b"", "A/1.json": b"[" * 99_999}, None, "a sidecar of A/1 is not text or not JSON"),
+    ("half of a surrogate pair",
+        {"A/1.jpg": b"", "A/1.json": b'{"identity": "a\\ud800b"}'},
+        None, r"1\.json has the identity 'a\\ud800b'; expected"),
     ("NUL", {"A/1.jpg": b"", "A/1.cls": b"a\0b"}, None, r"1\.cls has the identity 'a\\x00b'; expected"),
 ]  # fmt: skip
 

@@ -195,6 +195,7 @@ def test_names_are_names(columns: dict, message: str, tmp_path: Path) -> None:
         (["Ann", ""], r"names of the labels are empty or no texts: \['Ann', ''\]"),
         (["Ann", None], "names of the labels are empty or no texts"),
         ("Ann", "names of the labels are empty or no texts"),
+        (["Ann", "\ud800"], "names of the labels are empty or no texts"),
         (["Ann", "Ann"], "several labels have the name Ann; expected a name for each"),
     ],
 )
