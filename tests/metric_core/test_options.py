@@ -110,7 +110,7 @@ def test_empty_strings_are_refused_unless_they_are_the_default() -> None:
     assert line.startswith("factory is ''; expected Flat, SQfp16, ")
 
 
-@pytest.mark.parametrize("value", ["\udcff", "/faces/\udcff", "\ud800"])
+@pytest.mark.parametrize("value", ["\udcff", "/faces/\udcff"])
 def test_texts_that_no_file_can_hold(value: str) -> None:
     for name, given in (("name", value), ("files", ["a", value])):
         with pytest.raises(ConfigError, match=f"{name} is .*, which no file of text can hold"):
