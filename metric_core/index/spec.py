@@ -26,9 +26,10 @@ _BASE_BYTES, _REUSED_BYTES, _REUSED_ROWS = 13_000_000, 5_500_000, 1_000_000
 libraries' code, and gaps in the heap. The heap that opening an index has left is used again, so it is less for many
 rows: 13.6 MB measured for 100,000, 10.4 for 200,000, 10.7 for 300,000 and 7.0 to 7.4 for a million, on two threads."""
 
-_ROUNDED = 1.42
+_ROUNDED = 1.6
 """FAISS keeps a fast-scan list's codes in a power of two of bytes (``AlignedTable``): 1.37 and 1.42 times what the file
-has, as measured for a million rows in 4,096 and 2,048 lists; 1.44 for lists of all sizes."""
+has for a million rows in 4,096 and 2,048 lists; reading them leaves gaps in the heap beside, up to 6 MB where the codes
+are 32."""
 
 _SHOWN_NAME_BYTES = 4 + 9
 """An identity's name in mapped pages: offset and text."""

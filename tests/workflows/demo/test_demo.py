@@ -72,6 +72,7 @@ def test_too_many_workers_are_counted_by_the_split_of_the_catalogue(seed: int, p
         job._check_people(DemoConfig(people=people, seed=seed, workers=learnt + 1))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_chain_on_real_faces(data_root: Path, tmp_path: Path) -> None:
     """The demo on AT&T's 40 people x 10 pictures. The set is easy, so the test only asks that training helps."""

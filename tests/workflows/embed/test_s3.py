@@ -62,6 +62,7 @@ def content(store: Flaky, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_through_errors_and_slow_answers(store: Flaky, tmp_path: Path) -> None:
     rows = uploaded(store, tmp_path)

@@ -66,6 +66,7 @@ def retried(argv: list[str], environment: dict[str, str], seconds: float = 90) -
         time.sleep(0.5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_on_a_cluster_by_address_and_by_job_submission(
     head: tuple[str, str, dict[str, str]], chain: Chain, tmp_path: Path

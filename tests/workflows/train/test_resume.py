@@ -43,6 +43,7 @@ def undisturbed(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> str:
     return fingerprint(out)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
     out = tmp_path / "model"

@@ -170,6 +170,7 @@ def test_the_result_of_a_finished_training_needs_no_provenance(chain: Chain, tmp
         assert answer["fingerprint"] == chain.answers["train"]["fingerprint"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["flipped", "cut", "missing"])
 @pytest.mark.parametrize("pattern", [r".*/state\.pt", r".*/checkpoint_manager_snapshot\.json"])

@@ -34,6 +34,7 @@ def curve(chain: Chain, out: Path, workers: int, steps: int, precision: str) -> 
     return np.array([m.value for m in history])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "steps", "tolerance"), [("float64", 100, 1e-9), ("float32", 10, 1e-3)])
 def test_curves_agree(chain: Chain, tmp_path: Path, precision: str, steps: int, tolerance: float) -> None:
