@@ -109,19 +109,21 @@ def test_whenever_it_is_killed_the_result_is_the_same(job: str, tmp_path: Path) 
     begun = time.monotonic() - start
     assert process.wait(PATIENCE) == 0, _said(calm)
     ended = time.monotonic() - start
-    expected, struck = manifest.read(str(calm), kind).digest, 0
-    for kill in range(KILLS):
-        out = tmp_path / f"run-{kill}"
+    expected, struck, attempts = manifest.read(str(calm), kind).digest, 0, 0
+    while struck < KILLS:
+        attempts += 1
+        assert attempts <= 3 * KILLS + 7, f"{struck} kills in {attempts - 1} attempts: the job always ends before"
+        out = tmp_path / f"run-{attempts}"
         argv = command(given, out)
-        process, moment = _started(argv, out), draw.uniform(begun, ended)
+        # some jobs write at their very end: half of what comes before counts as work
+        process, moment = _started(argv, out), draw.uniform(begun / 2, ended)
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         struck += process.poll() is None
         drivers.kill_all(process)
         assert _started(argv, out).wait(PATIENCE) == 0, _said(out)
         assert manifest.read(str(out), kind).digest == expected
-        say(f"{job}: kill {kill + 1}/{KILLS} after {moment:.1f} of {ended:.1f} s, the same digest")
-    assert struck >= KILLS / 2, f"only {struck} of {KILLS} kills came before the end"
+        say(f"{job}: {struck}/{KILLS} kills, {moment:.1f} of {ended:.1f} s, the same digest")
 
 
 def _started(argv: list[str], out: Path) -> subprocess.Popen[bytes]:
