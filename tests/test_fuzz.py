@@ -24,11 +24,8 @@ def test_nothing_but_clean_errors(tmp_path: Path) -> None:
     assert [f"{case.format}, {case.file}: {outcome.what}: {last_line(outcome)}" for case, outcome in result.bad] == []
     assert set(result.tallies) == set(FORMATS)
     assert sum(tally.cases for tally in result.tallies.values()) >= 500
-    assert sum(tally.headers for tally in result.tallies.values()) >= 0.3 * sum(
-        tally.cases for tally in result.tallies.values()
-    )
-    for name, tally in result.tallies.items():  # of each format there are too few cases here for a share
-        assert tally.headers, name
+    for name, tally in result.tallies.items():
+        assert tally.headers >= 0.3 * tally.cases, name
         assert tally.counts[READ], name
 
 

@@ -274,7 +274,7 @@ def _specs(wanted: Wanted, fewer: int = 1) -> list[IndexSpec]:
         return roomy[:1]
     nlist = max(1, 2 ** round(math.log2(4 * math.sqrt(rows))) // fewer)
     sub = [dim // part for part in (2, 4, 8, 16) if dim % (2 * part) == 0]
-    tight = [dim // part for part in (16, 32) if dim % part == 0]  # the least memory: no ids, and a byte for many
+    tight = [dim // part for part in (16, 32) if dim % part == 0]  # the least memory: mapped as they are
     coarse = [*(f"PQ{M}x4fsr" for M in sub), *(f"PQ{M}x8" for M in tight), "RaBitQfs"]
     codes = [f"{code},Refine({refine})" for code in coarse for refine in ("SQfp16", "SQ8")]
     lists = [IndexSpec(dim, f"IVF{nlist},{code}") for code in [*codes, "SQ8", "SQfp16"]]

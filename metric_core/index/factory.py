@@ -117,4 +117,5 @@ def nearest(factory: str, dim: int) -> str:
     forms += [f"{head},Refine({refine})" for head in heads for refine in ("SQfp16", "SQ8")]
     parsed = {form: parse(form) for form in forms}
     valid = {form.lower(): form for form, parts in parsed.items() if parts and not reasons_against(parts, dim)}
-    return valid[difflib.get_close_matches(factory.lower(), valid, n=1, cutoff=0)[0]]
+    meant = re.sub(r"x4(?=,|$)", "x4fsr", factory.lower())  # codes of 4 bits are those of fast-scan
+    return valid[difflib.get_close_matches(meant, valid, n=1, cutoff=0)[0]]

@@ -151,12 +151,8 @@ class IndexSpec(Options):
     @property
     def code_bytes(self) -> int:
         """Bytes per row in FAISS, without its id."""
-        if self.code == "PQ":
-            assert self.M
-            return self.M // 2
-        if self.code == "PQx8":
-            assert self.M
-            return self.M
+        if self.M is not None:
+            return self.M // 2 if self.code == "PQ" else self.M
         if self.code == "RaBitQ":
             # Sign bits and two float32; with more bits, a third, the extra bits and two float32 of their own
             # (FAISS, impl/RaBitQUtils.h: SignBitFactors, SignBitFactorsWithError, ExtraBitsFactors).

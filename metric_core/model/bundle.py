@@ -7,7 +7,7 @@ vectors of two models are never compared. Nothing here is loaded with pickle.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from metric_core.model.spec import ModelSpec
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"
-_POINT = ("far", "threshold", "tar", "negatives")
+_POINT = tuple(field.name for field in fields(OperatingPoint))
 _UNFIT = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 """What parsing the two files raises when they are not of one model."""
 SPEC_BYTES = 1 << 20

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from metric_core import storage
 from metric_core.artefacts import keys
 from metric_core.errors import DataError
+from metric_core.options import storable
 from metric_core.sources import bounds, naming
 from metric_core.sources.found import SPECIAL, TWINS, Found, Notes, Scan, Source, first_few, read_landmarks
 
@@ -78,20 +79,12 @@ def _files(root: str, notes: Notes, undecoded: list[str], shards: list[str]) -> 
             notes.ignored[ending or "(none)"] += 1
             if ending in SHARDS:
                 shards.append(path)
-        elif _is_utf8(path):
+        elif storable(path):
             yield _File(path, tag, ending)
         elif ending in keys.IMAGE_ENDINGS:
             undecoded.append(ascii(path))
         else:
             notes.ignored[ending] += 1
-
-
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _runs(files: Iterable[_File]) -> Iterator[list[_File]]:

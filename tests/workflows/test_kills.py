@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -63,8 +63,8 @@ def _catalogue(given: Inputs, out: Path) -> list[str]:
 
 
 def _train(given: Inputs, out: Path) -> list[str]:
-    config = small(given.faces, str(out), f"sqlite:///{out}.db", workers=2, steps=40, checkpoint_every=5)
-    config = replace(config, max_bad_fraction=0.2)
+    how = {"workers": 2, "steps": 40, "checkpoint_every": 5, "max_bad_fraction": 0.2}
+    config = small(given.faces, str(out), f"sqlite:///{out}.db", **how)
     file = out.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(asdict(config)))
     return ["train", "--config", str(file)]

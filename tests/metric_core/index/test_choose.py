@@ -141,8 +141,8 @@ def test_the_spec_that_is_given_is_taken(factory, people):
 
 
 def test_a_spec_that_does_not_exist_is_answered_with_the_nearest(people):
-    with pytest.raises(ConfigError, match=r"factory is 'IVF16,PQ4'; expected Flat, .*nearest is 'IVF16,PQ4x8'"):
-        _chosen(people(), spec="IVF16,PQ4")
+    with pytest.raises(ConfigError, match=r"factory is 'IVF16,PQ4x4'; expected Flat, .*nearest is 'IVF16,PQ4x4fsr'"):
+        _chosen(people(), spec="IVF16,PQ4x4")
     with pytest.raises(ConfigError, match=r"M is 3, which does not divide 16"):
         _chosen(people(), spec="IVF16,PQ3x4fsr")
 

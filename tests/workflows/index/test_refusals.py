@@ -77,7 +77,7 @@ def test_of_options_that_no_index_meets(
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--spec", "IVF4,PQ8x4"], "spec is 'IVF4,PQ8x4'; expected Flat, .*; the nearest is 'IVF4,PQ8x8'"),
+        (["--spec", "IVF4,PQ8x4"], "spec is 'IVF4,PQ8x4'; expected Flat, .*; the nearest is 'IVF4,PQ8x4fsr'"),
         (["--spec", "HNSW32"], "spec is 'HNSW32'; expected Flat, .*; the nearest is '.*'"),
         (["--spec", "IVF0,SQ8"], "spec is 'IVF0,SQ8'; there must be 1 list or more"),
         (["--spec", "IVF4,RaBitQfs12"], "spec is 'IVF4,RaBitQfs12'; RaBitQ has 1 to 9 bits per component, not 12"),
