@@ -31,6 +31,50 @@ def map_file(path: Path) -> Any:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
+def map_codes(path: Path, codes: Path) -> Any:
+    """An inverted-file index that scans the mapped ``codes``, of which ``write_codes`` says more, and has no ids: only
+    searches that return a list and a place in it are for it. Raises Corrupt if the files do not fit together."""
+    index = map_file(path)
+    ivf = faiss.extract_index_ivf(index)
+    held = codes.stat().st_size
+    if held != ivf.ntotal * ivf.code_size:
+        raise Corrupt(f"{codes} has {held} bytes, expected {ivf.ntotal} codes of {ivf.code_size} bytes")
+    if not held:
+        return index
+    mapped = faiss.OnDiskInvertedLists(ivf.nlist, ivf.code_size, str(codes))
+    places, at = faiss.OnDiskOneListVector(), 0
+    for size in list_sizes(ivf):
+        place = faiss.OnDiskOneList()
+        place.size = place.capacity = size
+        place.offset = at
+        places.push_back(place)
+        at += size * ivf.code_size
+    mapped.lists.swap(places)
+    mapped.totsize, mapped.read_only = held, True
+    mapped.do_mmap()
+    ivf.replace_invlists(mapped, True)
+    mapped.this.disown()
+    return index
+
+
+def write_codes(index: Any, path: Path) -> None:
+    """Write the codes of all lists, one list after the other.
+
+    FAISS writes a list's ids behind its codes, 8 bytes for each row, so that the pages of the ones come with those of
+    the others into the memory of a process that maps its file.
+    """
+    ivf = faiss.extract_index_ivf(index)
+    with open(path, "wb") as file:
+        for number, size in enumerate(list_sizes(ivf)):
+            if size:
+                file.write(faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size * ivf.code_size))
+
+
+def list_sizes(ivf: Any) -> list[int]:
+    """Rows in each list of an inverted-file index."""
+    return [ivf.invlists.list_size(number) for number in range(ivf.nlist)]
+
+
 def read_file(path: Path) -> Any:
     """An index in memory, which may be changed. Raises Corrupt if FAISS cannot read it."""
     with _limited(path.stat().st_size):
@@ -39,8 +83,9 @@ def read_file(path: Path) -> Any:
 
 @contextmanager
 def _limited(size: int) -> Iterator[None]:
-    """Limits for FAISS while it reads, from the file's bytes (FAISS counts up to 4 for each)."""
-    limits = {"deserialization_loop_limit": _LOOP_LIMIT, "deserialization_vector_byte_limit": max(8 * size, 1 << 20)}
+    """Limits for FAISS while it reads, from the file's bytes. FAISS counts up to 4 for each, and with 8-bit product
+    codes a table of 1 KB per list and sub-vector too, though it makes none for inner products."""
+    limits = {"deserialization_loop_limit": _LOOP_LIMIT, "deserialization_vector_byte_limit": max(32 * size, 1 << 28)}
     with _reading:
         before = {name: getattr(faiss, f"get_{name}")() for name in limits}
         try:

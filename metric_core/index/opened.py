@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_core.errors import Corrupt
-from metric_core.index import codec, merging
+from metric_core.index import codec, merging, template
 from metric_core.index.engine import faiss
 from metric_core.index.nearest import flat_search
 from metric_core.index.records import Records
@@ -38,13 +38,14 @@ class OpenShard:
         vectors: Path | None,
         where: str,
         mapped: bool = False,
+        ids: Path | None = None,
     ) -> None:
-        """See ``open`` for how it is made of files.
+        """See ``open`` for how it is made of files; ``ids`` is the FAISS file if ``index`` has none of its ids.
 
         Raises:
             Corrupt: the parts do not fit together.
         """
-        self.index, self._rows, self._spec, self._where = index, rows, spec, where
+        self._scanned, self._ids, self._rows, self._spec, self._where = index, ids, rows, spec, where
         self.lists: int | None = getattr(faiss.try_extract_index_ivf(index), "nlist", None)
         self._unnamed = rows["identity"].null_count
         # A face without a name has the local code -1: the last entry.
@@ -75,15 +76,31 @@ class OpenShard:
             Corrupt: the files do not fit together.
         """
         # FAISS copies mapped fast-scan lists into memory and keeps the pages as well, which takes twice their size.
-        index = codec.read_file(paths["faiss"]) if spec.fast_scan else codec.map_file(paths["faiss"])
-        return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped)
+        file, ids = paths["faiss"], None
+        if spec.fast_scan:
+            index = codec.read_file(file)
+        elif "codes" in paths:
+            index, ids = codec.map_codes(file, paths["codes"]), file
+        else:
+            index = codec.map_file(file)
+        return cls(index, read_rows(paths["rows"]), spec, code_M, paths.get("vectors"), where, mapped, ids)
 
     def join(self, other: "OpenShard") -> None:
         """Take over another shard, of a spec that reranks fast-scan codes: its rows are numbered after these, its codes
         come to the same lists, which are scanned once. FAISS holds such codes in memory, so they can be changed."""
-        self.index.merge_from(other.index, self.rows)
-        other.index = None
+        self._scanned.merge_from(other._scanned, self.rows)
+        other._scanned = None
         self._parts.append(other)
+
+    @cached_property
+    def index(self) -> Any:
+        """The FAISS index, whose ids are positions."""
+        return self._scanned if self._ids is None else codec.map_file(self._ids)
+
+    @property
+    def centroid_MD(self) -> np.ndarray | None:
+        """float32 (lists, D): the lists' centroids, a view of the FAISS index's own; None if there are no lists."""
+        return template.centroids(self._scanned, copy=False)
 
     @cached_property
     def _local_N(self) -> np.ndarray:
@@ -177,7 +194,7 @@ class OpenShard:
                 here_R = (position_R >= start) & (position_R < start + len(block_BD))
                 vector_RD[here_R] = block_BD[position_R[here_R] - start]
             return vector_RD
-        ivf = faiss.try_extract_index_ivf(self.index)
+        ivf = faiss.try_extract_index_ivf(self._scanned)
         for row, at in enumerate(position_R.tolist()):
             number = int(np.searchsorted(self._first_L, at, side="right")) - 1
             ivf.reconstruct_from_offset(number, at - int(self._first_L[number]), faiss.swig_ptr(vector_RD[row]))
@@ -186,9 +203,7 @@ class OpenShard:
     @cached_property
     def _first_L(self) -> np.ndarray:
         """int64 (L,): the position of each list's first row."""
-        invlists = faiss.try_extract_index_ivf(self.index).invlists
-        sizes = [invlists.list_size(number) for number in range(self.lists or 0)]
-        return np.cumsum([0, *sizes[:-1]])
+        return np.cumsum([0, *codec.list_sizes(faiss.try_extract_index_ivf(self._scanned))[:-1]])
 
     def compared(
         self, query_QD: np.ndarray, query_R: np.ndarray, position_R: np.ndarray
@@ -220,17 +235,22 @@ class OpenShard:
         query_QD = np.ascontiguousarray(query_QD, dtype=np.float32)
         how = faiss.SearchParametersIVF(nprobe=probed[0].shape[1], sel=selector)
         arrays = (query_QD, *probed, score_QK, position_QK)
+        index, paired = (self.index, False) if selector is not None else (self._scanned, self._ids is not None)
         step = 1 if self._wide else max(1, len(query_QD))
         for start in range(0, len(query_QD), step):
             part = [array[start : start + step] for array in arrays]
             x, lists, near, scores, positions = (faiss.swig_ptr(array) for array in part)
-            self.index.search_preassigned_c(len(part[0]), x, k, lists, near, scores, positions, False, how)
-        score_QK[position_QK < 0] = -np.inf
+            index.search_preassigned_c(len(part[0]), x, k, lists, near, scores, positions, paired, how)
+        none_QK = position_QK < 0
+        if paired:  # a list in the upper half, a place in it in the lower one (FAISS, ``lo_build``)
+            position_QK[...] = self._first_L[position_QK >> 32] + (position_QK & 0xFFFFFFFF)
+            position_QK[none_QK] = -1
+        score_QK[none_QK] = -np.inf
         return score_QK, position_QK
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """The vectors of an index without lists, from the mapped codes: the first position and float32 (B, D)."""
-        dim, codes = self._spec.dim, self.index.codes
+        dim, codes = self._spec.dim, self._scanned.codes
         byte_N = faiss.rev_swig_ptr(codes.data(), codes.size())
         if self._spec.code == "Flat":
             for start in range(0, self.rows, _BLOCK):
@@ -239,7 +259,7 @@ class OpenShard:
             for start in range(0, self.rows, _BLOCK):
                 yield start, byte_N.view(np.float16).reshape(-1, dim)[start : start + _BLOCK].astype(np.float32)
         else:
-            low_D, range_D = faiss.vector_to_array(self.index.sq.trained).reshape(2, dim)
+            low_D, range_D = faiss.vector_to_array(self._scanned.sq.trained).reshape(2, dim)
             for start in range(0, self.rows, _BLOCK):
                 # as FAISS decodes QT_8bit: the middle of each of 255 steps
                 step_BD = byte_N.reshape(-1, dim)[start : start + _BLOCK].astype(np.float32) + np.float32(0.5)

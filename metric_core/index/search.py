@@ -21,7 +21,7 @@ from metric_core import storage
 from metric_core.artefacts import schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
-from metric_core.index import filtering, format1, merging, template, threads
+from metric_core.index import filtering, format1, merging, threads
 from metric_core.index.lists import best_lists
 from metric_core.index.opened import FEW, OpenShard
 from metric_core.index.shard import read_rows
@@ -94,7 +94,7 @@ class Index:
             return cls.load(found, Content.parse(stored.content), verify=verify)
         shards, names = format1.opened(found.uri, stored.content, verify=verify)
         spec = IndexSpec(stored.content["spec"]["dim"], stored.content["spec"]["factory"])
-        centroid_MD = template.centroids(shards[0].index, copy=False)
+        centroid_MD = shards[0].centroid_MD
         return cls(
             tuple(shards), names, centroid_MD, spec, stored.content["fingerprint"], found, stored.content["nprobe"]
         )
@@ -116,7 +116,7 @@ class Index:
                 shards[0].join(shard)
             else:
                 shards.append(shard)
-        centroid_MD = template.centroids(shards[0].index, copy=False)
+        centroid_MD = shards[0].centroid_MD
         index = cls(
             shards=tuple(shards),
             names=names,
@@ -142,7 +142,7 @@ class Index:
         rows = read_rows(paths["rows"])
         names = rows["identity"].dictionary
         shard = OpenShard.open(paths, spec, np.arange(len(names), dtype=np.int32), "a new shard", mapped=True)
-        centroid_MD = template.centroids(shard.index, copy=False)
+        centroid_MD = shard.centroid_MD
         return cls((shard,), names, centroid_MD, spec, "", Version("", "new"))
 
     @property

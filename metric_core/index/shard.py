@@ -4,6 +4,8 @@
     <digest>.rows      Arrow IPC: face_id, identity and view in that order, to be mapped
     <digest>.vectors   records of vector, face_id and identity in that order, to be read one by one for reranking;
                        only where the spec has a Refine
+    <digest>.codes     the codes of the FAISS index without its ids, to be mapped; only where these take more memory
+                       (``IndexSpec.codes_apart``)
 
 The order is by inverted list, then by face_id, so that what a search looks at lies together. FAISS's fast scan cannot
 tell where in its lists a result was found, so a position takes the place of the face_id there: it finds the row in the
@@ -18,6 +20,7 @@ one. Its digest is that of its files, so equal rows and options give an equal di
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +38,7 @@ from metric_core.index.engine import faiss
 from metric_core.index.nearest import Nearest
 from metric_core.index.spec import IndexSpec
 
-FILES = ("faiss", "rows", "vectors")
+FILES = ("faiss", "rows", "vectors", "codes")
 """Endings of a shard's files."""
 
 _BUCKET_BYTES = 64 << 20
@@ -67,6 +70,12 @@ class Built:
         """32 hexadecimal digits, a function of the files' contents."""
         text = " ".join(f"{name}:{self.files[name].sha256}" for name in FILES if name in self.files)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def files_of(spec: IndexSpec) -> list[str]:
+    """Endings of the files that a shard of this spec has."""
+    lacks = {"vectors": spec.refine is None, "codes": not spec.codes_apart}
+    return [ending for ending in FILES if not lacks.get(ending)]
 
 
 def record_type(spec: IndexSpec) -> np.dtype[Any] | None:
@@ -144,21 +153,21 @@ def build(
     face_id_N = np.concatenate(face_ids)
     _require_distinct(face_id_N)
     names, code_N = _codes(identities)
-    paths = {name: folder / name for name in FILES}
+    paths = {name: folder / name for name in files_of(spec)}
     record = record_type(spec)
     order_N, start = np.empty(at, np.int64), 0
-    with open(paths["vectors"], "wb") as vectors:
+    with open(paths["vectors"], "wb") if record is not None else nullcontext() as vectors:
         for list_B, row_B, vector_BD in spool.sorted(face_id_N):
             _add(index, vector_BD, start, None if assign is None else list_B)
             order_N[start : start + len(row_B)] = row_B
             start += len(row_B)
-            if record is not None:
+            if vectors is not None and record is not None:
                 _write_records(vectors, record, vector_BD, face_id_N[row_B], code_N[row_B])
     view = _views(views, [len(codes) for codes in identities], order_N)
     _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], view)
     faiss.write_index(template.for_search(index, spec), str(paths["faiss"]))
-    if record is None:
-        paths.pop("vectors").unlink()
+    if spec.codes_apart:
+        codec.write_codes(index, paths["codes"])
     files = {name: File(path.stat().st_size, storage.sha256(str(path))) for name, path in paths.items()}
     return Built(at, len(names), files, paths)
 

@@ -114,6 +114,11 @@ class IndexSpec(Options):
         return self.code in ("PQ", "RaBitQ")
 
     @property
+    def codes_apart(self) -> bool:
+        """Whether a search maps a file of codes alone, since their ids would take more memory than they do."""
+        return self.code == "PQx8" and self.refine is not None
+
+    @property
     def lossless(self) -> bool:
         """Whether vectors are stored as float32, so that scores are exact."""
         return self.code == "Flat"
@@ -207,6 +212,8 @@ class IndexSpec(Options):
         """
         codes = self.list_bytes(rows, shards) - rows * 8 if self.fast_scan else 0
         pages = self.list_bytes(rows, shards) + round((_ROUNDED - 1) * codes)
+        if self.codes_apart:
+            pages -= rows * 8
         pages += self.trained_bytes * (1 if self.code == "PQ" and self.refine is not None else shards)
         if self.refine is None:
             pages += rows * (_ROW_BYTES + views)
@@ -233,7 +240,7 @@ class IndexSpec(Options):
         The trained part is in every shard and in the template.
         """
         names = _local_names(rows, people, shards) * (_NAME_BYTES + 4) + people * _NAME_BYTES
-        per_row = _ROW_BYTES + views + self.record_bytes
+        per_row = _ROW_BYTES + views + self.record_bytes + (self.code_bytes if self.codes_apart else 0)
         return self.list_bytes(rows, shards) + (shards + 1) * self.trained_bytes + rows * per_row + names
 
 

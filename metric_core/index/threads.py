@@ -4,6 +4,7 @@ The products of a search are small: BLAS threads that wait for each other would 
 So each product is computed by one thread, and chunks of queries are what runs in parallel.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,9 +48,18 @@ def each(work: Callable[[slice], None], chunks: Sequence[slice]) -> None:
             for chunk in chunks:
                 work(chunk)
             return
-        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(work, chunks):
-                pass
+        for _ in _pool(available()).map(work, chunks):
+            pass
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay. A thread that is started while an earlier one still ends gets a heap of its own from malloc;
+    with new ones for every call, those took up to 10 MB on a busy machine."""
+    return ThreadPoolExecutor(threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has no threads but the one that forked it
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from metric_core import storage
 from metric_core.artefacts import ids, manifest, migrate, partial
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, IndexBuildError, Missing
-from metric_core.index.shard import Built, File
+from metric_core.index.shard import Built, File, files_of
 from metric_core.index.spec import IndexSpec
 
 KIND = "index"
@@ -124,7 +124,8 @@ class Content:
 
     def _lacking(self) -> list[str]:
         """The files that a search needs and that are not listed."""
-        of_shard = ["faiss", "rows"] + (["vectors"] if self.spec.refine else [])
+        # Without codes apart, as in the first versions with 8-bit product codes, a search maps them with their ids.
+        of_shard = [ending for ending in files_of(self.spec) if ending != "codes"]
         found = [name for name in (NAMES, CODES) if name not in self.files]
         return found + [
             f"{one.digest}.{ending}" for one in self.shards for ending in of_shard if ending not in one.files

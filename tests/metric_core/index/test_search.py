@@ -2,6 +2,8 @@
 
 # N: rows, D: components, Q: queries.
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -200,6 +202,18 @@ def test_a_deeper_search_compares_more_candidates(people, open_of):
         (index.search(v.embedding_ND, 1, depth=depth).face_id_QK[:, 0] == v.face_id_N).mean() for depth in (1, 300)
     ]
     assert found[0] < 0.9 < found[1]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_codes_that_lie_apart_are_scanned_as_those_with_ids(shards, people, open_of):
+    v = people(2000)  # 256 entries of a codebook want as many rows
+    apart = open_of(v, "IVF8,PQ4x8,Refine(SQfp16)", shards=shards, nprobe=3, depth=100)
+    everything = dataclasses.replace(apart, allowed=tuple(np.ones(shard.rows, bool) for shard in apart.shards))
+    query_QD = v.embedding_ND[::50]
+    found, expected = apart.search(query_QD, 10), everything.search(query_QD, 10)
+    for name in ("score_QK", "face_id_QK", "code_QK"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert (found.face_id_QK[:, 0] == v.face_id_N[::50]).mean() > 0.9
 
 
 @families

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metric_core.errors import IndexBuildError
+from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import codec, shard, template
 from metric_core.index.corpus import Rows
 from metric_core.index.products import nearest
@@ -128,10 +128,27 @@ def test_records_decode_to_the_vectors(factory, dtype, people, tmp_path):
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", *REFINED])
 def test_only_the_files_of_the_shard_are_left(factory, people, tmp_path):
     built = _build(tmp_path / "shard", people(130), factory)
-    expected = {"faiss", "rows", "vectors"} if "Refine" in factory else {"faiss", "rows"}
+    expected = {"faiss", "rows"} | ({"vectors"} if "Refine" in factory else set())
     assert {path.name for path in (tmp_path / "shard").iterdir()} == expected == set(built.files) == set(built.paths)
     for name, path in built.paths.items():
         assert path.stat().st_size == built.files[name].bytes
+
+
+def test_a_shard_without_codes_apart_answers_the_same_and_one_with_others_is_refused(people, tmp_path):
+    v, spec = people(2000), IndexSpec(16, "IVF4,PQ4x8,Refine(SQfp16)")
+    built = _build(tmp_path / "shard", v, spec.factory)
+    assert set(built.files) == {"faiss", "rows", "vectors", "codes"} == {p.name for p in (tmp_path / "shard").iterdir()}
+    assert built.files["codes"].bytes == 4 * len(v)
+    without = {ending: path for ending, path in built.paths.items() if ending != "codes"}
+    found, expected = (
+        Index.single(paths, spec).search(v.embedding_ND[::50], 5, nprobe=2, depth=100)
+        for paths in (built.paths, without)
+    )
+    np.testing.assert_array_equal(found.face_id_QK, expected.face_id_QK)
+    np.testing.assert_array_equal(found.score_QK, expected.score_QK)
+    built.paths["codes"].write_bytes(built.paths["codes"].read_bytes()[:-4])
+    with pytest.raises(Corrupt, match=r"codes has 39996 bytes, expected 10000 codes of 4 bytes"):
+        Index.single(built.paths, spec)
 
 
 def test_views_are_of_type_null_unless_a_row_has_one(people, blocks_of, tmp_path):
