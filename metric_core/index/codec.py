@@ -70,6 +70,38 @@ def write_codes(index: Any, path: Path) -> None:
                 file.write(faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size * ivf.code_size))
 
 
+def merge(index: Any, other: Any) -> None:
+    """Append the rows of another index of the same template, numbered after those that are there; ``other`` is empty
+    afterwards.
+
+    ``merge_from`` of FAISS 1.15 writes behind the end of a list of packed codes whose length is a multiple of its
+    blocks' bytes (``BlockInvertedLists::add_entries``): such lists are extended here.
+    """
+    ivf, rows = faiss.try_extract_index_ivf(index), index.ntotal
+    lists = None if ivf is None else faiss.downcast_InvertedLists(ivf.invlists)
+    if isinstance(lists, faiss.BlockInvertedLists):
+        more = faiss.downcast_InvertedLists(faiss.extract_index_ivf(other).invlists)
+        for number, size in enumerate(list_sizes(ivf)):
+            if size and size % lists.block_size == 0:
+                _extend(lists, more, number, rows)
+    index.merge_from(other, rows if ivf is not None else 0)
+
+
+def _extend(lists: Any, more: Any, number: int, rows: int) -> None:
+    """Move one list's rows behind those of the list of the same number, which fills its last block."""
+    before, added = lists.list_size(number), more.list_size(number)
+    if not added:
+        return
+    ids = faiss.rev_swig_ptr(more.get_ids(number), added)
+    blocks = -(-added // more.n_per_block) * more.block_size  # bytes
+    codes = faiss.rev_swig_ptr(more.get_codes(number), blocks)
+    lists.resize(number, before + added)
+    faiss.rev_swig_ptr(lists.get_ids(number), before + added)[before:] = ids + rows
+    at = before // lists.n_per_block * lists.block_size
+    faiss.rev_swig_ptr(lists.get_codes(number), at + blocks)[at:] = codes
+    more.resize(number, 0)
+
+
 def list_sizes(ivf: Any) -> list[int]:
     """Rows in each list of an inverted-file index."""
     return [ivf.invlists.list_size(number) for number in range(ivf.nlist)]

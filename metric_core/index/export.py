@@ -127,7 +127,7 @@ def _merged(index: Index) -> Any:
         if merged is None:
             merged = own
         else:
-            merged.merge_from(own, merged.ntotal if shard.lists is not None else 0)
+            codec.merge(merged, own)
     if index.spec.fast_scan:
         _clear_padding(merged)
     if index.nlist is not None:

@@ -88,7 +88,7 @@ class OpenShard:
     def join(self, other: "OpenShard") -> None:
         """Take over another shard, of a spec that reranks fast-scan codes: its rows are numbered after these, its codes
         come to the same lists, which are scanned once. FAISS holds such codes in memory, so they can be changed."""
-        self._scanned.merge_from(other._scanned, self.rows)
+        codec.merge(self._scanned, other._scanned)
         other._scanned = None
         self._parts.append(other)
 
