@@ -1,0 +1,138 @@
+"""Watches a training from the driver: its figures go to MLflow and the terminal, what befalls it to ``events``."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+
+from workflows.shared import cluster, console
+from workflows.shared.console import say
+from workflows.shared.tracking import Tracker
+from workflows.train.config import TrainConfig
+from workflows.train.events import Events
+
+PATIENCE_S = 20.0
+"""Seconds without running workers after which the wait is an event."""
+GONE = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedError", "WorkerHealthCheck")
+"""How the failures of a worker begin whose process or node is gone."""
+
+
+class Watcher:
+    """Takes events off the board."""
+
+    def __init__(self, config: TrainConfig, board: Any, tracker: Tracker, events: Events, bar: console.Bar) -> None:
+        self._config, self._board, self._tracker, self._events, self._bar = config, board, tracker, events, bar
+        self._waiting_since: float | None = time.monotonic()
+        self._told_to_wait = False
+        self._workers = 0
+        self.saved = 0
+        """The step of the last checkpoint that is known of."""
+        self.last: dict[str, Any] = {}
+        """All events so far, merged; later values replace earlier ones."""
+
+    @property
+    def running(self) -> bool:
+        """Whether workers are at work."""
+        return self._waiting_since is None
+
+    def poll(self) -> None:
+        """Pass on what has happened since the last time. Raises RayError if the board is gone."""
+        figures, changes = ray.get(self._board.take.remote())
+        for event in figures:
+            self._record(event)
+        for change in changes:
+            self._changed(change)
+        waited = 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
+        if waited > PATIENCE_S and not self._told_to_wait:
+            self._told_to_wait = self._wait()
+
+    def _record(self, event: dict[str, Any]) -> None:
+        if "warning" in event and "warning" not in self.last:
+            say(f"warning: {event['warning']}")
+            self._tracker.tag("collapse", event["warning"])
+        self.last |= event
+        validation = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
+        figures = {k: v for k, v in (event["figures"] | validation).items() if np.isfinite(v)}
+        self._tracker.log(figures, event["step"])
+        if "validation" in event:
+            shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
+            say(f"step {event['step']}: {shown}")
+        self._bar.update(event["step"], f"loss {event['figures']['loss']:.4f}" if "loss" in event["figures"] else "")
+
+    def _changed(self, change: dict[str, Any]) -> None:
+        state = change["state"]
+        if state == "SAVED":
+            self.saved = change["step"]
+        elif state == "STARTED":
+            self._started(change)
+        elif "failures" in change and state in ("RESTARTING", "SHUTTING_DOWN"):
+            self._failed(change, ends=state == "SHUTTING_DOWN")
+        elif state == "RESIZING":
+            self._pause()
+            self._events.add("resized", self.saved, f"the number of workers changes; going on from step {self.saved}")
+
+    def _pause(self) -> None:
+        if self._waiting_since is None:
+            self._waiting_since, self._told_to_wait = time.monotonic(), False
+
+    def _started(self, change: dict[str, Any]) -> None:
+        step, workers, before = change["step"], change["workers"], self._workers or change["before"]
+        again = self._workers or before  # these workers are not the first ones
+        self._waiting_since, self._workers, self.saved = None, workers, step
+        if again:
+            number = "" if before == workers else f", after {before}"
+            self._events.add("started", step, f"{_count(workers)}{number}: going on from step {step}")
+
+    def _failed(self, change: dict[str, Any], *, ends: bool) -> None:
+        self._pause()
+        kind, what = described(change, self._config.collective_timeout, _live_nodes())
+        then = "not tried again" if ends else f"going on from step {self.saved}"
+        self._events.add(kind, self.saved, f"{what}; {then}")
+
+    def _wait(self) -> bool:
+        """Tells of a wait for room, if that is what it is."""
+        config, nodes = self._config, cluster.nodes()
+        room = cluster.workers_that_fit(nodes, config.cpus_per_worker or 1, int(config.gpu))
+        if room >= config.fewest_workers:
+            return False
+        needed = _count(config.fewest_workers)
+        text = f"waiting for nodes: room for {room} of {needed}; then going on from step {self.saved}"
+        self._events.add("waiting", self.saved, text)
+        return True
+
+
+def described(change: Mapping[str, Any], timeout: float, live: Mapping[str, str]) -> tuple[str, str]:
+    """What happened to workers that failed, as the kind of event and in words.
+
+    Args:
+        change: as the board leaves it.
+        timeout: seconds that workers wait for one another.
+        live: {id: address} of the nodes that are there.
+    """
+    seen, failures = change["seen"], change["failures"]
+    if seen and len(seen) > 1 and min(one["waited"] for one in seen.values()) > 0.8 * timeout:
+        furthest = max(one["place"] for one in seen.values())
+        late = [r for r, one in seen.items() if one["place"] < furthest or one["silent"] > 0.5 * timeout]
+        who = f"{_ranks(late)} did not arrive" if late else "all workers arrived, and their exchange did not end,"
+        return "hung", f"{who} at step {furthest[0] + 1} within {timeout:g} s (--collective-timeout)"
+    homeless = [rank for rank, one in seen.items() if one["node"] not in live]
+    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | set(homeless))
+    if gone:
+        why = "with the node" if set(gone) <= set(homeless) else "its process ended" if len(gone) == 1 else "ended"
+        return "lost", f"lost {_ranks(gone)} of {len(seen)} ({why})"
+    rank, text = next(iter(sorted(failures.items())))
+    return "failed", f"{_ranks([rank])} failed ({text})" if rank >= 0 else f"the workers could not go on ({text})"
+
+
+def _live_nodes() -> dict[str, str]:
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _ranks(ranks: list[int]) -> str:
+    return f"worker{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _count(workers: int) -> str:
+    return f"{workers} worker{'' if workers == 1 else 's'}"
