@@ -58,10 +58,12 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
                 watcher.poll()
             if signals.number and not watcher.running:
                 raise _stopped(signals, watcher.saved, events)
-        watcher.poll()
         try:
+            watcher.poll()
             checkpoint = fitted.result().checkpoint
-        except ray.train.TrainingFailedError as error:
+        except (RayError, ray.train.TrainingFailedError) as error:
+            if signals.number:  # the signal went to Ray's processes as well
+                raise _stopped(signals, watcher.saved, events) from error
             raise cluster.as_likeness_error(error) from error
     held.check()
     last = watcher.last

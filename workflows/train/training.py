@@ -22,6 +22,7 @@ from metric_core.sampling.loader import check_landmarks, mean_face
 from metric_core.sampling.sampler import BatchSampler
 from workflows.shared import cluster, tracking
 from workflows.shared.console import say
+from workflows.shared.outbox import Outbox
 from workflows.shared.tracking import Tracker
 from workflows.train import validation
 from workflows.train.config import TrainConfig
@@ -140,6 +141,7 @@ class Training:
         else:
             name = config.run_name or self.out.rsplit("/", 1)[-1]
             tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
+        tracker.keep_in(Outbox(storage.join(self.work, "mlflow-unsent.json")))
         found = {"uri": uri, "run_id": tracker.run_id}
         storage.write_bytes(state, json.dumps(found | {"digest": self._digest(found)}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")
