@@ -12,9 +12,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 from metric_core.errors import LikenessError
 from workflows.arguments import help_text, parse
@@ -108,7 +109,8 @@ def _run(name: str, rest: list[str]) -> int:
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
         job = importlib.import_module(JOBS[name].work)
-        result = job.run(config)
+        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None):
+            result = job.run(config)
         if flags.json:
             print(json.dumps(result))
         else:
@@ -126,6 +128,13 @@ def _run(name: str, rest: list[str]) -> int:
         first = next(iter(str(error).strip().splitlines()), "no message")
         _print_error(name, f"{type(error).__name__}: {first[:MESSAGE_CHARACTERS]}; {_saved_traceback(name)}")
         return 1
+
+
+@contextmanager
+def _own_stdout(others: TextIO | None) -> Iterator[None]:
+    """stdout is for the result: what Ray and MLflow print in the block goes to ``others``, or nowhere."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(others or nowhere):
+        yield
 
 
 def _without_job(args: list[str]) -> int:

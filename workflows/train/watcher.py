@@ -112,15 +112,18 @@ def described(change: Mapping[str, Any], timeout: float, live: Mapping[str, str]
         live: {id: address} of the nodes that are there.
     """
     seen, failures = change["seen"], change["failures"]
-    if seen and len(seen) > 1 and min(one["waited"] for one in seen.values()) > 0.8 * timeout:
-        furthest = max(one["place"] for one in seen.values())
-        late = [r for r, one in seen.items() if one["place"] < furthest or one["silent"] > 0.5 * timeout]
+    furthest = max((one["place"] for one in seen.values()), default=(0, 0))
+    late = [rank for rank, one in seen.items() if one["place"] < furthest or one["silent"] > 0.5 * timeout]
+    homeless = {rank for rank, one in seen.items() if one["node"] not in live}
+    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | homeless)
+    waited = min((one["waited"] for one in seen.values()), default=0.0) > 0.8 * timeout
+    # gloo raises where it waited, and NCCL ends the processes that did.
+    timed_out = any("timed out" in text.lower() for text in failures.values()) or (late and not set(late) & set(gone))
+    if len(seen) > 1 and waited and timed_out:
         who = f"{_ranks(late)} did not arrive" if late else "all workers arrived, and their exchange did not end,"
         return "hung", f"{who} at step {furthest[0] + 1} within {timeout:g} s (--collective-timeout)"
-    homeless = [rank for rank, one in seen.items() if one["node"] not in live]
-    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | set(homeless))
     if gone:
-        why = "with the node" if set(gone) <= set(homeless) else "its process ended" if len(gone) == 1 else "ended"
+        why = "with the node" if set(gone) <= homeless else "its process ended" if len(gone) == 1 else "ended"
         return "lost", f"lost {_ranks(gone)} of {len(seen)} ({why})"
     rank, text = next(iter(sorted(failures.items())))
     return "failed", f"{_ranks([rank])} failed ({text})" if rank >= 0 else f"the workers could not go on ({text})"
