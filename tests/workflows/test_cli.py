@@ -389,6 +389,7 @@ OPTIONS = {
     "collapse.distance collapse.patience augmentation.flip augmentation.rotate augmentation.scale augmentation.shift "
     "augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "
+    "collective-timeout "
     "tracking-uri experiment run-name register",
     "embed": "address verbose max-pixels max-bytes "
     "faces model out since tombstones split dtype precision unit-size batch actors decoders "

@@ -48,7 +48,7 @@ class TrainConfig(PictureOptions):
     valid_split: str | None = None
     """Split of other people, for validation and calibration; default: valid if there is one."""
 
-    workers: str | int = 1
+    workers: int | str = 1
     """Data-parallel workers; they share one global batch. MIN:MAX, such as 2:8, is elastic: the training goes on with
     as many as the cluster has room for, and the batch stays the same. In a file, quote it: '2:8'."""
     gpu: bool = False
@@ -170,10 +170,10 @@ class TrainConfig(PictureOptions):
             most = self.most_workers
             if self.fewest_workers < most and self.invariance_breaker:
                 why = self.invariance_breaker
-                problems.append(f"workers is {self.workers}; with --norm batch their number must be fixed: {why}")
+                problems.append(f"workers is {self.workers!r}; with --norm batch their number must be fixed: {why}")
         except ValueError as error:
             most = 0
-            problems.append(f"workers is {self.workers}; {error}")
+            problems.append(f"workers is {self.workers!r}; {error}")
         if self.identities < max(2, most):
             problems.append(f"identities is {self.identities}; it must be 2 or more, and at least workers, {most}")
         if self.images < 2:
@@ -226,7 +226,7 @@ class TrainConfig(PictureOptions):
         return "BatchNorm statistics are each worker's own" if self.norm == "batch" else None
 
 
-def worker_range(workers: str | int) -> tuple[int, int]:
+def worker_range(workers: int | str) -> tuple[int, int]:
     """The smallest and the largest number of workers that ``--workers`` allows.
 
     Raises:
