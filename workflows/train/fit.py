@@ -1,5 +1,6 @@
 """Running a training's workers on Ray Train, until the last step or until the job is asked to stop."""
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -20,12 +21,15 @@ from workflows.shared.lease import Lease
 from workflows.shared.tracking import Tracker
 from workflows.train import checkpoints
 from workflows.train.board import Board, Reporter
+from workflows.train.config import TrainConfig
 from workflows.train.events import Events
 from workflows.train.loop import train_loop
 from workflows.train.training import Training
 from workflows.train.watcher import Watcher
 
 POLL_S = 0.5
+START_TIMEOUT, SHRINK_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"
+"""Ray counts with a lost node for so long before it starts an elastic training with fewer workers."""
 RESIZE_EVERY_S = 60.0
 """Seconds between two looks for room for more workers; they cost the steps since the last checkpoint."""
 
@@ -42,13 +46,14 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
         JobRunning: another run has taken over the output folder.
         Stopped: by a signal, after a checkpoint.
     """
-    checkpoints.prepare(training.work)
+    saved = checkpoints.prepare(training.work)
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # so that it is not lost with a worker's node
     board = Board.options(label_selector=here).remote()  # type: ignore[attr-defined]
-    trainer = _trainer(training, spec, board)
+    each = _resources(training.config)
+    trainer = _trainer(training, spec, board, each)
     events = Events(training.out, tracker)
     with console.bar("train", training.config.steps) as bar, stopping.noted() as signals:
-        watcher = Watcher(training.config, board, tracker, events, bar)
+        watcher = Watcher(training.config, each, saved, board, tracker, events, bar)
         # Not in the main thread, where Ray Train would replace the handler of Ctrl-C by its own.
         fitted = _started(trainer.fit)
         while not wait([fitted], POLL_S).done:
@@ -97,11 +102,17 @@ def _started(work: Callable[[], Any]) -> "Future[Any]":
     return future
 
 
-def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
+def _resources(config: TrainConfig) -> dict[str, float]:
+    """What each worker has, as Ray names it."""
+    cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), config.most_workers)
+    return {"CPU": config.cpus_per_worker or cpus} | ({"GPU": 1} if config.gpu else {})
+
+
+def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, float]) -> TorchTrainer:
     config = training.config
     fewest, most = config.fewest_workers, config.most_workers
-    cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), most)
-    resources = {"CPU": config.cpus_per_worker or cpus} | ({"GPU": 1} if config.gpu else {})
+    if fewest < most and os.environ.get(START_TIMEOUT) == cluster.QUIET[START_TIMEOUT]:
+        os.environ[START_TIMEOUT] = SHRINK_S
     loop = partial(
         train_loop,
         config=config,
@@ -118,7 +129,7 @@ def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # elastic in Train V2, not in its stub
             num_workers=most if fewest == most else (fewest, most),  # type: ignore[arg-type]
             use_gpu=config.gpu,
-            resources_per_worker=resources,
+            resources_per_worker=each,
             elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
         ),
         run_config=RunConfig(

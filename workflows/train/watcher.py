@@ -20,15 +20,25 @@ GONE = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedErr
 
 
 class Watcher:
-    """Takes events off the board."""
+    """Takes events off the board; ``saved`` is the step of the last checkpoint that is known of."""
 
-    def __init__(self, config: TrainConfig, board: Any, tracker: Tracker, events: Events, bar: console.Bar) -> None:
-        self._config, self._board, self._tracker, self._events, self._bar = config, board, tracker, events, bar
+    def __init__(
+        self,
+        config: TrainConfig,
+        each: Mapping[str, float],
+        saved: int,
+        board: Any,
+        tracker: Tracker,
+        events: Events,
+        bar: console.Bar,
+    ) -> None:
+        """``each``: what every worker takes of a node, as Ray names it. ``saved``: step of the checkpoint that an
+        earlier run left, else 0."""
+        self._config, self._each, self.saved = config, each, saved
+        self._board, self._tracker, self._events, self._bar = board, tracker, events, bar
         self._waiting_since: float | None = time.monotonic()
         self._told_to_wait = False
         self._workers = 0
-        self.saved = 0
-        """The step of the last checkpoint that is known of."""
         self.last: dict[str, Any] = {}
         """All events so far, merged; later values replace earlier ones."""
 
@@ -87,35 +97,35 @@ class Watcher:
 
     def _failed(self, change: dict[str, Any], *, ends: bool) -> None:
         self._pause()
-        kind, what = described(change, self._config.collective_timeout, _live_nodes())
+        self._told_to_wait = ends
+        kind, what = described(change, self._config.collective_timeout, _lost_nodes())
         then = "not tried again" if ends else f"going on from step {self.saved}"
         self._events.add(kind, self.saved, f"{what}; {then}")
 
     def _wait(self) -> bool:
         """Tells of a wait for room, if that is what it is."""
-        config, nodes = self._config, cluster.nodes()
-        room = cluster.workers_that_fit(nodes, config.cpus_per_worker or 1, int(config.gpu))
-        if room >= config.fewest_workers:
+        room = cluster.workers_that_fit(cluster.nodes(), int(self._each["CPU"]), int(self._each.get("GPU", 0)))
+        if room >= self._config.fewest_workers:
             return False
-        needed = _count(config.fewest_workers)
+        needed = _count(self._config.fewest_workers)
         text = f"waiting for nodes: room for {room} of {needed}; then going on from step {self.saved}"
         self._events.add("waiting", self.saved, text)
         return True
 
 
-def described(change: Mapping[str, Any], timeout: float, live: Mapping[str, str]) -> tuple[str, str]:
+def described(change: Mapping[str, Any], timeout: float, dead: Mapping[str, str]) -> tuple[str, str]:
     """What happened to workers that failed, as the kind of event and in words.
 
     Args:
         change: as the board leaves it.
         timeout: seconds that workers wait for one another.
-        live: {id: address} of the nodes that are there.
+        dead: {id: address} of the nodes that were there and are no more.
     """
     seen, failures = change["seen"], change["failures"]
     furthest = max((one["place"] for one in seen.values()), default=(0, 0))
     late = [rank for rank, one in seen.items() if one["place"] < furthest or one["silent"] > 0.5 * timeout]
-    homeless = {rank for rank, one in seen.items() if one["node"] not in live}
-    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | homeless)
+    homeless = {rank: dead[one["node"]] for rank, one in seen.items() if one["node"] in dead}
+    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | set(homeless))
     waited = min((one["waited"] for one in seen.values()), default=0.0) > 0.8 * timeout
     # gloo raises where it waited, and NCCL ends the processes that did.
     timed_out = any("timed out" in text.lower() for text in failures.values()) or (late and not set(late) & set(gone))
@@ -123,14 +133,15 @@ def described(change: Mapping[str, Any], timeout: float, live: Mapping[str, str]
         who = f"{_ranks(late)} did not arrive" if late else "all workers arrived, and their exchange did not end,"
         return "hung", f"{who} at step {furthest[0] + 1} within {timeout:g} s (--collective-timeout)"
     if gone:
-        why = "with the node" if set(gone) <= homeless else "its process ended" if len(gone) == 1 else "ended"
+        nodes = sorted({homeless[rank] for rank in gone if rank in homeless})
+        why = f"with node {', '.join(nodes)}" if nodes else "the process ended"
         return "lost", f"lost {_ranks(gone)} of {len(seen)} ({why})"
     rank, text = next(iter(sorted(failures.items())))
     return "failed", f"{_ranks([rank])} failed ({text})" if rank >= 0 else f"the workers could not go on ({text})"
 
 
-def _live_nodes() -> dict[str, str]:
-    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+def _lost_nodes() -> dict[str, str]:
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]}
 
 
 def _ranks(ranks: list[int]) -> str:

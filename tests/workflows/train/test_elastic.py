@@ -53,10 +53,10 @@ def test_two_one_two_workers(chain: Chain, tmp_path: Path, monkeypatch: pytest.M
         try:
             until(lambda: list(out.glob("_run/train/checkpoint_*/state.pt")), "a checkpoint")
             assert nodes.lose_worker(draw, "ray::RayTrainWorker")
-            tell(driver, 0, "of 2 (its process ended); going on from step 10")
+            tell(driver, 0, "of 2 (the process ended); going on from step 10")
             tell(driver, 1, "2 workers: going on from step 10")
             nodes.remove(draw)
-            tell(driver, 2, "of 2 (with the node); going on from step ")
+            tell(driver, 2, "of 2 (with node ")
             tell(driver, 3, "1 worker, after 2: going on from step ")
             nodes.add()
             tell(driver, 4, "the number of workers changes; going on from step ")

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from workflows.train import watcher
 from workflows.train.board import EXCHANGING, READING
+from workflows.train.config import TrainConfig
 from workflows.train.events import Events
 from workflows.train.watcher import described
 
@@ -55,9 +57,9 @@ CLOSED = "RuntimeError: Connection closed by peer"
 @pytest.mark.parametrize(
     ("seen", "failures", "expected"),
     [
-        ([at(9, 1), at(9, 1)], {0: CLOSED, 1: DIED}, ("lost", "lost worker 1 of 2 (its process ended)")),
-        ([at(9, 1), at(9, 1, node="x")], {0: CLOSED}, ("lost", "lost worker 1 of 2 (with the node)")),
-        ([at(9, 1)] * 3, {1: DIED, 2: DIED}, ("lost", "lost workers 1, 2 of 3 (ended)")),
+        ([at(9, 1), at(9, 1)], {0: CLOSED, 1: DIED}, ("lost", "lost worker 1 of 2 (the process ended)")),
+        ([at(9, 1), at(9, 1, node="x")], {0: CLOSED}, ("lost", "lost worker 1 of 2 (with node 10.0.0.2)")),
+        ([at(9, 1)] * 3, {1: DIED, 2: DIED}, ("lost", "lost workers 1, 2 of 3 (the process ended)")),
         ([at(9, 1)], {0: "ValueError: no"}, ("failed", "worker 0 failed (ValueError: no)")),
         ([], {-1: "TimeoutError: late"}, ("failed", "the workers could not go on (TimeoutError: late)")),
         (
@@ -81,10 +83,60 @@ CLOSED = "RuntimeError: Connection closed by peer"
         (
             [at(36, EXCHANGING, 599), at(36, EXCHANGING, 600, silent=500)],
             {0: CLOSED, 1: DIED},
-            ("lost", "lost worker 1 of 2 (its process ended)"),
+            ("lost", "lost worker 1 of 2 (the process ended)"),
         ),
     ],
 )
 def test_failures_in_words(seen: list[dict[str, Any]], failures: dict[int, str], expected: tuple[str, str]) -> None:
     change = {"seen": dict(enumerate(seen)), "failures": failures}
-    assert described(change, 600, {"a": "10.0.0.1"}) == expected
+    assert described(change, 600, {"x": "10.0.0.2"}) == expected
+
+
+class Board:
+    """Stands for the board: what ``take`` returns is given."""
+
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+        self.take = self
+
+    def remote(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        taken, self.changes = self.changes, []
+        return [], taken
+
+
+def test_a_training_that_shrinks_waits_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(watcher.ray, "get", lambda value: value)
+    monkeypatch.setattr(watcher.ray, "nodes", list)
+    monkeypatch.setattr(watcher.cluster, "nodes", lambda: [(2, 0)])
+    config = TrainConfig(faces="f", out="o", workers="2:4")
+    board, tags = Board(), Tags()
+    tracker: Any = tags
+    log = Events(str(tmp_path), tracker)
+    bar: Any = None
+    watched = watcher.Watcher(config, {"CPU": 2}, 0, board, tracker, log, bar)
+    watched.poll()
+    assert not watched.running
+    board.changes = [{"state": "STARTED", "step": 0, "workers": 4, "before": None}, {"state": "SAVED", "step": 10}]
+    watched.poll()
+    assert watched.running
+    seen = dict(enumerate([at(12, 0)] * 4))
+    board.changes = [{"state": "RESTARTING", "failures": {3: DIED}, "seen": seen}]
+    watched.poll()
+    watched.poll()
+    assert not watched.running
+    board.changes = [{"state": "STARTED", "step": 10, "workers": 2, "before": 4}, {"state": "SAVED", "step": 20}]
+    watched.poll()
+    board.changes = [{"state": "RESIZING"}, {"state": "STARTED", "step": 20, "workers": 4, "before": 2}]
+    watched.poll()
+    board.changes = [{"state": "SHUTTING_DOWN", "failures": {0: "ValueError: no"}, "seen": {0: at(22, 0)}}]
+    watched.poll()
+    assert list(tags.values()) == [
+        "waiting for nodes: room for 1 of 2 workers; then going on from step 0",
+        "lost worker 3 of 4 (the process ended); going on from step 10",
+        "waiting for nodes: room for 1 of 2 workers; then going on from step 10",
+        "2 workers, after 4: going on from step 10",
+        "the number of workers changes; going on from step 20",
+        "4 workers, after 2: going on from step 20",
+        "worker 0 failed (ValueError: no); not tried again",
+    ]
