@@ -153,12 +153,12 @@ class Tracker:
                     signature=signature,
                     pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
                 )
-            # Through the client, because the fluent call prints to stderr at every log level.
-            if not self._client.search_registered_models(f"name = '{name}'"):
-                self._client.create_registered_model(name)
-            logged = self._client.get_logged_model(info.model_id)
-            place = logged.artifact_location
-            made = self._client.create_model_version(name, place, self.run_id, model_id=logged.model_id)
+            with _quiet(self.verbose):  # through the client: the fluent call prints to stderr at every log level
+                if not self._client.search_registered_models(f"name = '{name}'"):
+                    self._client.create_registered_model(name)
+                logged = self._client.get_logged_model(info.model_id)
+                place = logged.artifact_location
+                made = self._client.create_model_version(name, place, self.run_id, model_id=logged.model_id)
         except (MlflowException, OSError) as error:
             raise JobFailed(
                 f"the training is complete, but MLflow did not register its model ({_in_one_line(error)}); start "

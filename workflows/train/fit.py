@@ -105,7 +105,8 @@ def _started(work: Callable[[], Any]) -> "Future[Any]":
 def _resources(config: TrainConfig) -> dict[str, float]:
     """What each worker has, as Ray names it."""
     cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), config.most_workers)
-    return {"CPU": config.cpus_per_worker or cpus} | ({"GPU": 1} if config.gpu else {})
+    each: dict[str, float] = {"CPU": config.cpus_per_worker or cpus}
+    return each | {"GPU": 1} if config.gpu else each
 
 
 def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, float]) -> TorchTrainer:
