@@ -5,6 +5,7 @@ The line that computes the loss is in ``_step``; the losses are in ``metric_core
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,9 @@ from workflows.train.config import TrainConfig
 from workflows.train.pulse import Pulse
 from workflows.train.validation import Validation
 
+REPEATED = 20
+"""Reports that a restart repeats."""
+
 
 @dataclass
 class _Worker:
@@ -70,6 +74,9 @@ class _Worker:
     """Number of pictures that this worker has drawn since it started."""
     bad: int = 0
     """Number of those that could not be read."""
+    reported: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=REPEATED))
+    """The last figures that were reported. Checkpoints hold them, because a killed driver may not have passed them on;
+    rank 0 only."""
     seconds: float = field(default=1e-9)
     """Time spent on training steps since this worker started."""
 
@@ -300,6 +307,8 @@ def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) 
         event["warning"] = worker.warning
     if worker.world.rank == 0:
         ray.get(board.post.remote(event))
+        validation = {f"valid/{name}": float(value) for name, value in event.get("validation", {}).items()}
+        worker.reported.append({"step": event["step"], "figures": event["figures"] | validation, "again": True})
     return "refused" in event  # the same on all workers, as the figures are
 
 
@@ -322,6 +331,7 @@ def _save(worker: _Worker, step: int, board: Any) -> None:
         "hardening": asdict(worker.hardening),
         "suspicious": worker.suspicious,
         "workers": worker.world.size,
+        "reported": list(worker.reported),
     }
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         checkpoints.save(state, folder)
@@ -346,6 +356,9 @@ def _restore(worker: _Worker, work: str, board: Any) -> int:
     if worker.world.rank == 0:
         before = None if state is None else state.get("workers", worker.world.size)  # at first, it was not stored
         board.change.remote({"state": "STARTED", "step": step, "workers": worker.world.size, "before": before})
+        worker.reported.extend([] if state is None else state.get("reported", []))
+        for event in worker.reported:
+            board.post.remote(event)
     if state is None:
         return 0
     worker.embedder.load_state_dict(state["model"])

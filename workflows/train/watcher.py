@@ -59,6 +59,9 @@ class Watcher:
             self._told_to_wait = self._wait()
 
     def _record(self, event: dict[str, Any]) -> None:
+        if "again" in event:  # as a checkpoint holds it; what was logged before is left out
+            self._tracker.log({k: v for k, v in event["figures"].items() if np.isfinite(v)}, event["step"])
+            return
         if "warning" in event and "warning" not in self.last:
             say(f"warning: {event['warning']}")
             self._tracker.tag("collapse", event["warning"])
