@@ -135,7 +135,7 @@ def _kinds(of: type[Options]) -> dict[str, _Kind]:
 
 
 def _kind(hint: Any) -> _Kind:
-    """Of a type as options are declared with; a union is of one type and None."""
+    """Of a type as options are declared with; a union is of types without words and of None, if it may be."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return _Kind(tuple({type(word) for word in inner}), f"one of {', '.join(map(str, inner))}", words=inner)
@@ -143,7 +143,14 @@ def _kind(hint: Any) -> _Kind:
         elements = _kind(inner[0])
         return _Kind((origin,), f"a {origin.__name__} of which every element is {elements.expected}", elements=elements)
     if origin in (typing.Union, types.UnionType):
-        given = _kind(next(part for part in inner if part is not type(None)))
+        given, *others = [_kind(part) for part in inner if part is not type(None)]
+        if others:
+            every = [given, *others]
+            given = _Kind(
+                tuple(of for kind in every for of in kind.types), " or ".join(kind.expected for kind in every)
+            )
+        if type(None) not in inner:
+            return given
         words = given.words and (*given.words, None)
         return given._replace(types=(*given.types, type(None)), expected=f"{given.expected} or None", words=words)
     if hint is float:

@@ -163,11 +163,16 @@ def _add(group: Any, option: Option) -> None:
         nargs = "*" if option.positional else "+"
         how |= {"nargs": nargs, "metavar": option.placeholder, "type": typing.get_args(kind)[0]}
     else:
-        how |= {"type": kind, "metavar": option.placeholder}
+        both = {int, str} <= set(typing.get_args(option.type))
+        how |= {"type": _number_or_text if both else kind, "metavar": option.placeholder}
     if option.positional:
         group.add_argument(option.path, **how)
     else:
         group.add_argument(option.flag, dest=option.path, **how)
+
+
+def _number_or_text(value: str) -> int | str:
+    return int(value) if value.isdecimal() else value
 
 
 def _default_text(option: Option) -> str:

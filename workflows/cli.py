@@ -12,12 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TextIO
 
 from metric_core.errors import LikenessError
 from workflows.arguments import help_text, parse
+from workflows.shared import stopping
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ Metric learning for faces at cluster scale.
 jobs:
 {jobs}
 
-`likeness JOB --help` shows a job's options, `likeness --version` the version."""
+`likeness JOB --help` shows a job's options, `likeness --version` the version.
+Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the same command continues."""
 
 ADVICE = dict.fromkeys((errno.EMFILE, errno.ENFILE), "; allow more open files (ulimit -n 4096) and start again")
 """What to do about an error of the system, by its number."""
@@ -77,12 +80,21 @@ MESSAGE_CHARACTERS = 200
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 (failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command; returns its exit code: 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     args = sys.argv[1:] if argv is None else argv
     words = next((n for n in (2, 1) if " ".join(args[:n]) in JOBS), 0)
     if not words:
         return _without_job(args)
-    name, rest = " ".join(args[:words]), args[words:]
+    with stopping.raised() as signals:
+        try:
+            return _run(" ".join(args[:words]), args[words:])
+        except KeyboardInterrupt as error:  # Ray replaces ours by a plain one
+            stopped = error if isinstance(error, stopping.Stopped) else signals.stopped()
+            _print_error(" ".join(args[:words]), str(stopped))
+            return stopped.exit_code
+
+
+def _run(name: str, rest: list[str]) -> int:
     try:
         config_class = JOBS[name].config_class
         if "-h" in rest or "--help" in rest:
@@ -97,7 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
         job = importlib.import_module(JOBS[name].work)
-        result = job.run(config)
+        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None):
+            result = job.run(config)
         if flags.json:
             print(json.dumps(result))
         else:
@@ -111,13 +124,17 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _print_error(name, (" ".join(str(error).split()) or type(error).__name__) + ADVICE.get(error.errno or 0, ""))
         return 1
-    except KeyboardInterrupt:
-        _print_error(name, "interrupted; run the same command again to continue")
-        return 130
     except Exception as error:  # noqa: BLE001  # an unexpected error is one line, too; its traceback goes to a file
         first = next(iter(str(error).strip().splitlines()), "no message")
         _print_error(name, f"{type(error).__name__}: {first[:MESSAGE_CHARACTERS]}; {_saved_traceback(name)}")
         return 1
+
+
+@contextmanager
+def _own_stdout(others: TextIO | None) -> Iterator[None]:
+    """stdout is for the result: what Ray and MLflow print in the block goes to ``others``, or nowhere."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(others or nowhere):
+        yield
 
 
 def _without_job(args: list[str]) -> int:

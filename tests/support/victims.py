@@ -25,7 +25,7 @@ class Nodes:
             head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK},
         )
         for _ in range(2):
-            self._add()
+            self.add()
 
     @property
     def address(self) -> str:
@@ -34,9 +34,18 @@ class Nodes:
 
     def lose(self, draw: random.Random) -> None:
         """Kill a node with all its processes, and let another one join."""
+        self.remove(draw)
+        self.add()
+
+    def remove(self, draw: random.Random) -> None:
+        """Kill a node with all its processes."""
         nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
         self._cluster.remove_node(draw.choice(nodes), allow_graceful=False)
-        self._add()
+
+    def add(self) -> None:
+        """Let a node join."""
+        self._cluster.add_node(wait=False, num_cpus=CPUS)
+        self._cluster.wait_for_nodes(timeout=180)
 
     def lose_worker(self, draw: random.Random, title: str) -> bool:
         """Kill a worker process whose title begins with ``title``; False if there is none at the moment."""
@@ -54,10 +63,6 @@ class Nodes:
             with _gone():
                 process.kill()
         psutil.wait_procs(ours, timeout=60)
-
-    def _add(self) -> None:
-        self._cluster.add_node(wait=False, num_cpus=CPUS)
-        self._cluster.wait_for_nodes(timeout=180)
 
     def _raylets(self) -> list[psutil.Process]:
         nodes = [self._cluster.head_node, *self._cluster.worker_nodes]

@@ -196,6 +196,17 @@ def test_a_file_of_an_earlier_version_with_an_option_that_is_gone(
     assert capsys.readouterr().err == f"likeness train: there is no option --no-objective.ring; {said}\n"
 
 
+def test_a_range_of_workers_survives_a_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """YAML reads 2:8 without quotes as 128, a number to the base of 60."""
+    argv = ["train", "--faces", "f", "--out", "o", "--print-config"]
+    assert cli.main([*argv, "--workers", "2:8"]) == 0
+    text = capsys.readouterr().out
+    assert "workers: '2:8'" in text.splitlines()
+    (tmp_path / "c.yaml").write_text(text)
+    assert cli.main(["train", "--config", str(tmp_path / "c.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
 def test_print_config_makes_a_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     argv = ["train", "--faces", "f", "--out", "o", "--objective.margin", "0.3", "--steps", "7", "--print-config"]
     assert cli.main(argv) == 0
@@ -389,6 +400,7 @@ OPTIONS = {
     "collapse.distance collapse.patience augmentation.flip augmentation.rotate augmentation.scale augmentation.shift "
     "augmentation.light augmentation.erase backbone norm embedding-size image-size colour crop "
     "resize align standardise flip-average report-every evaluate-every checkpoint-every max-bad-fraction max-failures "
+    "collective-timeout "
     "tracking-uri experiment run-name register",
     "embed": "address verbose max-pixels max-bytes "
     "faces model out since tombstones split dtype precision unit-size batch actors decoders "

@@ -21,6 +21,7 @@ from ray.exceptions import RayError, RayTaskError
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, JobFailed, LikenessError
+from workflows.shared import stopping
 from workflows.shared.options import RunOptions
 
 QUIET = {
@@ -64,7 +65,7 @@ def connected(options: RunOptions) -> Iterator[None]:
     }
     scratch = None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stopping.kept():
             warnings.simplefilter("default" if options.verbose else "ignore")
             if address:
                 _join(address, how)

@@ -5,8 +5,11 @@ The driver alone talks to MLflow; workers hand their figures to the driver.
 
 import logging
 import os
+import re
 import tempfile
+import textwrap
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,26 +18,33 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 take minutes; ``outbox`` tries again
 
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils import logging_utils
 
 from metric_core import storage
-from metric_core.errors import ConfigError, Missing
+from metric_core.errors import ConfigError, JobFailed, Missing
 from metric_core.model import bundle
 from metric_core.model.bundle import Model
 from metric_core.model.spec import ModelSpec
 from workflows.shared import provenance
+from workflows.shared.console import say
+from workflows.shared.outbox import Entry, Outbox
 
 HOME = Path("~/.likeness").expanduser()
 SERVING = "metric_core.model.serving"
 """Stored in every registered model: MLflow imports it to serve one, so it must keep its name."""
+MOST_METRICS, MOST_TAGS = 1000, 100
+"""What MLflow takes in one request (its ``log_batch``)."""
 
 
 def default_uri() -> str:
@@ -57,24 +67,63 @@ class Tracker:
     _client: MlflowClient = field(repr=False)
     _seen: dict[str, int] = field(default_factory=dict, repr=False)
     """The last step of each figure that was logged."""
+    _latest: int = field(default=0, repr=False)
+    """The time of the last figure, in milliseconds: MLflow orders a curve by time, and a clock may be put back."""
+    _outbox: Outbox = field(default_factory=Outbox, repr=False)
+
+    def __post_init__(self) -> None:
+        self._outbox.open(self._send)
+
+    def keep_in(self, outbox: Outbox) -> None:
+        """Send through this outbox from now on, first what an earlier run left in it."""
+        for entry in outbox.left:  # that run may have been ahead of the last checkpoint
+            self._seen |= dict.fromkeys(entry.get("figures", {}), entry.get("step", 0))
+            self._latest = max(self._latest, entry.get("time", 0))
+        self._outbox.close()
+        self._outbox = outbox
+        outbox.open(self._send)
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self.finish("FINISHED" if kind is None else "KILLED" if interrupted else "FAILED")
+        if kind is None:
+            self.finish("FINISHED")
+            return
+        try:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
+        except JobFailed as unsent:  # what ended the job matters more
+            say(str(unsent))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Log the figures of a step. Steps that were logged before a restart are not logged again."""
-        now = int(time.time() * 1000)
-        fresh = [Metric(k, float(v), now, step) for k, v in figures.items() if step > self._seen.get(k, -1)]
-        self._seen |= {m.key: step for m in fresh}
-        self._client.log_batch(self.run_id, metrics=fresh, synchronous=False)
+        """Log the figures of a step, now or once MLflow answers. Steps that were logged before a restart are not logged
+        again."""
+        fresh = {k: float(v) for k, v in figures.items() if step > self._seen.get(k, -1)}
+        if fresh:
+            self._latest = max(self._latest, int(time.time() * 1000))
+            self._seen |= dict.fromkeys(fresh, step)
+            self._outbox.put({"figures": fresh, "step": step, "time": self._latest})
 
     def tag(self, name: str, value: str) -> None:
-        """Set a tag of the run."""
-        self._client.set_tag(self.run_id, name, value)
+        """Set a tag of the run, now or once MLflow answers."""
+        self._outbox.put({"tag": name, "value": value})
+
+    def _send(self, entries: list[Entry]) -> str | None:
+        """For the outbox. MLflow takes a figure of a step that it has with the same time and value for the same one."""
+        figures = [
+            Metric(name, value, one["time"], one["step"])
+            for one in entries
+            for name, value in one.get("figures", {}).items()
+        ]
+        tags = [RunTag(one["tag"], one["value"]) for one in entries if "tag" in one]
+        try:
+            for start in range(0, len(figures), MOST_METRICS):
+                self._client.log_batch(self.run_id, metrics=figures[start : start + MOST_METRICS])
+            for start in range(0, len(tags), MOST_TAGS):
+                self._client.log_batch(self.run_id, tags=tags[start : start + MOST_TAGS])
+        except (MlflowException, OSError) as error:
+            return _in_one_line(error)
+        return None
 
     def attach_text(self, text: str, name: str) -> None:
         """Store a text file with the run."""
@@ -85,6 +134,9 @@ class Tracker:
 
         Returns:
             Its address, ``models:/NAME/VERSION``.
+
+        Raises:
+            JobFailed: MLflow does not answer or refuses.
         """
         how, dim = spec.preprocessing, spec.backbone.dim
         shape = (-1, how.channels, how.size, how.size)
@@ -92,26 +144,44 @@ class Tracker:
             inputs=Schema([TensorSpec(np.dtype(np.uint8), shape)]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, dim))]),
         )
-        with _quiet(self.verbose), mlflow.start_run(run_id=self.run_id):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                loader_module=SERVING,
-                data_path=folder,
-                signature=signature,
-                pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
-            )
-        # Through the client, because the fluent call prints to stderr at every log level.
-        if not self._client.search_registered_models(f"name = '{name}'"):
-            self._client.create_registered_model(name)
-        logged = self._client.get_logged_model(info.model_id)
-        made = self._client.create_model_version(name, logged.artifact_location, self.run_id, model_id=logged.model_id)
+        try:
+            with _quiet(self.verbose), mlflow.start_run(run_id=self.run_id):
+                info = mlflow.pyfunc.log_model(
+                    name="model",
+                    loader_module=SERVING,
+                    data_path=folder,
+                    signature=signature,
+                    pip_requirements=["likeness-faces"],  # given, because inferring them takes 10 s
+                )
+            with _quiet(self.verbose):  # through the client: the fluent call prints to stderr at every log level
+                if not self._client.search_registered_models(f"name = '{name}'"):
+                    self._client.create_registered_model(name)
+                logged = self._client.get_logged_model(info.model_id)
+                place = logged.artifact_location
+                made = self._client.create_model_version(name, place, self.run_id, model_id=logged.model_id)
+        except (MlflowException, OSError) as error:
+            raise JobFailed(
+                f"the training is complete, but MLflow did not register its model ({_in_one_line(error)}); start "
+                f"again with the same arguments when MLflow answers, and only that is done"
+            ) from error
         return f"models:/{name}/{made.version}"
 
     def finish(self, status: str) -> None:
-        """End the run as FINISHED, FAILED or KILLED; ``resume`` can open it again."""
-        with _quiet(verbose=False):
-            mlflow.flush_async_logging()
-            self._client.set_terminated(self.run_id, status)
+        """End the run as FINISHED, FAILED or KILLED; ``resume`` can open it again.
+
+        Raises:
+            JobFailed: MLflow does not answer; what it did not get is kept for the next run of the same command.
+        """
+        unsent = self._outbox.close()
+        problem = f"{unsent} points of its curves were not sent" if unsent else None
+        try:
+            if not unsent:
+                with _quiet(verbose=False):
+                    self._client.set_terminated(self.run_id, status)
+        except (MlflowException, OSError) as error:
+            problem = f"it does not know that the run has ended: {_in_one_line(error)}"
+        if problem:
+            raise JobFailed(f"MLflow does not answer; {problem}; the same command sends what is missing")
 
 
 def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, verbose: bool) -> Tracker:
@@ -140,8 +210,10 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
     with _client(uri, verbose) as client:
         client.set_terminated(run_id, "RUNNING")
         run = client.get_run(run_id)
-        seen = {key: max(m.step for m in client.get_metric_history(run_id, key)) for key in run.data.metrics}
-        return Tracker(uri, run_id, verbose, client, seen)
+        curves = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
+        seen = {key: max(m.step for m in curve) for key, curve in curves.items()}
+        latest = max((m.timestamp for curve in curves.values() for m in curve), default=0)
+        return Tracker(uri, run_id, verbose, client, seen, latest)
 
 
 @contextmanager
@@ -169,10 +241,31 @@ def load_model(uri: str) -> Model:
 
 
 def _prepared(uri: str) -> str:
-    """The same address, once the folder of an SQLite store exists."""
+    """The same address, once the SQLite store exists."""
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        path = Path(uri.removeprefix("sqlite:///")).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _create(path, _artifacts(uri))
     return uri
+
+
+def _create(path: Path, artifacts: str | None) -> None:
+    """Make an SQLite store beside its place and put it there when it is complete. MLflow fills it step by step for
+    seconds, and one that was left half made blocks everything after it."""
+    new = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
+        os.link(new, path)
+    except FileExistsError:  # another process was faster
+        pass
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The start of an error's message, without users and passwords in addresses."""
+    return textwrap.shorten(re.sub(r"//[^/@\s]+@", "//", str(error)), 200, placeholder=" …") or type(error).__name__
 
 
 def _artifacts(uri: str) -> str | None:

@@ -78,18 +78,24 @@ def load(folder: str, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def prepare(work: str) -> None:
+def prepare(work: str) -> int:
     """Remove what an earlier run left that cannot be used, before Ray Train starts: damaged checkpoints, older ones,
-    and Ray's own record of them, which stops it if it is damaged; ``latest`` finds them without."""
+    and Ray's own record of them, which stops it if it is damaged; ``latest`` finds them without.
+
+    Returns:
+        The step of the latest checkpoint; 0 without one.
+    """
+    steps = [0]
     for folder in _folders(work):
         try:
-            load(folder, torch.device("cpu"))
+            steps.append(int(load(folder, torch.device("cpu"))["step"]))
         except (Corrupt, Missing) as error:
             say(f"{str(error).partition(';')[0]}; the training continues from before it")
             storage.remove_tree(folder)
     for folder in _folders(work)[KEPT:]:
         storage.remove_tree(folder)
     storage.remove(storage.join(work, RUN, _KEPT_BY_RAY))
+    return max(steps)
 
 
 def _folders(work: str) -> list[str]:

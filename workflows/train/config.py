@@ -1,5 +1,6 @@
 """The options of ``likeness train``."""
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -33,6 +34,7 @@ class TrainConfig(PictureOptions):
             "precision",
             "max_bad_fraction",
             "max_failures",
+            "collective_timeout",
         ),
         "MLflow": ("tracking_uri", "experiment", "run_name", "register"),
     }
@@ -46,8 +48,9 @@ class TrainConfig(PictureOptions):
     valid_split: str | None = None
     """Split of other people, for validation and calibration; default: valid if there is one."""
 
-    workers: int = 1
-    """Data-parallel workers; they share one global batch."""
+    workers: int | str = 1
+    """Data-parallel workers; they share one global batch. MIN:MAX, such as 2:8, is elastic: the training goes on with
+    as many as the cluster has room for, and the batch stays the same. In a file, quote it: '2:8'."""
     gpu: bool = False
     """Train on GPUs, one per worker, with NCCL between them; otherwise on CPUs with gloo."""
     cpus_per_worker: int | None = None
@@ -132,6 +135,9 @@ class TrainConfig(PictureOptions):
     """Largest share of unreadable pictures, among those drawn, before the job stops."""
     max_failures: int = 3
     """How many times the workers are restarted from the last checkpoint after a failure."""
+    collective_timeout: int = 600
+    """Seconds that workers wait for one that does not arrive at their exchange; they are then restarted from the last
+    checkpoint."""
 
     tracking_uri: str | None = None
     """Address of the MLflow store; default: MLFLOW_TRACKING_URI, else an SQLite file in ~/.likeness."""
@@ -146,7 +152,6 @@ class TrainConfig(PictureOptions):
         count, share = "[1, inf)", "[0, 1]"
         problems = super().problems() + out_of_range(
             self,
-            workers=count,
             cpus_per_worker=count,
             loader_workers="[0, inf)",
             cache_mib="[0, inf)",
@@ -159,11 +164,18 @@ class TrainConfig(PictureOptions):
             checkpoint_every=count,
             max_bad_fraction=share,
             max_failures="[0, inf)",
+            collective_timeout=count,
         )
-        if self.identities < max(2, self.workers):
-            problems.append(
-                f"identities is {self.identities}; it must be 2 or more, and at least workers, {self.workers}"
-            )
+        try:
+            most = self.most_workers
+            if self.fewest_workers < most and self.invariance_breaker:
+                why = self.invariance_breaker
+                problems.append(f"workers is {self.workers!r}; with --norm batch their number must be fixed: {why}")
+        except ValueError as error:
+            most = 0
+            problems.append(f"workers is {self.workers!r}; {error}")
+        if self.identities < max(2, most):
+            problems.append(f"identities is {self.identities}; it must be 2 or more, and at least workers, {most}")
         if self.images < 2:
             problems.append(f"images is {self.images}; it must be 2 or more: an anchor needs a positive")
         try:
@@ -194,6 +206,16 @@ class TrainConfig(PictureOptions):
         return ModelSpec(backbone, how, self.standardise, self.flip_average, self.objective.distance)
 
     @property
+    def fewest_workers(self) -> int:
+        """The number of workers below which the training waits."""
+        return worker_range(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers that the training uses where there is room."""
+        return worker_range(self.workers)[1]
+
+    @property
     def draws_across_views(self) -> bool:
         """Whether batches show everybody in two views or more."""
         return self.cross_view or self.objective.loss == "multi-view"
@@ -202,3 +224,20 @@ class TrainConfig(PictureOptions):
     def invariance_breaker(self) -> str | None:
         """Why results depend on the number of workers; None when they do not."""
         return "BatchNorm statistics are each worker's own" if self.norm == "batch" else None
+
+
+def worker_range(workers: int | str) -> tuple[int, int]:
+    """The smallest and the largest number of workers that ``--workers`` allows.
+
+    Raises:
+        ValueError: it is neither N nor MIN:MAX; the message says what must hold.
+    """
+    found = re.fullmatch(r"(\d+)(?::(\d+))?", str(workers))
+    if not found:
+        raise ValueError("it must be a number, or MIN:MAX such as 2:8")
+    fewest, most = int(found[1]), int(found[2] or found[1])
+    if fewest < 1:
+        raise ValueError("it must be 1 or more")
+    if fewest > most:
+        raise ValueError("the first number must not be larger than the second")
+    return fewest, most

@@ -1,29 +1,37 @@
-"""Running a training's workers on Ray Train, and reporting their progress on the console and to MLflow."""
+"""Running a training's workers on Ray Train, until the last step or until the job is asked to stop."""
 
-import signal
+import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from metric_core.errors import JobFailed, TooManyBadImages
 from metric_core.model.spec import ModelSpec
-from workflows.shared import cluster, console
-from workflows.shared.console import say
+from workflows.shared import cluster, console, stopping
 from workflows.shared.lease import Lease
 from workflows.shared.tracking import Tracker
 from workflows.train import checkpoints
-from workflows.train.board import Board
+from workflows.train.board import Board, Reporter
+from workflows.train.config import TrainConfig
+from workflows.train.events import Events
 from workflows.train.loop import train_loop
 from workflows.train.training import Training
+from workflows.train.watcher import Watcher
+
+POLL_S = 0.5
+START_TIMEOUT, SHRINK_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60"
+"""Ray counts with a lost node for so long before it starts an elastic training with fewer workers."""
+RESIZE_EVERY_S = 60.0
+"""Seconds between two looks for room for more workers; they cost the steps since the last checkpoint."""
 
 
 def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> dict[str, Any]:
@@ -33,20 +41,35 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
         All events merged, the latest value of each key, with the final figures; and ``checkpoint``.
 
     Raises:
-        JobFailed: stopped, diverged, or the workers failed more often than ``max_failures``.
+        JobFailed: diverged, or the workers failed more often than ``max_failures``.
         TooManyBadImages: a larger fraction of pictures than ``max_bad_fraction`` cannot be read.
         JobRunning: another run has taken over the output folder.
+        Stopped: by a signal, after a checkpoint.
     """
-    checkpoints.prepare(training.work)
-    board = Board.remote()  # type: ignore[attr-defined]
-    trainer = _trainer(training, spec, board)
-    with console.bar("train", training.config.steps) as bar:
-        watcher = _Watcher(board, tracker, held, bar)
-        with watcher.watching():
-            try:
-                checkpoint = trainer.fit().checkpoint
-            except ray.train.TrainingFailedError as error:
-                raise cluster.as_likeness_error(error) from error
+    saved = checkpoints.prepare(training.work)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # so that it is not lost with a worker's node
+    board = Board.options(label_selector=here).remote()  # type: ignore[attr-defined]
+    each = _resources(training.config)
+    trainer = _trainer(training, spec, board, each)
+    events = Events(training.out, tracker)
+    with console.bar("train", training.config.steps) as bar, stopping.noted() as signals:
+        watcher = Watcher(training.config, each, saved, board, tracker, events, bar)
+        # Not in the main thread, where Ray Train would replace the handler of Ctrl-C by its own.
+        fitted = _started(trainer.fit)
+        while not wait([fitted], POLL_S).done:
+            with suppress(RayError):  # the board is gone: the last poll, below, reports what that means
+                if held.lost or signals.number:
+                    ray.get(board.stop.remote())
+                watcher.poll()
+            if signals.number and not watcher.running:
+                raise _stopped(signals, watcher.saved, events)
+        try:
+            watcher.poll()
+            checkpoint = fitted.result().checkpoint
+        except (RayError, ray.train.TrainingFailedError) as error:
+            if signals.number:  # the signal went to Ray's processes as well
+                raise _stopped(signals, watcher.saved, events) from error
+            raise cluster.as_likeness_error(error) from error
     held.check()
     last = watcher.last
     if "diverged" in last:
@@ -54,16 +77,43 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
     if "refused" in last:
         raise TooManyBadImages(last["refused"])
     if checkpoint is None or not last.get("final"):
-        raise JobFailed(
-            f"stopped at step {last.get('step', 0)} of {training.config.steps}; the same command continues from there"
-        )
+        if signals.number is None:
+            raise JobFailed(f"the workers ended at step {watcher.saved} of {training.config.steps}; see --verbose")
+        raise _stopped(signals, watcher.saved, events)
     return last | {"checkpoint": checkpoint}
 
 
-def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
+def _stopped(signals: stopping.Signals, step: int, events: Events) -> stopping.Stopped:
+    events.add("stopped", step, f"stopped at step {step} by {signals.name}; the same command continues", shown=False)
+    return signals.stopped(f"at step {step}")
+
+
+def _started(work: Callable[[], Any]) -> "Future[Any]":
+    """Runs in a thread that ends with the process, even if the work does not."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _resources(config: TrainConfig) -> dict[str, float]:
+    """What each worker has, as Ray names it."""
+    cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), config.most_workers)
+    each: dict[str, float] = {"CPU": config.cpus_per_worker or cpus}
+    return each | {"GPU": 1} if config.gpu else each
+
+
+def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, float]) -> TorchTrainer:
     config = training.config
-    cpus = 1 if config.gpu else cluster.cpus_per_worker(cluster.nodes(), config.workers)
-    resources = {"CPU": config.cpus_per_worker or cpus} | ({"GPU": 1} if config.gpu else {})
+    fewest, most = config.fewest_workers, config.most_workers
+    if fewest < most and os.environ.get(START_TIMEOUT) == cluster.QUIET[START_TIMEOUT]:
+        os.environ[START_TIMEOUT] = SHRINK_S
     loop = partial(
         train_loop,
         config=config,
@@ -76,76 +126,19 @@ def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
     )
     return TorchTrainer(
         loop,
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(timeout_s=config.collective_timeout),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # elastic in Train V2, not in its stub
+            num_workers=most if fewest == most else (fewest, most),  # type: ignore[arg-type]
+            use_gpu=config.gpu,
+            resources_per_worker=each,
+            elastic_resize_monitor_interval_s=RESIZE_EVERY_S,
+        ),
         run_config=RunConfig(
             name=checkpoints.RUN,
             storage_path=training.work,
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.KEPT),
             worker_runtime_env=cluster.KEEP_MEMORY,  # type: ignore[call-arg]  # exists in Train V2, missing in its stub
+            callbacks=[Reporter(board)],  # type: ignore[list-item]
         ),
     )
-
-
-class _Watcher:
-    """Takes the workers' events off the board while they run, and asks them to stop when necessary."""
-
-    def __init__(self, board: Any, tracker: Tracker, held: Lease, bar: console.Bar) -> None:
-        self._board, self._tracker, self._held, self._bar = board, tracker, held, bar
-        self._stop = threading.Event()
-        self.last: dict[str, Any] = {}
-        """All events so far, merged; later values replace earlier ones."""
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch in a thread while the block runs; SIGTERM asks the workers to stop at the next step they report."""
-        finished = threading.Event()
-
-        def watch() -> None:
-            with suppress(RayError):  # the board is gone: the last poll, below, reports what that means
-                while not finished.wait(0.5):
-                    if self._held.lost:
-                        self._stop.set()
-                    self._poll()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        with _set_by_sigterm(self._stop):
-            thread.start()
-            try:
-                yield
-            finally:
-                finished.set()
-                thread.join()
-                self._poll()
-
-    def _poll(self) -> None:
-        if self._stop.is_set():
-            ray.get(self._board.stop.remote())
-        for event in ray.get(self._board.take.remote()):
-            self._record(event)
-
-    def _record(self, event: dict[str, Any]) -> None:
-        if "warning" in event and "warning" not in self.last:
-            say(f"warning: {event['warning']}")
-            self._tracker.tag("collapse", event["warning"])
-        self.last |= event
-        validation = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
-        figures = {k: v for k, v in (event["figures"] | validation).items() if np.isfinite(v)}
-        self._tracker.log(figures, event["step"])
-        if "validation" in event:
-            shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
-            say(f"step {event['step']}: {shown}")
-        self._bar.update(event["step"], f"loss {event['figures']['loss']:.4f}" if "loss" in event["figures"] else "")
-
-
-@contextmanager
-def _set_by_sigterm(flag: threading.Event) -> Iterator[None]:
-    """SIGTERM sets the flag while the block runs. No effect outside the main thread, where no signal can be caught."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

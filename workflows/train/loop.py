@@ -5,6 +5,7 @@ The line that computes the loss is in ``_step``; the losses are in ``metric_core
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,8 +34,13 @@ from metric_core.sampling import loader
 from metric_core.sampling.loader import FaceDataset, PixelBatch
 from metric_core.sampling.sampler import BatchSampler
 from workflows.train import checkpoints
+from workflows.train.board import EXCHANGING, READING, REPORTING
 from workflows.train.config import TrainConfig
+from workflows.train.pulse import Pulse
 from workflows.train.validation import Validation
+
+REPEATED = 20
+"""Reports that a restart repeats."""
 
 
 @dataclass
@@ -56,6 +62,8 @@ class _Worker:
     """Embeddings of earlier batches; None if the objective does not use them."""
     careful: bool
     """Whether pictures are decoded in a process of their own, because one of them may have ended this worker before."""
+    pulse: Pulse
+    """Says how far this worker is, and hears whether to stop."""
     hardening: HardeningState = field(default_factory=HardeningState)
     """State of the miner schedule."""
     suspicious: int = 0
@@ -66,6 +74,9 @@ class _Worker:
     """Number of pictures that this worker has drawn since it started."""
     bad: int = 0
     """Number of those that could not be read."""
+    reported: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=REPEATED))
+    """The last figures that were reported. Checkpoints hold them, because a killed driver may not have passed them on;
+    rank 0 only."""
     seconds: float = field(default=1e-9)
     """Time spent on training steps since this worker started."""
 
@@ -94,9 +105,17 @@ def train_loop(
     *, config: TrainConfig, spec: ModelSpec, train: pa.Table, valid: pa.Table | None, root: str, work: str, board: Any
 ) -> None:
     """All steps of one worker, from the last checkpoint below ``work`` if there is one."""
-    worker = _prepare(config, spec, train, board)
-    world = worker.world
-    first = _restore(worker, work)
+    world = World.current()
+    careful = ray.get(board.started.remote(world.rank, ray.get_runtime_context().get_node_id())) > 0
+    pulse = Pulse(board, world.rank)
+    with pulse.beating():
+        worker = _prepare(config, spec, train, world, pulse, careful=careful)
+        _train(worker, _restore(worker, work, board), train, valid, root, board)
+
+
+def _train(worker: _Worker, first: int, train: pa.Table, valid: pa.Table | None, root: str, board: Any) -> None:
+    """All steps from ``first``."""
+    config, world, spec = worker.config, worker.world, worker.embedder.spec
     # Every loader process has its own cache.
     cache_bytes = (config.cache_mib << 20) // max(1, config.loader_workers)
     dataset = FaceDataset(train, root, spec.preprocessing, cache_bytes, limits=config.limits, careful=worker.careful)
@@ -112,23 +131,25 @@ def train_loop(
     validation = None if valid is None else _validation(worker, valid, root)
     feed = iter(batches)
     for step in range(first, config.steps):
+        worker.pulse.place = (step, READING)
         with _timed(worker):
             outcome = _step(worker, next(feed), step)
         done, last = step + 1, step + 1 == config.steps
         validating = validation is not None and (done % config.evaluate_every == 0 or last)
         reporting = done % config.report_every == 0 or done % config.checkpoint_every == 0 or validating or last
-        reason = _divergence(worker, outcome, done, check_weights=reporting)
+        worker.pulse.place = (step, REPORTING)
+        stop = _any(worker, worker.pulse.stop)
+        reason = _divergence(worker, outcome, done, check_weights=reporting or stop)
         if reason:  # not saved: the last checkpoint is the last good state
             _report(board, {"step": done, "figures": {}, "diverged": reason}, worker, final=False)
             return
-        if not reporting:
-            continue
-        event = {"step": done, "figures": _figures(worker, outcome)}
-        if validation is not None and validating:
-            event |= validation.event(worker.embedder, final=last)
-        stop = _report(board, event, worker, final=last)
+        if reporting:
+            event = {"step": done, "figures": _figures(worker, outcome)}
+            if validation is not None and validating:
+                event |= validation.event(worker.embedder, final=last)
+            stop = _report(board, event, worker, final=last) or stop
         if stop or last or done % config.checkpoint_every == 0:
-            _save(worker, done)
+            _save(worker, done, board)
         if stop:
             return
     if first == config.steps:  # killed after the last step, before the Model was written: the report is lost, repeat it
@@ -136,7 +157,7 @@ def train_loop(
         if validation is not None:
             event |= validation.event(worker.embedder, final=True)
         _report(board, event, worker, final=True)
-        _save(worker, first)
+        _save(worker, first, board)
 
 
 def _validation(worker: _Worker, valid: pa.Table, root: str) -> Validation:
@@ -174,8 +195,9 @@ def forward(network: torch.nn.Module, pixels_BCSS: torch.Tensor, config: TrainCo
     return emb_BD
 
 
-def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table, board: Any) -> _Worker:
-    world = World.current()
+def _prepare(
+    config: TrainConfig, spec: ModelSpec, train: pa.Table, world: World, pulse: Pulse, *, careful: bool
+) -> _Worker:
     device = ray.train.torch.get_device() if config.gpu else torch.device("cpu")
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     embedder = initial(spec, config.seed).to(device, dtype)
@@ -190,7 +212,8 @@ def _prepare(config: TrainConfig, spec: ModelSpec, train: pa.Table, board: Any) 
         face_id_N=train["face_id"].to_numpy(),
         view_N=view_codes(train),
         memory=new_memory(config.objective, config.embedding_size, world, dtype, device),
-        careful=ray.get(board.started.remote(world.rank)) > 0,
+        careful=careful,
+        pulse=pulse,
     )
 
 
@@ -208,6 +231,7 @@ def _step(worker: _Worker, batch: PixelBatch, step: int) -> Outcome:
     objective = config.objective
     if config.harden:
         objective = config.hardening.objective(objective, worker.hardening)
+    worker.pulse.place = (step, EXCHANGING)
     outcome = global_loss(
         objective,
         worker.world,
@@ -270,7 +294,7 @@ def _figures(worker: _Worker, outcome: Outcome) -> dict[str, float]:
 
 
 def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) -> bool:
-    """Report to the driver; returns whether to stop, the same on all workers at the same step."""
+    """Report to the driver; returns whether too many pictures cannot be read."""
     config = worker.config
     bad_fraction = event["figures"].get("bad_fraction", 0.0)
     if bad_fraction > config.max_bad_fraction:
@@ -281,13 +305,19 @@ def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) 
     event["final"] = final
     if worker.warning:
         event["warning"] = worker.warning
-    stop = float("refused" in event)
-    if worker.world.rank == 0 and ray.get(board.post.remote(event)):
-        stop = 1.0
-    return bool(all_reduce_sum(torch.tensor(stop, device=worker.device), worker.world) > 0)
+    if worker.world.rank == 0:
+        ray.get(board.post.remote(event))
+        validation = {f"valid/{name}": float(value) for name, value in event.get("validation", {}).items()}
+        worker.reported.append({"step": event["step"], "figures": event["figures"] | validation, "again": True})
+    return "refused" in event  # the same on all workers, as the figures are
 
 
-def _save(worker: _Worker, step: int) -> None:
+def _any(worker: _Worker, own: bool) -> bool:
+    """Whether it holds for some worker; the same on all workers."""
+    return bool(all_reduce_sum(torch.tensor(float(own), device=worker.device), worker.world) > 0)
+
+
+def _save(worker: _Worker, step: int, board: Any) -> None:
     """Save a checkpoint: everything that the next step depends on. All workers call it; rank 0 writes."""
     memory = worker.memory.state_dict() if worker.memory else {}  # gathered from all workers
     if worker.world.rank != 0:
@@ -300,14 +330,17 @@ def _save(worker: _Worker, step: int) -> None:
         "memory": memory,
         "hardening": asdict(worker.hardening),
         "suspicious": worker.suspicious,
+        "workers": worker.world.size,
+        "reported": list(worker.reported),
     }
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         checkpoints.save(state, folder)
         ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+    board.change.remote({"state": "SAVED", "step": step})
 
 
-def _restore(worker: _Worker, work: str) -> int:
-    """Load the last checkpoint, if there is one; returns the step to continue with, 0 without a checkpoint.
+def _restore(worker: _Worker, work: str, board: Any) -> int:
+    """Load the last checkpoint, if there is one, and report it; returns the step to continue with, 0 without one.
 
     Raises:
         JobFailed: the workers do not find the same one.
@@ -320,6 +353,12 @@ def _restore(worker: _Worker, work: str) -> int:
             f"worker {worker.world.rank} read a checkpoint of step {step} from {work}, and others another one; see "
             f"that all nodes read the same files there, then start again with the same arguments"
         )
+    if worker.world.rank == 0:
+        before = None if state is None else state.get("workers", worker.world.size)  # at first, it was not stored
+        board.change.remote({"state": "STARTED", "step": step, "workers": worker.world.size, "before": before})
+        worker.reported.extend([] if state is None else state.get("reported", []))
+        for event in worker.reported:
+            board.post.remote(event)
     if state is None:
         return 0
     worker.embedder.load_state_dict(state["model"])

@@ -22,6 +22,7 @@ from metric_core.sampling.loader import check_landmarks, mean_face
 from metric_core.sampling.sampler import BatchSampler
 from workflows.shared import cluster, tracking
 from workflows.shared.console import say
+from workflows.shared.outbox import Outbox
 from workflows.shared.tracking import Tracker
 from workflows.train import validation
 from workflows.train.config import TrainConfig
@@ -31,6 +32,7 @@ WORK = "_run"
 """Subfolder of the output folder for checkpoints and state; removed when the Model is complete."""
 NOT_IN_PLAN = {"address", "verbose", "faces", "out", "cpus_per_worker", "loader_workers", "cache_mib", "max_failures"}
 NOT_IN_PLAN |= {"max_bad_fraction", "report_every", "tracking_uri", "experiment", "run_name", "register", "collapse"}
+NOT_IN_PLAN |= {"collective_timeout"}
 """Options that cannot change the Model."""
 
 
@@ -63,7 +65,7 @@ class Training:
         if config.align == "arcface":
             check_landmarks(train)
         sampler = sampler_of(config, train)
-        if sampler.people_per_batch < config.workers:
+        if sampler.people_per_batch < config.most_workers:
             raise ConfigError(
                 f"workers is {config.workers} but a batch has only {sampler.people_per_batch} people; lower workers"
             )
@@ -80,7 +82,8 @@ class Training:
         left_out = NOT_IN_PLAN
         if self.config.invariance_breaker is None:
             left_out = left_out | {"workers"}  # a run may continue with another number of workers
-        options = {name: value for name, value in asdict(self.config).items() if name not in left_out}
+        asked = asdict(self.config) | {"workers": self.config.most_workers}  # fixed, wherever the plan has it
+        options = {name: value for name, value in asked.items() if name not in left_out}
         return options | {"faces_digest": self.faces.manifest.digest}
 
     def begin(self) -> Manifest | None:
@@ -96,7 +99,7 @@ class Training:
         config, nodes = self.config, cluster.nodes()
         each = config.cpus_per_worker or 1
         room = cluster.workers_that_fit(nodes, each, int(config.gpu))
-        if config.workers > room:
+        if config.fewest_workers > room:
             found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
             raise ConfigError(
                 f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
@@ -138,6 +141,7 @@ class Training:
         else:
             name = config.run_name or self.out.rsplit("/", 1)[-1]
             tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
+        tracker.keep_in(Outbox(storage.join(self.work, "mlflow-unsent.json")))
         found = {"uri": uri, "run_id": tracker.run_id}
         storage.write_bytes(state, json.dumps(found | {"digest": self._digest(found)}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")

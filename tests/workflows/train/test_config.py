@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,31 @@ def test_hardening_is_refused_where_it_would_fail_in_the_workers(how: dict, obje
 def test_names_that_mlflow_would_refuse_at_the_end_are_refused_at_once(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is ''; it must not be empty"):
         replace(CONFIG, **{name: ""})
+
+
+@pytest.mark.parametrize(
+    ("workers", "fewest", "most"), [(1, 1, 1), (3, 3, 3), ("3", 3, 3), ("2:8", 2, 8), ("1:1", 1, 1), ("08", 8, 8)]
+)
+def test_workers_are_a_number_or_a_range(workers: int | str, fewest: int, most: int) -> None:
+    config = TrainConfig(faces="f", out="o", workers=workers)
+    assert (config.fewest_workers, config.most_workers) == (fewest, most)
+
+
+@pytest.mark.parametrize(
+    ("workers", "more", "message"),
+    [
+        (0, {}, "workers is 0; it must be 1 or more"),
+        (-1, {}, "workers is -1; it must be a number, or MIN:MAX such as 2:8"),
+        ("0:3", {}, "workers is '0:3'; it must be 1 or more"),
+        ("8:2", {}, "workers is '8:2'; the first number must not be larger than the second"),
+        ("2:", {}, "workers is '2:'; it must be a number, or MIN:MAX such as 2:8"),
+        ("many", {}, "workers is 'many'; it must be a number, or MIN:MAX such as 2:8"),
+        ("2:40", {}, "identities is 32; it must be 2 or more, and at least workers, 40"),
+        ("1:2", {"norm": "batch"}, "workers is '1:2'; with --norm batch their number must be fixed: BatchNorm"),
+        (True, {}, "workers is True; expected a whole number or a string"),
+    ],
+)
+def test_other_numbers_of_workers_are_refused(workers: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        TrainConfig(faces="f", out="o", workers=workers, **more)
+    assert str(raised.value).startswith(message)

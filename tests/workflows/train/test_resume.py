@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from mlflow import MlflowClient
+from support.drivers import started, until
 from support.tiny import Chain, small
 
 from metric_core.artefacts import manifest
@@ -50,8 +53,6 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
     config = slow_enough(chain, str(out))
     config_file = tmp_path / "train.yaml"
     argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(config_file)]
-    import yaml
-
     config_file.write_text(yaml.safe_dump(asdict(config)))
     first = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
@@ -73,6 +74,54 @@ def test_a_killed_driver_continues(chain: Chain, tmp_path: Path, undisturbed: st
     steps = [m.step for m in MlflowClient(tracking_uri=chain.tracking_uri).get_metric_history(run_id, "loss")]
     assert len(steps) == len(set(steps)), "no step is logged twice"
     assert steps[-1] == 40
+
+
+def _forget_last(chain: Chain, run_id: str) -> None:
+    """As if the driver had been killed before it sent the figures of the last step that was reported."""
+    with sqlite3.connect(chain.tracking_uri.removeprefix("sqlite:///")) as store:
+        last = "SELECT max(step) FROM metrics WHERE run_uuid = ?1"
+        store.execute(f"DELETE FROM metrics WHERE run_uuid = ?1 AND step = ({last})", [run_id])
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_twice(chain: Chain, tmp_path: Path, undisturbed: str) -> None:
+    """By Ctrl-C, which goes to all processes of a terminal, then by SIGTERM; the same command finishes the same run."""
+    out, file = tmp_path / "model", tmp_path / "train.yaml"
+    file.write_text(yaml.safe_dump(asdict(slow_enough(chain, str(out)))))
+    argv = [sys.executable, "-m", "workflows.cli", "train", "--config", str(file)]
+    client, log, runs = MlflowClient(chain.tracking_uri), tmp_path / "log.txt", set()
+
+    def kinds() -> list[str]:
+        found = out / "events.json"
+        return [one["kind"] for one in json.loads(found.read_text())] if found.exists() else []
+
+    for reached, stop, code in (
+        (lambda: list(out.glob("_run/train/checkpoint_*/state.pt")), lambda pid: os.killpg(pid, signal.SIGINT), 130),
+        (lambda: kinds() == ["stopped", "started"], lambda pid: os.kill(pid, signal.SIGTERM), 143),
+    ):
+        driver = started(argv, log)
+        until(lambda: reached() or driver.poll() is not None, "the training has begun")  # noqa: B023
+        stop(driver.pid)
+        assert driver.wait(60) == code, log.read_text()
+        runs.add(json.loads((out / "_run" / "mlflow.json").read_text())["run_id"])
+        assert client.get_run(*runs).info.status == "KILLED"
+        _forget_last(chain, *runs)
+    lines = [line for line in log.read_text().splitlines() if line.startswith("likeness train: ")]
+    steps = [one["step"] for one in json.loads((out / "events.json").read_text()) if one["kind"] == "stopped"]
+    assert lines == [f"likeness train: stopped at step {step}; the same command continues" for step in steps]
+    assert 5 <= steps[0] < steps[1] < 40
+    done = subprocess.run([*argv, "--json"], check=True, timeout=400, capture_output=True, text=True)
+    assert json.loads(done.stdout)["fingerprint"] == fingerprint(str(out)) == undisturbed
+    assert json.loads(done.stdout)["mlflow_run"] in runs
+    assert kinds() == ["stopped", "started"] * 2
+    run = client.get_run(*runs)
+    assert run.info.status == "FINISHED"
+    assert [name for name in sorted(run.data.tags) if name.startswith("event")] == [
+        f"event.00{n}" for n in (1, 2, 3, 4)
+    ]
+    curve = [m.step for m in client.get_metric_history(*runs, "loss")]
+    assert curve == sorted({*range(3, 41, 3), *range(5, 41, 5)}), "each step once"
 
 
 @pytest.mark.slow
