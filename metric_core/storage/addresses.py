@@ -1,5 +1,6 @@
 """Addresses (local paths and anything fsspec knows) and the file system of each."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,18 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from metric_core.errors import ConfigError
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,20}://"
+_URL = re.compile(rf"""({_SCHEME})((?:(?![,;|]?{_SCHEME})[^\s"'<>`])*)""")
+_USER = re.compile(r"[^/?#\s]*@|[^/?#@:\s]*:(?!\d{1,5}(?:[/?#]|$))[^?#\s]*@")
+"""Before a host, up to the last ``@``. A password may hold a slash, as keys of S3 do, but none is taken for a port."""
+_BARE_USER = re.compile(r"""(?<![^\s"'<>`=,;(\[])[^\s"'<>`/@:=,;(\[]+:[^\s"'<>`/@]+@(?=\w)""")
+"""``user:password@`` before a host without a scheme, as libraries show it in their messages."""
+_SECRET = re.compile(
+    r"(?i)(?<=[?&])(?:[^=&#\s]*(?:password|passwd|pwd|secret|token|credential|signature|api[-_]?key|access[-_]?key)[^=&#]*"
+    r"|user|username|sig|key|auth|x-(?:amz|goog)-[^=&#]*)=[^&#]*&?"
+)
+"""A parameter of a query by which somebody is let in."""
 
 
 def is_local(uri: str) -> bool:
@@ -20,6 +33,20 @@ def absolute(uri: str | Path) -> str:
     if not is_local(text):
         return text.rstrip("/")
     return str(Path(text.removeprefix("file://")).expanduser().absolute())
+
+
+def without_secrets(text: str) -> str:
+    """The text with every address in it free of users, passwords and parameters of a query that let somebody in, such
+    as ``password=``, ``token=`` and those of a signature. What remains of an address still names the same place."""
+    return _BARE_USER.sub("", _URL.sub(lambda found: found[1] + _open_part(found[2]), text))
+
+
+def _open_part(rest: str) -> str:
+    """What everybody may read of what follows ``scheme://``."""
+    user = _USER.match(rest)
+    place, mark, query = rest[user.end() if user else 0 :].partition("?")
+    kept = _SECRET.sub("", mark + query)
+    return place + (kept if kept == mark + query else kept.rstrip("?&").replace("&#", "#").replace("?#", "#"))
 
 
 def join(uri: str, *parts: str) -> str:
