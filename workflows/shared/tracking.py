@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is for results
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 import mlflow
@@ -52,6 +54,7 @@ class Tracker:
     """One MLflow run, open for writing. As a context manager it ends the run with the status of the block."""
 
     uri: str
+    """Of the store, without user and password."""
     run_id: str
     verbose: bool
     _client: MlflowClient = field(repr=False)
@@ -124,11 +127,11 @@ def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, ve
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
         run_id = client.create_run(experiment_id, run_name=name).info.run_id
-        client.log_batch(run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
+        client.log_batch(run_id, params=[Param(k, storage.without_secrets(str(v))[:500]) for k, v in params.items()])
         commit = provenance.git_commit()
         if commit:
             client.set_tag(run_id, "mlflow.source.git.commit", commit)
-        return Tracker(uri, run_id, verbose, client)
+        return Tracker(storage.without_secrets(uri), run_id, verbose, client)
 
 
 def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
@@ -141,17 +144,20 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
         client.set_terminated(run_id, "RUNNING")
         run = client.get_run(run_id)
         seen = {key: max(m.step for m in client.get_metric_history(run_id, key)) for key in run.data.metrics}
-        return Tracker(uri, run_id, verbose, client, seen)
+        return Tracker(storage.without_secrets(uri), run_id, verbose, client, seen)
 
 
 @contextmanager
 def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
     with _quiet(verbose):
         try:
-            mlflow.set_tracking_uri(_prepared(uri))  # else flushing would open MLflow's default, in the current folder
-            yield MlflowClient(tracking_uri=uri)
+            prepared = _prepared(uri)
+            mlflow.set_tracking_uri(prepared)  # else flushing would open MLflow's default, in the current folder
+            yield MlflowClient(tracking_uri=prepared)
         except (MlflowException, OSError) as error:
-            raise ConfigError(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri") from error
+            raise ConfigError(
+                storage.without_secrets(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri")
+            ) from error
 
 
 def load_model(uri: str) -> Model:
@@ -161,7 +167,8 @@ def load_model(uri: str) -> Model:
         try:
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
         except MlflowException as error:
-            raise Missing(f"{uri}: MLflow at {default_uri()} has no such model ({error})") from error
+            store = storage.without_secrets(default_uri())
+            raise Missing(f"{uri}: MLflow at {store} has no such model ({error})") from error
         inside = [p.parent for p in path.rglob("manifest.json")]
         if not inside:
             raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
@@ -169,10 +176,15 @@ def load_model(uri: str) -> Model:
 
 
 def _prepared(uri: str) -> str:
-    """The same address, once the folder of an SQLite store exists."""
+    """The address for MLflow, once the folder of an SQLite store exists. The user and the password in a server's
+    address go where MLflow looks for them as well, so that nothing that it prints or stores has them."""
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
-    return uri
+    if not uri.startswith(("http://", "https://")) or (parts := urlsplit(uri)).username is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return storage.without_secrets(uri)
 
 
 def _artifacts(uri: str) -> str | None:

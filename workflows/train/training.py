@@ -5,7 +5,7 @@ Running it on workers is in ``fit``; what each worker does is in ``loop``.
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +39,9 @@ class Training:
     """One training, checked as far as that is possible without a cluster."""
 
     config: TrainConfig
-    """The options, with precision auto resolved."""
+    """The options, with precision auto resolved, and without the password of the MLflow store: workers need none."""
+    store: str = field(repr=False)
+    """Address of the MLflow store."""
     out: str
     """Absolute address of the output folder."""
     faces: Faces
@@ -57,7 +59,8 @@ class Training:
             Missing, Unfinished: there is no finished Faces artefact.
             ConfigError, DataError: the options, the splits and the faces do not fit together.
         """
-        config = with_precision(asked)
+        store = asked.tracking_uri or tracking.default_uri()
+        config = with_precision(replace(asked, tracking_uri=asked.tracking_uri and storage.without_secrets(store)))
         faces = Faces.open(config.faces)
         train, valid = splits(config, faces)
         if config.align == "arcface":
@@ -67,7 +70,7 @@ class Training:
             raise ConfigError(
                 f"workers is {config.workers} but a batch has only {sampler.people_per_batch} people; lower workers"
             )
-        return cls(config, storage.absolute(config.out), faces, train, valid, sampler)
+        return cls(config, store, storage.absolute(config.out), faces, train, valid, sampler)
 
     @property
     def work(self) -> str:
@@ -103,9 +106,9 @@ class Training:
                 f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes"
             )
         cluster.require_shared([self.out, self.faces.uri], self.faces.first_picture())
-        if self._tracking_uri.startswith("sqlite") and len(nodes) > 1:
+        if self.store.startswith("sqlite") and len(nodes) > 1:
             raise ConfigError(
-                f"the cluster has several nodes but the MLflow store is a file on this node ({self._tracking_uri}); "
+                f"the cluster has several nodes but the MLflow store is a file on this node ({self.store}); "
                 f"give --tracking-uri the address of an MLflow server"
             )
 
@@ -127,18 +130,17 @@ class Training:
     def open_run(self) -> Tracker:
         """Open the MLflow run of this output folder; after a restart it is the same run."""
         config, state = self.config, storage.join(self.work, "mlflow.json")
-        uri = self._tracking_uri
         before = self._stored_run(state)
         options = asdict(config)
         params = {k: v for k, v in options.items() if not isinstance(v, dict)}
         groups = {name: fields for name, fields in options.items() if isinstance(fields, dict)}
         params |= {f"{name}.{k}": v for name, fields in groups.items() for k, v in fields.items()}
-        if before and before["uri"] == uri:
-            tracker = tracking.resume(uri, before["run_id"], verbose=config.verbose)
+        if before and storage.without_secrets(before["uri"]) == storage.without_secrets(self.store):
+            tracker = tracking.resume(self.store, before["run_id"], verbose=config.verbose)
         else:
             name = config.run_name or self.out.rsplit("/", 1)[-1]
-            tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
-        found = {"uri": uri, "run_id": tracker.run_id}
+            tracker = tracking.start(self.store, config.experiment, name, params, verbose=config.verbose)
+        found = {"uri": tracker.uri, "run_id": tracker.run_id}
         storage.write_bytes(state, json.dumps(found | {"digest": self._digest(found)}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")
         return tracker
@@ -173,10 +175,6 @@ class Training:
     def _digest(self, value: Any) -> str:
         """Of something that is stored for this training: another training's has another."""
         return manifest.digest([value, manifest.digest(self.plan)])
-
-    @property
-    def _tracking_uri(self) -> str:
-        return self.config.tracking_uri or tracking.default_uri()
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:

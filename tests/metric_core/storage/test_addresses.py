@@ -5,6 +5,8 @@ import time
 import pytest
 
 from metric_core import storage
+from metric_core.errors import ConfigError
+from metric_core.storage.addresses import file_system
 
 CUT = {
     "http://user:pw@mlflow:5000": "http://mlflow:5000",
@@ -44,6 +46,7 @@ KEPT = [
     "write to me@example.org",
     "identity: anna, key: a@b",
     "10:15 me@example.org",
+    "abfs://container@account.dfs.core.windows.net/faces",
 ]
 
 
@@ -65,3 +68,25 @@ def test_long_texts_take_no_time(text: str) -> None:
     start = time.process_time()
     storage.without_secrets(text)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIA:s3cret@bucket/x",
+        "s3://AKIA:s3/cret@bucket/x",
+        "simplecache::s3://AKIA:s3cret@bucket/x",
+        "sftp://ann:s3cret@host/x",
+        "https://h/x?sig=s3cret",
+        "https://h/x?X-Amz-Signature=s3cret&n=1",
+    ],
+)
+def test_no_store_is_opened_with_a_secret_in_its_address(address: str) -> None:
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY") as refused:
+        file_system(address)
+    assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["memory://x/a b:c@d.jpg", "/data/a:b@c.jpg", "memory://x/1.jpg?key=2"])
+def test_names_that_look_like_secrets_are_none(address: str) -> None:
+    file_system(address)
