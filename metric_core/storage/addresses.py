@@ -84,7 +84,7 @@ def _require_no_secret(uri: str) -> None:
     if user or (scheme.startswith("http") and _SIGNED.search(rest)):
         raise ConfigError(
             f"{without_secrets(uri)}: this address was given with a user, a password or a signature, but artefacts "
-            f"store addresses for others to read; leave them out and give them by the environment or a profile (S3: "
+            f"store addresses for others to read; leave them out and give them by variables or a profile (S3: "
             f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; others: fsspec's FSSPEC_… variables)"
         )
 

@@ -3,8 +3,10 @@
 The driver alone talks to MLflow; workers hand their figures to the driver.
 """
 
+import errno
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils import logging_utils
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Missing
@@ -34,6 +40,10 @@ from metric_core.model.bundle import Model
 from metric_core.model.spec import ModelSpec
 from workflows.shared import provenance
 
+KNOCK_S = 10.0
+"""Seconds in which a store must answer."""
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of addresses that name none."""
 HOME = Path("~/.likeness").expanduser()
 SERVING = "metric_core.model.serving"
 """Stored in every registered model: MLflow imports it to serve one, so it must keep its name."""
@@ -145,6 +155,92 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
         run = client.get_run(run_id)
         seen = {key: max(m.step for m in client.get_metric_history(run_id, key)) for key in run.data.metrics}
         return Tracker(storage.without_secrets(uri), run_id, verbose, client, seen)
+
+
+def require_ready(uri: str, experiment: str, model: str | None = None) -> None:
+    """Check that the store answers, and that this user may write a run of the experiment and register ``model``.
+    Nothing is written. MLflow's own client would try for five minutes.
+
+    Raises:
+        ConfigError: the store does not answer, or refuses.
+    """
+    shown = storage.without_secrets(uri)
+    try:
+        if uri.startswith("sqlite:///"):
+            _require_writable_file(uri)
+        elif "://" in uri and (place := urlsplit(uri)).hostname:
+            port = place.port or PORTS.get(place.scheme.partition("+")[0])
+            if port:
+                socket.create_connection((place.hostname, port), timeout=KNOCK_S).close()
+            if place.scheme in ("http", "https"):
+                _require_server(_prepared(uri), experiment, model)
+            else:
+                _require_database(uri)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise ConfigError(
+            f"nothing answers at {shown}, the MLflow store ({error}); start it or correct --tracking-uri"
+        ) from error
+    except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:
+        said = " ".join(str(error).partition("[SQL")[0].split())
+        raise ConfigError(
+            storage.without_secrets(
+                f"the MLflow store {shown} cannot be used: {said}; mend it or correct --tracking-uri"
+            )
+        ) from error
+
+
+def _require_server(uri: str, experiment: str, model: str | None) -> None:
+    """Ask for a run and a model version that cannot be: whoever may not write is refused before that is noticed."""
+    login = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    creds, api = get_default_host_creds(uri), "/api/2.0/mlflow"
+    once: dict[str, Any] = {"max_retries": 0, "timeout": KNOCK_S, "raise_on_status": False}
+
+    def answer(method: str, what: str, right: str, **more: Any) -> Any:
+        found = http_request(creds, f"{api}/{what}", method, **once, **more)
+        if found.status_code == 401:
+            raise ConfigError(f"MLflow at {uri} answers but refuses the user or the password; {login}")
+        if found.status_code == 403:
+            raise ConfigError(
+                f"MLflow at {uri} answers but this user may not {right}; ask for the right to, or {login}"
+            )
+        if found.status_code >= 500 or "application/json" not in found.headers.get("Content-Type", ""):
+            raise ConfigError(
+                f"what answers at {uri} is no MLflow server, or one in trouble (HTTP {found.status_code} for {what}); "
+                f"correct --tracking-uri, or see the server's log"
+            )
+        return found.json()
+
+    named = {"params": {"experiment_name": experiment}}
+    there = answer("GET", "experiments/get-by-name", f"read the experiment {experiment!r}", **named)
+    if "experiment" in there:
+        asked = {"experiment_id": there["experiment"]["experiment_id"], "start_time": "never"}
+        answer("POST", "runs/create", f"write to the experiment {experiment!r}", json=asked)
+    if model is not None:
+        answer("POST", "model-versions/create", f"register the model {model!r}", json={"name": model})
+
+
+def _require_database(uri: str) -> None:
+    """Ask the database to change nothing. Raises SQLAlchemyError or OSError."""
+    seconds = {"timeout" if uri.startswith("sqlite") else "connect_timeout": int(KNOCK_S)}
+    engine = create_engine(uri, connect_args=seconds)
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("experiments"):
+                connection.execute(text("UPDATE experiments SET name = name WHERE 1 = 0"))
+            connection.rollback()
+    finally:
+        engine.dispose()
+
+
+def _require_writable_file(uri: str) -> None:
+    """Raises as ``_require_database``, and OSError where no file can be made."""
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0]).expanduser().absolute()
+    if path.exists():
+        _require_database(uri)
+        return
+    folder = next(one for one in path.parents if one.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise PermissionError(errno.EACCES, "no file can be made in it", str(folder))
 
 
 @contextmanager

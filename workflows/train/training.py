@@ -20,7 +20,7 @@ from metric_core.errors import ConfigError
 from metric_core.model.spec import ModelSpec
 from metric_core.sampling.loader import check_landmarks, mean_face
 from metric_core.sampling.sampler import BatchSampler
-from workflows.shared import cluster, tracking
+from workflows.shared import cluster, preflight, tracking
 from workflows.shared.console import say
 from workflows.shared.tracking import Tracker
 from workflows.train import validation
@@ -94,23 +94,29 @@ class Training:
         return manifest.begin(self.out, "model", self.plan)
 
     def check_cluster(self) -> None:
-        """Raises ConfigError when the connected cluster has no room for the workers, or when not all of its nodes can
-        reach the folders and the MLflow store."""
+        """Writes nothing that stays.
+
+        Raises:
+            ConfigError: the connected cluster has no room for the workers, not all of its nodes can read the faces and
+                write to the output folder, or the MLflow store is not ready.
+            NotWritable, StorageFull: this process cannot write to the output folder.
+        """
         config, nodes = self.config, cluster.nodes()
         each = config.cpus_per_worker or 1
         room = cluster.workers_that_fit(nodes, each, int(config.gpu))
-        if config.workers > room:
-            found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
-            raise ConfigError(
-                f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
-                f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes"
-            )
-        cluster.require_shared([self.out, self.faces.uri], self.faces.first_picture())
+        found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
+        preflight.require_room(
+            config.workers <= room,
+            f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
+            f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes",
+        )
         if self.store.startswith("sqlite") and len(nodes) > 1:
             raise ConfigError(
                 f"the cluster has several nodes but the MLflow store is a file on this node ({self.store}); "
                 f"give --tracking-uri the address of an MLflow server"
             )
+        tracking.require_ready(self.store, config.experiment, config.register)
+        preflight.require_nodes(self.out, [self.faces.uri], self.faces.first_picture())
 
     def describe(self) -> None:
         """Print what the training learns from, and how."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -121,15 +122,15 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
         "from ray.cluster_utils import Cluster\n"
         "from metric_core.errors import ConfigError\n"
         "from metric_core import storage\n"
-        "from workflows.shared import cluster\n"
+        "from workflows.shared import preflight\n"
         "made = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
         "made.add_node(num_cpus=1)\n"
         "ray.init(address=made.address, log_to_driver=False, logging_level='ERROR')\n"
-        "cluster.require_shared([sys.argv[1]], [sys.argv[1] + '/none.jpg', sys.executable])\n"
+        "preflight.require_nodes(sys.argv[1], [], [sys.argv[1] + '/none.jpg', sys.executable])\n"
         "print('shared', storage.names(sys.argv[1]))\n"
         "os.dup2(os.open(sys.executable, os.O_RDONLY), 900)\n"
         "try:\n"
-        "    cluster.require_shared([sys.argv[1]], ['/proc/self/fd/900'])\n"
+        "    preflight.require_nodes(sys.argv[1], [], ['/proc/self/fd/900'])\n"
         "except ConfigError as error:\n"
         "    print(error)\n"
         "ray.shutdown(); made.shutdown()\n"
@@ -137,6 +138,11 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
     with victims.apart():
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    shared, refused = done.stdout.strip().splitlines()
+    shared, *refused = done.stdout.strip().splitlines()
     assert shared == "shared []"
-    assert "the cluster has 2 nodes and not all of them see /proc/self/fd/900;" in refused
+    assert len(refused) == 2, "each node says so"
+    for line in refused:
+        assert re.fullmatch(
+            r"node \S+ \(\S+, \w{6}\) cannot read /proc/self/fd/900: .*; use a shared file system or an object store",
+            line,
+        )
