@@ -137,7 +137,7 @@ def _without_job(args: list[str]) -> int:
     asked = " ".join(args[:2] if any(name.startswith(f"{args[0]} ") for name in JOBS) else args[:1])
     near = [name for name in JOBS if name.startswith(f"{asked} ")] or difflib.get_close_matches(asked, JOBS, n=1)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    print(f"likeness: there is no job {asked!r}{hint}", file=sys.stderr)
+    print(_without_secrets(f"likeness: there is no job {asked!r}{hint}"), file=sys.stderr)
     return 2
 
 
