@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from support import answering
-from support.tiny import Chain
 
 from workflows import cli
 
@@ -116,14 +115,22 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_training_whose_store_has_a_password(
-    mlflow_server: str, chain: Chain, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mlflow_server: str,
+    people: Path,
+    ray_session: None,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its output folder, MLflow's database and files and log, what it prints, and the log files of Ray."""
     import ray
 
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "nobody")
-    argv = ["train", "--faces", chain.faces, "--out", str(tmp_path / "out"), "--steps", "2", "--identities", "6"]
+    faces = str(tmp_path / "faces")
+    assert cli.main(["catalogue", "--source", str(people), "--out", faces]) == 0
+    capfd.readouterr()
+    argv = ["train", "--faces", faces, "--out", str(tmp_path / "out"), "--steps", "2", "--identities", "6"]
     argv += ["--images", "3", "--image-size", "32", "--report-every", "1", "--json"]
     assert cli.main([*argv, "--tracking-uri", f"http://{LOGIN}{mlflow_server}"]) == 0
     shown = capfd.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 from support import answering
-from support.tiny import Chain
+from support.tiny import untrained
 
 from metric_core.errors import ConfigError
 from workflows import cli
@@ -89,13 +89,19 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_a_refused_job_leaves_nothing(
-    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    people: Path,
+    ray_session: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A training and an embed job, whose store is given by an option, the environment, and a file of options."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:{SECRET}@{answering.closed_port()}")
     out = tmp_path / "new" / "out"
-    faces = ["--faces", chain.faces]
-    embed = ["embed", *faces, "--model", chain.model, "--out", str(out)]
+    faces = ["--faces", str(tmp_path / "faces")]
+    assert cli.main(["catalogue", "--source", str(people), "--out", faces[1]]) == 0
+    capsys.readouterr()
+    embed = ["embed", *faces, "--model", untrained(str(tmp_path / "model")), "--out", str(out)]
     train = ["train", *faces, "--steps", "2", "--identities", "6", "--out", str(out)]
     with answering.server(401) as (place, _):
         (tmp_path / "c.yaml").write_text(f"tracking_uri: http://anna:{SECRET}@{place}\n")
@@ -105,4 +111,4 @@ def test_a_refused_job_leaves_nothing(
             assert shown.out == ""
             assert SECRET not in shown.err
             assert "refuses the user" in shown.err if "--config" in argv else "nothing answers at" in shown.err
-            assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+            assert {path.name for path in tmp_path.iterdir()} == {"c.yaml", "faces", "model"}
