@@ -3,14 +3,10 @@ address can be given, and everything that a run leaves is searched for it.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from support import answering
 
@@ -18,7 +14,6 @@ from workflows import cli
 
 SECRET = "pl4nted-s3cret"
 LOGIN = f"anna:{SECRET}@"
-BIN = Path(sys.executable).parent
 STORES = [f"s3://{LOGIN}bucket/x", f"sftp://{LOGIN}host/x", f"https://host/x?X-Amz-Signature={SECRET}"]
 OPTIONS = [
     ["catalogue", "--source", "{}", "--out", "out"],
@@ -93,24 +88,8 @@ def test_mistakes_files_and_print_config(
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[str]:
     """``HOST:PORT`` of a tracking server, whose database and files are in the test's folder."""
-    place = answering.closed_port()
-    host, _, port = place.partition(":")
-    argv = [str(BIN / "mlflow"), "server", "--host", host, "--port", port, "--workers", "1"]
-    argv += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", f"{tmp_path}/stored"]
-    with open(tmp_path / "server.log", "wb") as log:
-        server = subprocess.Popen(argv, stdout=log, stderr=log, cwd=tmp_path)
-    try:
-        deadline = time.monotonic() + 120
-        while "startup complete" not in (tmp_path / "server.log").read_text():
-            assert time.monotonic() < deadline
-            assert server.poll() is None
-            time.sleep(0.1)
+    with answering.mlflow(tmp_path) as place:
         yield place
-    finally:
-        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family, timeout=20)
 
 
 @pytest.mark.slow

@@ -164,18 +164,25 @@ def require_ready(uri: str, experiment: str, model: str | None = None) -> None:
     Raises:
         ConfigError: the store does not answer, or refuses.
     """
-    shown = storage.without_secrets(uri)
-    try:
+    with _answering(uri) as server:
         if uri.startswith("sqlite:///"):
             _require_writable_file(uri)
-        elif "://" in uri and (place := urlsplit(uri)).hostname:
-            port = place.port or PORTS.get(place.scheme.partition("+")[0])
-            if port:
-                socket.create_connection((place.hostname, port), timeout=KNOCK_S).close()
-            if place.scheme in ("http", "https"):
-                _require_server(_prepared(uri), experiment, model)
-            else:
-                _require_database(uri)
+        elif uri.startswith(("http://", "https://")):
+            _require_server(_prepared(uri), experiment, model)
+        elif server:
+            _require_database(uri)
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[bool]:
+    """Knock at the host of a store; whether there is one. Errors of the block become ConfigError."""
+    shown = storage.without_secrets(uri)
+    try:
+        place = urlsplit(uri)
+        port = place.hostname and (place.port or PORTS.get(place.scheme.partition("+")[0]))
+        if port:
+            socket.create_connection((place.hostname, port), timeout=KNOCK_S).close()
+        yield bool(port)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ConfigError(
             f"nothing answers at {shown}, the MLflow store ({error}); start it or correct --tracking-uri"
@@ -257,8 +264,10 @@ def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
 
 
 def load_model(uri: str) -> Model:
-    """The Likeness model inside a registered MLflow model. Raises Missing, and else as ``bundle.load``."""
-    mlflow.set_tracking_uri(_prepared(default_uri()))
+    """The Likeness model inside a registered MLflow model. Raises Missing; ConfigError if nothing answers; and else as
+    ``bundle.load``."""
+    with _answering(default_uri()):
+        mlflow.set_tracking_uri(_prepared(default_uri()))
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
         try:
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support import victims
+from support import answering, victims
 from support.tiny import Chain
 
 from metric_core.artefacts.embeddings import Embeddings
@@ -101,6 +102,41 @@ def test_on_a_cluster_by_address_and_by_job_submission(
     assert submitted.returncode == 0, submitted.stdout[-2000:] + submitted.stderr[-2000:]
     one, two = Embeddings.open(str(tmp_path / "one")), Embeddings.open(str(tmp_path / "two"))
     assert one.manifest.digest == two.manifest.digest
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_neither_logs_nor_the_job_api_show_a_password(
+    head: tuple[str, str, dict[str, str]], people: Path, tmp_path: Path
+) -> None:
+    address, dashboard, environment = head
+    ready = retried([str(BIN / "ray"), "status", f"--address={address}"], environment)
+    assert ready.returncode == 0, ready.stderr
+    secret, faces = "pl4nted-s3cret", str(tmp_path / "faces")
+    likeness = [str(BIN / "likeness")]
+    with answering.mlflow(tmp_path) as place:
+        store = f"http://anna:{secret}@{place}"
+        train = ["train", "--faces", faces, "--out", str(tmp_path / "model"), "--steps", "2", "--identities", "6"]
+        train += ["--images", "3", "--image-size", "32", "--tracking-uri", store, "--verbose"]
+        embed = ["embed", "--faces", faces, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+        for argv in (["catalogue", "--source", str(people), "--out", faces], train, embed):
+            done = subprocess.run(
+                [*likeness, *argv, *([] if argv[0] == "catalogue" else ["--address", address])],
+                env=environment | {"MLFLOW_TRACKING_URI": store},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            assert secret not in done.stdout + done.stderr
+    with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=30) as answer:
+        jobs = answer.read().decode()
+    assert f"--tracking-uri http://{place}" in jobs
+    assert secret not in jobs
+    scratch = Path(f"/tmp/lk-head-{os.getpid()}")
+    files = [path for top in (tmp_path, scratch) for path in top.rglob("*") if path.is_file()]
+    assert any("/logs/" in str(path) for path in files)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow
