@@ -157,6 +157,72 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
         return Tracker(storage.without_secrets(uri), run_id, verbose, client, seen)
 
 
+@contextmanager
+def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
+    with _quiet(verbose):
+        try:
+            prepared = _prepared(uri)
+            mlflow.set_tracking_uri(prepared)  # else flushing would open MLflow's default, in the current folder
+            yield MlflowClient(tracking_uri=prepared)
+        except (MlflowException, OSError) as error:
+            raise ConfigError(
+                storage.without_secrets(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri")
+            ) from error
+
+
+def load_model(uri: str) -> Model:
+    """The Likeness model inside a registered MLflow model. Raises Missing; ConfigError if nothing answers; and else as
+    ``bundle.load``."""
+    with _answering(default_uri()):
+        mlflow.set_tracking_uri(_prepared(default_uri()))
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
+        try:
+            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+        except MlflowException as error:
+            store = storage.without_secrets(default_uri())
+            raise Missing(f"{uri}: MLflow at {store} has no such model ({error})") from error
+        inside = [p.parent for p in path.rglob("manifest.json")]
+        if not inside:
+            raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
+        return replace(bundle.load(str(inside[0])), uri=uri)
+
+
+def _prepared(uri: str) -> str:
+    """The address for MLflow, once the folder of an SQLite store exists. The user and the password in a server's
+    address go where MLflow looks for them as well, so that nothing that it prints or stores has them."""
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    if not uri.startswith(("http://", "https://")) or (parts := urlsplit(uri)).username is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return storage.without_secrets(uri)
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where the artifacts of an SQLite store go: beside it. MLflow's default would be the current folder."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(storage.absolute(uri.removeprefix("sqlite:///"))).with_name("mlartifacts").as_uri()
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    if verbose:
+        yield
+        return
+    # Alembic has its own loggers; the switch covers MLflow's, and what it prints about the registry.
+    alembic = logging.getLogger("alembic")
+    before = alembic.level
+    alembic.setLevel(logging.ERROR)
+    logging_utils.disable_logging()
+    try:
+        yield
+    finally:
+        logging_utils.enable_logging()
+        alembic.setLevel(before)
+
+
 def require_ready(uri: str, experiment: str, model: str | None = None) -> None:
     """Check that the store answers, and that this user may write a run of the experiment and register ``model``.
     Nothing is written. MLflow's own client would try for five minutes.
@@ -248,69 +314,3 @@ def _require_writable_file(uri: str) -> None:
     folder = next(one for one in path.parents if one.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise PermissionError(errno.EACCES, "no file can be made in it", str(folder))
-
-
-@contextmanager
-def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
-    with _quiet(verbose):
-        try:
-            prepared = _prepared(uri)
-            mlflow.set_tracking_uri(prepared)  # else flushing would open MLflow's default, in the current folder
-            yield MlflowClient(tracking_uri=prepared)
-        except (MlflowException, OSError) as error:
-            raise ConfigError(
-                storage.without_secrets(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri")
-            ) from error
-
-
-def load_model(uri: str) -> Model:
-    """The Likeness model inside a registered MLflow model. Raises Missing; ConfigError if nothing answers; and else as
-    ``bundle.load``."""
-    with _answering(default_uri()):
-        mlflow.set_tracking_uri(_prepared(default_uri()))
-    with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
-        try:
-            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-        except MlflowException as error:
-            store = storage.without_secrets(default_uri())
-            raise Missing(f"{uri}: MLflow at {store} has no such model ({error})") from error
-        inside = [p.parent for p in path.rglob("manifest.json")]
-        if not inside:
-            raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
-        return replace(bundle.load(str(inside[0])), uri=uri)
-
-
-def _prepared(uri: str) -> str:
-    """The address for MLflow, once the folder of an SQLite store exists. The user and the password in a server's
-    address go where MLflow looks for them as well, so that nothing that it prints or stores has them."""
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).expanduser().parent.mkdir(parents=True, exist_ok=True)
-    if not uri.startswith(("http://", "https://")) or (parts := urlsplit(uri)).username is None:
-        return uri
-    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
-    return storage.without_secrets(uri)
-
-
-def _artifacts(uri: str) -> str | None:
-    """Where the artifacts of an SQLite store go: beside it. MLflow's default would be the current folder."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(storage.absolute(uri.removeprefix("sqlite:///"))).with_name("mlartifacts").as_uri()
-
-
-@contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    if verbose:
-        yield
-        return
-    # Alembic has its own loggers; the switch covers MLflow's, and what it prints about the registry.
-    alembic = logging.getLogger("alembic")
-    before = alembic.level
-    alembic.setLevel(logging.ERROR)
-    logging_utils.disable_logging()
-    try:
-        yield
-    finally:
-        logging_utils.enable_logging()
-        alembic.setLevel(before)
