@@ -120,6 +120,7 @@ def _problems(nodes: list[dict[str, Any]], out: str, mark: str | None, expected:
     installing = bool(ray.get_runtime_context().runtime_env)
     limit = ENVIRONMENT_S if installing else NODES_S
     _, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit)
+    live = {node["NodeID"] for node in cluster.live_nodes()}
     problems = []
     for reference, node in asked.items():
         problem: str | None = f"does not answer within {limit:g} s; see `ray status`, and stop or mend it"
@@ -133,7 +134,7 @@ def _problems(nodes: list[dict[str, Any]], out: str, mark: str | None, expected:
                 problem = _unequal(theirs, ours) or problem
             except RayError as error:
                 problem = f"cannot run a task: {one_line(cluster.as_likeness_error(error))}"
-        if problem:
+        if problem and node["NodeID"] in live:  # no work will go to one that was lost meanwhile
             host = f"{node['NodeManagerHostname']}, {node['NodeID'][:6]}"
             problems.append(f"node {node['NodeManagerAddress']} ({host}) {problem}")
     return problems
