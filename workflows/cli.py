@@ -104,7 +104,10 @@ def _run(name: str, rest: list[str]) -> int:
         if flags.print_config:
             import yaml
 
-            sys.stdout.write(yaml.safe_dump(asdict(config), sort_keys=False))
+            text = yaml.safe_dump(asdict(config), sort_keys=False)
+            sys.stdout.write(_without_secrets(text))
+            if text != _without_secrets(text):
+                _print_error(name, "users and passwords are left out of the addresses; give them to the job by itself")
             return 0
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
@@ -151,12 +154,18 @@ def _without_job(args: list[str]) -> int:
     asked = " ".join(args[:2] if any(name.startswith(f"{args[0]} ") for name in JOBS) else args[:1])
     near = [name for name in JOBS if name.startswith(f"{asked} ")] or difflib.get_close_matches(asked, JOBS, n=1)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    print(f"likeness: there is no job {asked!r}{hint}", file=sys.stderr)
+    print(_without_secrets(f"likeness: there is no job {asked!r}{hint}"), file=sys.stderr)
     return 2
 
 
 def _print_error(name: str, line: str) -> None:
-    print(f"likeness {name}: {line}", file=sys.stderr)
+    print(_without_secrets(f"likeness {name}: {line}"), file=sys.stderr)
+
+
+def _without_secrets(text: str) -> str:
+    from metric_core.storage import without_secrets  # later than help, which needs no storage
+
+    return without_secrets(text)
 
 
 def _saved_traceback(name: str) -> str:
@@ -168,7 +177,7 @@ def _saved_traceback(name: str) -> str:
         handle, path = tempfile.mkstemp(prefix="likeness-error-", suffix=".txt")
         with os.fdopen(handle, "w", errors="backslashreplace") as f:
             f.write(f"likeness {version('likeness-faces')} on Python {sys.version}\nlikeness {name}\n\n")
-            f.write(traceback.format_exc())
+            f.write(_without_secrets(traceback.format_exc()))
     except OSError as error:
         return f"the traceback could not be saved ({error.strerror})"
     return f"the traceback is in {path}"

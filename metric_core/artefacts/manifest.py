@@ -111,6 +111,11 @@ def begin(uri: str, kind: str, plan: Mapping[str, Any]) -> Manifest | None:
     return read(uri, kind) if NAME in inside else None
 
 
+def begun(uri: str) -> bool:
+    """Whether an output folder holds anything, so that ``begin`` only reads."""
+    return any(not name.startswith(".") for name in storage.names(uri))
+
+
 def plan_file(kind: str, plan: Mapping[str, Any]) -> bytes:
     """What ``begin`` writes to ``PLAN``."""
     return _pretty({**migrate.head(kind), "plan": dict(plan)})

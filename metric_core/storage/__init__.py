@@ -5,7 +5,7 @@ publishing are built on these. Large files with a known digest are checked and c
 mean is left to the callers.
 """
 
-from metric_core.storage.addresses import absolute, is_local, join, resolve
+from metric_core.storage.addresses import absolute, is_local, join, resolve, without_secrets
 from metric_core.storage.listing import (
     content_tag,
     exists,
@@ -78,5 +78,6 @@ __all__ = [
     "size",
     "verified",
     "walk",
+    "without_secrets",
     "write_bytes",
 ]

@@ -1,5 +1,6 @@
 """Addresses (local paths and anything fsspec knows) and the file system of each."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,22 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from metric_core.errors import ConfigError
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,20}://"
+_URL = re.compile(rf"""({_SCHEME})((?:(?![,;|]?{_SCHEME})[^\s"'<>`])*)""")
+_NO_USER = ("abfs", "abfss", "wasb", "wasbs", "github")
+"""Schemes in whose addresses ``@`` stands between two parts of the place."""
+_USER = re.compile(r"[^/?#\s]*@|[^/?#@:\s]*:(?!\d{1,5}(?:[/?#]|$))[^?#\s]*@")
+"""Before a host, up to the last ``@``. A password may hold a slash, as keys of S3 do, but none is taken for a port."""
+_BARE_USER = re.compile(r"""(?<![^\s"'<>`=,;(\[])[^\s"'<>`/@:=,;(\[]+:[^\s"'<>`/@]+@(?=\w)""")
+"""``user:password@`` before a host without a scheme, as libraries show it in their messages."""
+_SECRET = re.compile(
+    r"(?i)(?<=[?&])(?:[^=&#\s]*(?:password|passwd|pwd|secret|token|credential|signature|api[-_]?key|access[-_]?key)[^=&#]*"
+    r"|user|username|sig|key|auth|x-(?:amz|goog)-[^=&#]*)=[^&#]*&?"
+)
+"""A parameter of a query that may let somebody in."""
+_SIGNED = re.compile(r"(?i)[?&](?:sig|[^=&#]*(?:password|secret|token|signature))=")
+"""One that surely does."""
 
 
 def is_local(uri: str) -> bool:
@@ -22,6 +39,20 @@ def absolute(uri: str | Path) -> str:
     return str(Path(text.removeprefix("file://")).expanduser().absolute())
 
 
+def without_secrets(text: str) -> str:
+    """The text with every address in it free of users, passwords and parameters of a query that let somebody in, such
+    as ``password=``, ``token=`` and those of a signature. What remains of an address still names the same place."""
+    return _BARE_USER.sub("", _URL.sub(lambda found: found[1] + _open_part(found[1], found[2]), text))
+
+
+def _open_part(scheme: str, rest: str) -> str:
+    """What everybody may read of what follows ``scheme``."""
+    user = None if scheme.lower().startswith(_NO_USER) else _USER.match(rest)
+    place, mark, query = rest[user.end() if user else 0 :].partition("?")
+    kept = _SECRET.sub("", mark + query)
+    return place + (kept if kept == mark + query else kept.rstrip("?&").replace("&#", "#").replace("?#", "#"))
+
+
 def join(uri: str, *parts: str) -> str:
     """The address of something inside a folder."""
     return "/".join([uri.rstrip("/"), *parts])
@@ -33,12 +64,29 @@ def resolve(root: str, uri: str) -> str:
 
 
 def file_system(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it. Raises ConfigError when fsspec has none for it."""
+    """The fsspec file system of an address, and the path in it.
+
+    Raises:
+        ConfigError: fsspec has none for it; or it holds a secret, which would be stored wherever it is.
+    """
+    if not is_local(uri):
+        _require_no_secret(uri)
     fs, path = _s3(uri) if uri.startswith("s3://") else _by_protocol(uri)
     if not isinstance(fs, fsspec.AbstractFileSystem):
         raise ConfigError(f"{uri}: not an address that fsspec can open")
     fs.invalidate_cache(path)  # a cached listing lacks what other processes have written since
     return fs, path
+
+
+def _require_no_secret(uri: str) -> None:
+    scheme, _, rest = uri.partition("://")
+    user = not scheme.lower().startswith(_NO_USER) and _USER.match(rest)
+    if user or (scheme.startswith("http") and _SIGNED.search(rest)):
+        raise ConfigError(
+            f"{without_secrets(uri)}: this address was given with a user, a password or a signature, but artefacts "
+            f"store addresses for others to read; leave them out and give them by variables or a profile (S3: "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; others: fsspec's FSSPEC_… variables)"
+        )
 
 
 def _by_protocol(uri: str) -> tuple[Any, str]:

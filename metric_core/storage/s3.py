@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import (
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 from botocore.exceptions import ConnectionError as Unreachable
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
+
+from metric_core.errors import ConfigError
 
 CREDENTIAL_ERRORS = {
     "ExpiredToken",
@@ -45,6 +53,11 @@ class S3(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 def _raising_connection_error(path: str, method: str) -> Iterator[None]:
     try:
         yield
+    except (NoCredentialsError, PartialCredentialsError, ProfileNotFound) as error:
+        raise ConfigError(
+            f"s3://{path}: there are no credentials for the object store ({error}); set AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        ) from error
     except (Unreachable, HTTPClientError) as error:
         raise _no_answer(path, method, error) from error
     except OSError as error:

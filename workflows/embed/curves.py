@@ -8,8 +8,17 @@ from dataclasses import asdict
 from workflows.embed.config import EmbedConfig
 from workflows.embed.tally import Tally
 
+EXPERIMENT = "likeness-embed"
 LOG_EVERY_S = 10.0
 """Seconds between two points of a curve."""
+
+
+def require_ready(config: EmbedConfig) -> None:
+    """Raises ConfigError if there is a store, and it does not answer or refuses."""
+    if uri := _store(config):
+        from workflows.shared import tracking
+
+        tracking.require_ready(uri, EXPERIMENT)
 
 
 @contextmanager
@@ -22,13 +31,13 @@ def logged(config: EmbedConfig, name: str, tally: Tally) -> Iterator[Callable[[f
     Raises:
         ConfigError: the tracking server does not answer or refuses.
     """
-    uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = _store(config)
     if not uri:
         yield lambda elapsed: None
         return
     from workflows.shared import tracking  # MLflow takes seconds to import
 
-    with tracking.start(uri, "likeness-embed", name, asdict(config), verbose=config.verbose) as tracker:
+    with tracking.start(uri, EXPERIMENT, name, asdict(config), verbose=config.verbose) as tracker:
         last = 0.0
 
         def log(elapsed: float) -> None:
@@ -38,3 +47,7 @@ def logged(config: EmbedConfig, name: str, tally: Tally) -> Iterator[Callable[[f
                 tracker.log(tally.figures(elapsed), step=tally.done)
 
         yield log
+
+
+def _store(config: EmbedConfig) -> str | None:
+    return config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

@@ -20,12 +20,12 @@ from metric_core.errors import JobFailed, Occupied
 from workflows.embed import curves, outcome, sample
 from workflows.embed.config import EmbedConfig
 from workflows.embed.done import DoneUnits, remove_damaged
-from workflows.embed.launcher import Launcher, pool_sizes
+from workflows.embed.launcher import Launcher, pool_sizes, require_room
 from workflows.embed.plan import EmbedPlan
 from workflows.embed.pool import ActorPool
 from workflows.embed.tally import Tally
 from workflows.embed.units import Unit
-from workflows.shared import cluster, console, lease, provenance
+from workflows.shared import cluster, console, lease, preflight, provenance
 from workflows.shared.console import say
 from workflows.shared.lease import Lease
 
@@ -50,19 +50,25 @@ def run(config: EmbedConfig) -> dict[str, Any]:
     if config.dry_run:
         with cluster.connected(config):
             return sample.dry_run(plan)
-    before, out = _begin(plan), plan.store.out
-    if before and not (config.retry_quarantined and before.content["quarantined"]):
-        say(f"{out} is finished already; nothing to do")
+    out = plan.store.out
+    before = _begin(plan) if manifest.begun(out) else None
+    if before and _nothing_to_do(config, before):
         return outcome.result(out, before.content)
-    with cluster.connected(config), lease.held(out) as held:
-        cluster.require_shared([plan.setup.faces.uri, out], plan.setup.faces.first_picture())
-        if not before:
-            _undo_damaged_units(plan)
-            _undo_units_with_erased(plan)
-        work = _Run.of(plan, held)
-        seconds = work.embed() if work.todo else 0.0
-        startup = time.monotonic() - begun - seconds if work.todo else 0.0
-        content = work.finish(before, seconds)
+    with cluster.connected(config):
+        require_room(config)
+        curves.require_ready(config)
+        preflight.require_nodes(out, [plan.setup.faces.uri], plan.setup.faces.first_picture())
+        before = before or _begin(plan)
+        if before and _nothing_to_do(config, before):  # another run has finished meanwhile
+            return outcome.result(out, before.content)
+        with lease.held(out) as held:
+            if not before:
+                _undo_damaged_units(plan)
+                _undo_units_with_erased(plan)
+            work = _Run.of(plan, held)
+            seconds = work.embed() if work.todo else 0.0
+            startup = time.monotonic() - begun - seconds if work.todo else 0.0
+            content = work.finish(before, seconds)
     return outcome.result(out, content, fresh=work.tally.fresh, seconds=seconds, startup=startup)
 
 
@@ -75,6 +81,14 @@ def _begin(plan: EmbedPlan) -> Manifest | None:
             f"remains to another folder, with --since {before.uri} only what that lacks"
         )
     return before
+
+
+def _nothing_to_do(config: EmbedConfig, before: Manifest) -> bool:
+    """Whether a finished artefact stays as it is, and then says so."""
+    if config.retry_quarantined and before.content["quarantined"]:
+        return False
+    say(f"{before.uri} is finished already; nothing to do")
+    return True
 
 
 def _undo_damaged_units(plan: EmbedPlan) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import ray
 
-from metric_core.errors import ConfigError
 from workflows.embed import decoding
 from workflows.embed.config import EmbedConfig
 from workflows.embed.decoding import DecodedBatch
@@ -13,24 +12,38 @@ from workflows.embed.setup import Setup
 from workflows.embed.throughput import PoolSizes
 from workflows.embed.units import Unit
 from workflows.embed.worker import EmbedWorker
-from workflows.shared import cluster
+from workflows.shared import cluster, preflight
 
 
 def pool_sizes(config: EmbedConfig, units: int) -> PoolSizes:
-    """How many processes of each kind share ``units`` units.
-
-    Raises:
-        ConfigError: the cluster has too few CPUs or GPUs for what the options ask for.
-    """
-    cpus, gpus = cluster.cpus(), cluster.gpus()
-    room = int(gpus / config.gpu_per_actor + 1e-9) if config.gpu else cpus - (config.decoders or 0)
-    actors = config.actors or max(1, room)
-    decoders = config.decoders if config.decoders is not None else max(0, cpus - actors) if config.gpu else 0
-    if config.gpu and actors > room:
-        raise ConfigError(f"actors is {actors} at {config.gpu_per_actor} GPUs each but the cluster has {gpus} GPUs")
-    if actors + decoders > cpus:
-        raise ConfigError(f"actors is {actors} and decoders is {decoders} but the cluster has {cpus} CPUs")
+    """How many processes of each kind share ``units`` units."""
+    actors, decoders = _wanted(config)
     return PoolSizes(min(actors, max(1, units)), decoders)
+
+
+def require_room(config: EmbedConfig) -> None:
+    """Raises ConfigError if the cluster has too few CPUs or GPUs for what the options ask for, and no more to come."""
+    cpus, gpus, (actors, decoders) = cluster.cpus(), cluster.gpus(), _wanted(config)
+    preflight.require_room(
+        not config.gpu or actors <= _on_gpus(config),
+        f"actors is {actors} at {config.gpu_per_actor} GPUs each but the cluster has {gpus} GPUs",
+    )
+    preflight.require_room(
+        actors + decoders <= cpus,
+        f"actors is {actors} and decoders is {decoders} but the cluster has {cpus} CPUs",
+    )
+
+
+def _wanted(config: EmbedConfig) -> tuple[int, int]:
+    """Actors and decoders."""
+    cpus = cluster.cpus()
+    actors = config.actors or max(1, _on_gpus(config) if config.gpu else cpus - (config.decoders or 0))
+    decoders = config.decoders if config.decoders is not None else max(0, cpus - actors) if config.gpu else 0
+    return actors, decoders
+
+
+def _on_gpus(config: EmbedConfig) -> int:
+    return int(cluster.gpus() / config.gpu_per_actor + 1e-9)
 
 
 class Launcher:

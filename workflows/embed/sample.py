@@ -8,7 +8,7 @@ from ray.exceptions import RayError
 
 from metric_core.errors import ConfigError
 from workflows.embed import throughput
-from workflows.embed.launcher import Launcher, pool_sizes
+from workflows.embed.launcher import Launcher, pool_sizes, require_room
 from workflows.embed.plan import EmbedPlan
 from workflows.embed.units import Unit
 from workflows.embed.worker import Sample
@@ -67,6 +67,7 @@ def dry_run(plan: EmbedPlan) -> dict[str, Any]:
         ConfigError: the cluster has too few CPUs or GPUs.
         DataError: there are no faces to measure.
     """
+    require_room(plan.config)
     sizes = pool_sizes(plan.config, len(plan.units))
     sample = take(Launcher(plan.config, plan.setup), plan.units)
     found = throughput.estimate(sample, plan.total, sizes, plan.config.price_per_hour)

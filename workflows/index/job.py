@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from metric_core import storage
+from metric_core.artefacts import manifest
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, IndexBuildError
@@ -18,7 +19,7 @@ from metric_core.index.version import KIND, Content, Version
 from workflows.index import picture
 from workflows.index.build import Build, memory_of
 from workflows.index.config import IndexConfig
-from workflows.shared import cluster, console, erasures, lease, provenance
+from workflows.shared import cluster, console, erasures, lease, preflight, provenance
 from workflows.shared.console import say
 
 
@@ -58,8 +59,9 @@ def run(config: IndexConfig) -> dict[str, Any]:
         "shards": config.shards,
         "seed": config.seed,
     }
-    version, finished = store.begin(plan, say)
-    _tell_of_others(store, version)
+    version, finished = Version.of(store.uri, plan), None
+    if begun := manifest.begun(version.uri):
+        version, finished = _begin(store, plan)
     before = Content.parse(finished.content) if finished else None
     work = Build(config, corpus, version, before)
     damaged = list(check.damage(version, before, verify=config.verify)) if before else []
@@ -68,15 +70,18 @@ def run(config: IndexConfig) -> dict[str, Any]:
     if finished and not damaged:
         say(f"version {version.id} is built already")
     else:
-        with cluster.connected(config), lease.held(store.uri) as held:
-            cluster.require_shared([store.uri, *(one.manifest.uri for one in source.sources)])
-            try:
-                content = _content(work)
-            except ConfigError:
-                store.forget_plan(version)  # nothing was built that could be continued
-                raise
-            held.confirm()
-            finished = _finished(work, content)
+        with cluster.connected(config):
+            preflight.require_nodes(store.uri, [one.manifest.uri for one in source.sources])
+            if not begun:
+                _begin(store, plan)
+            with lease.held(store.uri) as held:
+                try:
+                    content = _content(work)
+                except ConfigError:
+                    store.forget_plan(version)  # nothing was built that could be continued
+                    raise
+                held.confirm()
+                finished = _finished(work, content)
     store.publish(version)
     say(f"version {version.id} of {store.uri} is live")
     content = Content.parse(finished.content)
@@ -134,14 +139,16 @@ def _finished(work: Build, content: Content) -> Manifest:
     return work.version.finish(content, about)
 
 
-def _tell_of_others(store: IndexStore, version: Version) -> None:
-    """Say which unfinished versions of an older format stay as they are."""
+def _begin(store: IndexStore, plan: dict[str, Any]) -> tuple[Version, Manifest | None]:
+    """``store.begin``; says which unfinished versions of an older format stay as they are."""
+    version, finished = store.begin(plan, say)
     for other in store.versions():
         if not other.finished and other.id != version.id and store.version(other.id).format() == 1:
             say(
                 f"version {other.id} was begun in an older format and never finished; it is left as it is, and "
                 f"version {version.id} is built beside it"
             )
+    return version, finished
 
 
 def _estimate(work: Build, start: float) -> dict[str, Any]:

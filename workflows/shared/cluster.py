@@ -1,25 +1,32 @@
 """Ray for the length of a job: a running cluster if one is named, else a local one that is stopped afterwards.
 
-Also what the connected cluster has room for, whether its nodes see the same files, and our errors behind Ray's.
+Also what the connected cluster has room for, and our errors behind Ray's. Whether its nodes can do the work is in
+``preflight``.
 """
 
 import logging
 import os
 import resource
 import shutil
-import socket
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import ray
-from ray.exceptions import RayError, RayTaskError
+import ray._private.utils
+from ray._private import services
+from ray._private.authentication import authentication_token_setup as tokens
+from ray._private.gcs_utils import create_gcs_channel
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
+from ray.core.generated import gcs_service_pb2_grpc
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest  # type: ignore[attr-defined]  # generated
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from metric_core import storage
-from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, JobFailed, LikenessError
 from workflows.shared import stopping
 from workflows.shared.options import RunOptions
@@ -38,6 +45,8 @@ the system, which zeroes it page by page for the next ones: half of the time tha
 arena, because the work is done in threads, and a thread's own arena holds no block above 64 MB."""
 
 
+KNOCK_S = 10.0
+"""Seconds in which a running cluster must answer."""
 OPEN_FILES, FILE_BYTES = 1024, 64 << 20
 """Limits of a process below which the Ray that is started here fails, as measured, with room for a few workers."""
 
@@ -48,7 +57,7 @@ def connected(options: RunOptions) -> Iterator[None]:
     left running.
 
     Raises:
-        ConfigError: no cluster answers at the address.
+        ConfigError: no cluster answers at the address, or it refuses the token or this version of Ray or Python.
         JobFailed: no local cluster could be started, or Ray failed in the block, for example because an actor died.
     """
     for name, value in QUIET.items():
@@ -65,7 +74,7 @@ def connected(options: RunOptions) -> Iterator[None]:
     }
     scratch = None
     try:
-        with warnings.catch_warnings(), stopping.kept():
+        with warnings.catch_warnings(), _command_without_secrets(), stopping.kept():
             warnings.simplefilter("default" if options.verbose else "ignore")
             if address:
                 _join(address, how)
@@ -85,12 +94,54 @@ def connected(options: RunOptions) -> Iterator[None]:
 
 def _join(address: str, how: dict[str, Any]) -> None:
     try:
-        _require_listener(address)
+        if "://" not in address and (place := services.canonicalize_bootstrap_address(address)):
+            _knock(place if address == "auto" else address, place)
         ray.init(address=address, **how)
-    except (OSError, RayError, ValueError) as error:
+    except (OSError, RayError, ValueError, RuntimeError, grpc.RpcError) as error:
+        text = error.details() if isinstance(error, grpc.RpcError) else one_line(error)
         raise ConfigError(
-            f"no Ray cluster answers at {address}: {_one_line(error)}; start one or drop --address"
+            storage.without_secrets(f"no Ray cluster answers at {address}: {text}; start one or drop --address")
         ) from error
+
+
+def _knock(address: str, place: str) -> None:
+    """Ask the cluster at ``place``, HOST:PORT, whether it is there and takes our token. Ray itself would ask for a
+    minute, with a line a second on stderr.
+
+    Raises:
+        ConfigError: it refuses the token.
+        grpc.RpcError: nothing answers within ``KNOCK_S``, or something else does.
+    """
+    tokens.logger.setLevel(logging.ERROR)  # it would warn that a token is used
+    tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # Ray uses it for the address auto only
+    try:
+        with create_gcs_channel(place) as channel:
+            head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            head.CheckAlive(CheckAliveRequest(), timeout=KNOCK_S)
+    except (grpc.RpcError, AuthenticationError) as error:
+        refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+        if isinstance(error, grpc.RpcError) and error.code() not in refused:
+            raise
+        has_one = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+        found = "the token of this process is another one" if has_one else "this process has no token"
+        if os.environ.get(tokens.AUTH_MODE_ENV_VAR, "token").lower() != "token":
+            found = f"{tokens.AUTH_MODE_ENV_VAR} says that this process shows none"
+        raise ConfigError(
+            f"Ray at {address} answers but refuses the token ({found}); set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to "
+            f"the cluster's"
+        ) from error
+
+
+@contextmanager
+def _command_without_secrets() -> Iterator[None]:
+    """Ray lists each driver's command line for whoever may see the cluster's jobs: no address in it keeps a password
+    while the block runs."""
+    whole = ray._private.utils.get_entrypoint_name
+    ray._private.utils.get_entrypoint_name = lambda: storage.without_secrets(whole())  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        ray._private.utils.get_entrypoint_name = whole
 
 
 def _start(scratch: str, how: dict[str, Any]) -> None:
@@ -99,7 +150,7 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
         ray.init(include_dashboard=False, _temp_dir=scratch, **how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
         raise JobFailed(
-            f"Ray could not be started on this machine: {_one_line(error)}; try again when the machine is less busy, "
+            f"Ray could not be started on this machine: {one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
 
@@ -129,16 +180,9 @@ def _ray_errors_as_ours() -> Iterator[None]:
         raise as_likeness_error(error) from error
 
 
-def _one_line(error: BaseException, most: int = 200) -> str:
-    """The start of an error's message, in one line."""
-    return textwrap.shorten(str(error), most, placeholder=" …") or type(error).__name__
-
-
-def _require_listener(address: str) -> None:
-    """Raises OSError at once if nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "://" not in address:
-        socket.create_connection((host, int(port)), timeout=10).close()
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The start of an error's message, in one line, without secrets."""
+    return textwrap.shorten(storage.without_secrets(str(error)), most, placeholder=" …") or type(error).__name__
 
 
 def cpus() -> int:
@@ -157,11 +201,12 @@ Node = tuple[int, int]
 
 def nodes() -> list[Node]:
     """The live nodes of the connected cluster."""
-    found = [node["Resources"] for node in _live_nodes()]
+    found = [node["Resources"] for node in live_nodes()]
     return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
 
 
-def _live_nodes() -> list[dict[str, Any]]:
+def live_nodes() -> list[dict[str, Any]]:
+    """What Ray says of each live node of the connected cluster."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -171,7 +216,7 @@ def require_memory(bytes_needed: int, remedy: str) -> None:
     Raises:
         ConfigError: none has; ``remedy`` completes the message.
     """
-    most = max((int(node["Resources"].get("memory", 0)) for node in _live_nodes()), default=0)
+    most = max((int(node["Resources"].get("memory", 0)) for node in live_nodes()), default=0)
     if bytes_needed > most:
         raise ConfigError(
             f"a task needs {bytes_needed / 2**30:.1f} GiB of memory, no node has over {most / 2**30:.1f} GiB; {remedy}"
@@ -187,42 +232,6 @@ def cpus_per_worker(nodes: list[Node], workers: int) -> int:
     """The most CPUs that each of ``workers`` workers can have; 1 if there are not even that many."""
     most = max((cpus for cpus, _ in nodes), default=1)
     return next((each for each in range(most, 1, -1) if workers_that_fit(nodes, each) >= workers), 1)
-
-
-def require_shared(uris: list[str], files: Iterable[str] = ()) -> None:
-    """Check that all nodes of the connected cluster see the same local folders ``uris``, and those of ``files`` that
-    exist on this node. Object-store addresses need no check.
-
-    Raises:
-        ConfigError: on some node a folder is another one, or a folder or file is missing.
-    """
-    nodes = _live_nodes()
-    if len(nodes) < 2:
-        return
-    local = [uri for uri in uris if storage.is_local(uri)]
-    here = [file for file in files if storage.is_local(file) and storage.exists(file)]
-    if not (local or here):
-        return
-    # A folder is recognised by its manifest, or, if it has none yet, by a file that is written for this check.
-    token = f".shared-{socket.gethostname()}-{os.getpid()}"
-    markers = {uri: storage.join(uri, manifest.NAME) for uri in local}
-    written = [uri for uri, marker in markers.items() if not storage.exists(marker)]
-    markers |= {file: file for file in here}
-    for uri in written:
-        markers[uri] = storage.join(uri, token)
-        storage.write_bytes(markers[uri], b"")
-    try:
-        look = ray.remote(num_cpus=0)(lambda: [uri for uri, marker in markers.items() if not storage.exists(marker)])
-        seen = ray.get([look.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote() for node in nodes])
-    finally:
-        for uri in written:
-            storage.remove(markers[uri])
-    absent = sorted({uri for uris in seen for uri in uris})
-    if absent:
-        raise ConfigError(
-            f"the cluster has {len(nodes)} nodes and not all of them see {', '.join(absent)}; use a shared file system "
-            f"or an object store"
-        )
 
 
 def as_likeness_error(error: BaseException) -> LikenessError:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from metric_core.storage import without_secrets
+
 LINE_EVERY_S = 30.0
 """Seconds between two lines of progress where stderr is no terminal, so that a bar cannot move."""
 
@@ -16,8 +18,8 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Print one line to stderr."""
-    _console.print(line, markup=False)
+    """Print one line to stderr, without the secrets of its addresses."""
+    _console.print(without_secrets(line), markup=False)
 
 
 class Bar:

@@ -11,8 +11,8 @@ from typing import Any
 
 
 def record(**more: Any) -> dict[str, Any]:
-    """The facts of this process, with ``more`` of the job."""
-    return {
+    """The facts of this process, with ``more`` of the job; no address in them keeps a user or a password."""
+    facts = {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),
@@ -21,6 +21,17 @@ def record(**more: Any) -> dict[str, Any]:
         "git_commit": git_commit(),
         **more,
     }
+    return {name: _without_secrets(value) for name, value in facts.items()}
+
+
+def _without_secrets(value: Any) -> Any:
+    from metric_core.storage import without_secrets  # the commit alone needs none of the library
+
+    if isinstance(value, dict):
+        return {name: _without_secrets(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(one) for one in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def git_commit() -> str | None:

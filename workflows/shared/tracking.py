@@ -3,9 +3,10 @@
 The driver alone talks to MLflow; workers hand their figures to the driver.
 """
 
+import errno
 import logging
 import os
-import re
+import socket
 import tempfile
 import textwrap
 import time
@@ -15,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # stdout is for results
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 take minutes; ``outbox`` tries again
 
 import mlflow
@@ -30,6 +32,10 @@ from mlflow.models import ModelSignature
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils import logging_utils
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from metric_core import storage
 from metric_core.errors import ConfigError, JobFailed, Missing
@@ -40,6 +46,10 @@ from workflows.shared import provenance
 from workflows.shared.console import say
 from workflows.shared.outbox import Entry, Outbox
 
+KNOCK_S = 10.0
+"""Seconds in which a store must answer."""
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of addresses that name none."""
 HOME = Path("~/.likeness").expanduser()
 SERVING = "metric_core.model.serving"
 """Stored in every registered model: MLflow imports it to serve one, so it must keep its name."""
@@ -62,6 +72,7 @@ class Tracker:
     """One MLflow run, open for writing. As a context manager it ends the run with the status of the block."""
 
     uri: str
+    """Of the store, without user and password."""
     run_id: str
     verbose: bool
     _client: MlflowClient = field(repr=False)
@@ -194,11 +205,11 @@ def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, ve
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
         run_id = client.create_run(experiment_id, run_name=name).info.run_id
-        client.log_batch(run_id, params=[Param(k, str(v)[:500]) for k, v in params.items()])
+        client.log_batch(run_id, params=[Param(k, storage.without_secrets(str(v))[:500]) for k, v in params.items()])
         commit = provenance.git_commit()
         if commit:
             client.set_tag(run_id, "mlflow.source.git.commit", commit)
-        return Tracker(uri, run_id, verbose, client)
+        return Tracker(storage.without_secrets(uri), run_id, verbose, client)
 
 
 def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
@@ -213,27 +224,33 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
         curves = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
         seen = {key: max(m.step for m in curve) for key, curve in curves.items()}
         latest = max((m.timestamp for curve in curves.values() for m in curve), default=0)
-        return Tracker(uri, run_id, verbose, client, seen, latest)
+        return Tracker(storage.without_secrets(uri), run_id, verbose, client, seen, latest)
 
 
 @contextmanager
 def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
     with _quiet(verbose):
         try:
-            mlflow.set_tracking_uri(_prepared(uri))  # else flushing would open MLflow's default, in the current folder
-            yield MlflowClient(tracking_uri=uri)
+            prepared = _prepared(uri)
+            mlflow.set_tracking_uri(prepared)  # else flushing would open MLflow's default, in the current folder
+            yield MlflowClient(tracking_uri=prepared)
         except (MlflowException, OSError) as error:
-            raise ConfigError(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri") from error
+            raise ConfigError(
+                storage.without_secrets(f"MLflow at {uri} cannot be used: {error}; correct --tracking-uri")
+            ) from error
 
 
 def load_model(uri: str) -> Model:
-    """The Likeness model inside a registered MLflow model. Raises Missing, and else as ``bundle.load``."""
-    mlflow.set_tracking_uri(_prepared(default_uri()))
+    """The Likeness model inside a registered MLflow model. Raises Missing; ConfigError if nothing answers; and else as
+    ``bundle.load``."""
+    with _answering(default_uri()):
+        mlflow.set_tracking_uri(_prepared(default_uri()))
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
         try:
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
         except MlflowException as error:
-            raise Missing(f"{uri}: MLflow at {default_uri()} has no such model ({error})") from error
+            store = storage.without_secrets(default_uri())
+            raise Missing(f"{uri}: MLflow at {store} has no such model ({error})") from error
         inside = [p.parent for p in path.rglob("manifest.json")]
         if not inside:
             raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
@@ -241,13 +258,18 @@ def load_model(uri: str) -> Model:
 
 
 def _prepared(uri: str) -> str:
-    """The same address, once the SQLite store exists."""
+    """The address for MLflow, once the SQLite store exists. The user and the password in a server's address go where
+    MLflow looks for them as well, so that nothing that it prints or stores has them."""
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///")).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _create(path, _artifacts(uri))
-    return uri
+    if not uri.startswith(("http://", "https://")) or (parts := urlsplit(uri)).username is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return storage.without_secrets(uri)
 
 
 def _create(path: Path, artifacts: str | None) -> None:
@@ -265,7 +287,7 @@ def _create(path: Path, artifacts: str | None) -> None:
 
 def _in_one_line(error: BaseException) -> str:
     """The start of an error's message, without users and passwords in addresses."""
-    return textwrap.shorten(re.sub(r"//[^/@\s]+@", "//", str(error)), 200, placeholder=" …") or type(error).__name__
+    return textwrap.shorten(storage.without_secrets(str(error)), 200, placeholder=" …") or type(error).__name__
 
 
 def _artifacts(uri: str) -> str | None:
@@ -290,3 +312,96 @@ def _quiet(verbose: bool) -> Iterator[None]:
     finally:
         logging_utils.enable_logging()
         alembic.setLevel(before)
+
+
+def require_ready(uri: str, experiment: str, model: str | None = None) -> None:
+    """Check that the store answers, and that this user may write a run of the experiment and register ``model``.
+    Nothing is written. MLflow's own client would try for five minutes.
+
+    Raises:
+        ConfigError: the store does not answer, or refuses.
+    """
+    with _answering(uri) as server:
+        if uri.startswith("sqlite:///"):
+            _require_writable_file(uri)
+        elif uri.startswith(("http://", "https://")):
+            _require_server(_prepared(uri), experiment, model)
+        elif server:
+            _require_database(uri)
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[bool]:
+    """Knock at the host of a store; whether there is one. Errors of the block become ConfigError."""
+    shown = storage.without_secrets(uri)
+    try:
+        place = urlsplit(uri)
+        port = place.hostname and (place.port or PORTS.get(place.scheme.partition("+")[0]))
+        if port:
+            socket.create_connection((place.hostname, port), timeout=KNOCK_S).close()
+        yield bool(port)
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        raise ConfigError(
+            f"nothing answers at {shown}, the MLflow store ({error}); start it or correct --tracking-uri"
+        ) from error
+    except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:
+        said = " ".join(str(error).partition("[SQL")[0].split())
+        raise ConfigError(
+            storage.without_secrets(
+                f"the MLflow store {shown} cannot be used: {said}; mend it or correct --tracking-uri"
+            )
+        ) from error
+
+
+def _require_server(uri: str, experiment: str, model: str | None) -> None:
+    """Ask for a run and a model version that cannot be: whoever may not write is refused before that is noticed."""
+    login = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    creds, api = get_default_host_creds(uri), "/api/2.0/mlflow"
+    once: dict[str, Any] = {"max_retries": 0, "timeout": KNOCK_S, "raise_on_status": False}
+
+    def answer(method: str, what: str, right: str, **more: Any) -> Any:
+        found = http_request(creds, f"{api}/{what}", method, **once, **more)
+        if found.status_code == 401:
+            raise ConfigError(f"MLflow at {uri} answers but refuses the user or the password; {login}")
+        if found.status_code == 403:
+            raise ConfigError(
+                f"MLflow at {uri} answers but this user may not {right}; ask for the right to, or {login}"
+            )
+        if found.status_code >= 500 or "application/json" not in found.headers.get("Content-Type", ""):
+            raise ConfigError(
+                f"what answers at {uri} is no MLflow server, or one in trouble (HTTP {found.status_code} for {what}); "
+                f"correct --tracking-uri, or see the server's log"
+            )
+        return found.json()
+
+    named = {"params": {"experiment_name": experiment}}
+    there = answer("GET", "experiments/get-by-name", f"read the experiment {experiment!r}", **named)
+    if "experiment" in there:
+        asked = {"experiment_id": there["experiment"]["experiment_id"], "start_time": "never"}
+        answer("POST", "runs/create", f"write to the experiment {experiment!r}", json=asked)
+    if model is not None:
+        answer("POST", "model-versions/create", f"register the model {model!r}", json={"name": model})
+
+
+def _require_database(uri: str) -> None:
+    """Ask the database to change nothing. Raises SQLAlchemyError or OSError."""
+    seconds = {"timeout" if uri.startswith("sqlite") else "connect_timeout": int(KNOCK_S)}
+    engine = create_engine(uri, connect_args=seconds)
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("experiments"):
+                connection.execute(text("UPDATE experiments SET name = name WHERE 1 = 0"))
+            connection.rollback()
+    finally:
+        engine.dispose()
+
+
+def _require_writable_file(uri: str) -> None:
+    """Raises as ``_require_database``, and OSError where no file can be made."""
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0]).expanduser().absolute()
+    if path.exists():
+        _require_database(uri)
+        return
+    folder = next(one for one in path.parents if one.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise PermissionError(errno.EACCES, "no file can be made in it", str(folder))

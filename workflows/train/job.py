@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from metric_core import storage
+from metric_core.artefacts import manifest
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import JobFailed
 from metric_core.learn.health import all_finite
@@ -44,8 +45,10 @@ def run(config: TrainConfig) -> dict[str, Any]:
     """
     training = Training.prepare(config)
     with cluster.connected(config):
-        training.check_cluster()
-        done = training.begin()
+        done = training.begin() if manifest.begun(training.out) else None
+        if not done:
+            training.check_cluster()
+            done = training.begin()
         if done:
             say(f"{training.out} is finished already; nothing to do")
             if storage.exists(training.work):  # the run was killed after writing the manifest, before tidying up

@@ -5,7 +5,7 @@ Running it on workers is in ``fit``; what each worker does is in ``loop``.
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ from metric_core.errors import ConfigError
 from metric_core.model.spec import ModelSpec
 from metric_core.sampling.loader import check_landmarks, mean_face
 from metric_core.sampling.sampler import BatchSampler
-from workflows.shared import cluster, tracking
+from workflows.shared import cluster, preflight, tracking
 from workflows.shared.console import say
 from workflows.shared.outbox import Outbox
 from workflows.shared.tracking import Tracker
@@ -41,7 +41,9 @@ class Training:
     """One training, checked as far as that is possible without a cluster."""
 
     config: TrainConfig
-    """The options, with precision auto resolved."""
+    """The options, with precision auto resolved, and without the password of the MLflow store: workers need none."""
+    store: str = field(repr=False)
+    """Address of the MLflow store."""
     out: str
     """Absolute address of the output folder."""
     faces: Faces
@@ -59,7 +61,8 @@ class Training:
             Missing, Unfinished: there is no finished Faces artefact.
             ConfigError, DataError: the options, the splits and the faces do not fit together.
         """
-        config = with_precision(asked)
+        store = asked.tracking_uri or tracking.default_uri()
+        config = with_precision(replace(asked, tracking_uri=asked.tracking_uri and storage.without_secrets(store)))
         faces = Faces.open(config.faces)
         train, valid = splits(config, faces)
         if config.align == "arcface":
@@ -69,7 +72,7 @@ class Training:
             raise ConfigError(
                 f"workers is {config.workers} but a batch has only {sampler.people_per_batch} people; lower workers"
             )
-        return cls(config, storage.absolute(config.out), faces, train, valid, sampler)
+        return cls(config, store, storage.absolute(config.out), faces, train, valid, sampler)
 
     @property
     def work(self) -> str:
@@ -94,23 +97,29 @@ class Training:
         return manifest.begin(self.out, "model", self.plan)
 
     def check_cluster(self) -> None:
-        """Raises ConfigError when the connected cluster has no room for the workers, or when not all of its nodes can
-        reach the folders and the MLflow store."""
+        """Writes nothing that stays.
+
+        Raises:
+            ConfigError: the connected cluster has no room for the workers, not all of its nodes can read the faces and
+                write to the output folder, or the MLflow store is not ready.
+            NotWritable, StorageFull: this process cannot write to the output folder.
+        """
         config, nodes = self.config, cluster.nodes()
         each = config.cpus_per_worker or 1
         room = cluster.workers_that_fit(nodes, each, int(config.gpu))
-        if config.fewest_workers > room:
-            found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
+        found = ", ".join(f"{n} x {cpus} CPUs and {gpus} GPUs" for (cpus, gpus), n in Counter(nodes).items())
+        preflight.require_room(
+            config.fewest_workers <= room,
+            f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
+            f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes",
+        )
+        if self.store.startswith("sqlite") and len(nodes) > 1:
             raise ConfigError(
-                f"workers is {config.workers} at {each} CPUs{' and a GPU' if config.gpu else ''} each but the cluster "
-                f"has room for {room} of them, on nodes of {found}; lower workers or cpus_per_worker, or add nodes"
-            )
-        cluster.require_shared([self.out, self.faces.uri], self.faces.first_picture())
-        if self._tracking_uri.startswith("sqlite") and len(nodes) > 1:
-            raise ConfigError(
-                f"the cluster has several nodes but the MLflow store is a file on this node ({self._tracking_uri}); "
+                f"the cluster has several nodes but the MLflow store is a file on this node ({self.store}); "
                 f"give --tracking-uri the address of an MLflow server"
             )
+        tracking.require_ready(self.store, config.experiment, config.register)
+        preflight.require_nodes(self.out, [self.faces.uri], self.faces.first_picture())
 
     def describe(self) -> None:
         """Print what the training learns from, and how."""
@@ -130,19 +139,18 @@ class Training:
     def open_run(self) -> Tracker:
         """Open the MLflow run of this output folder; after a restart it is the same run."""
         config, state = self.config, storage.join(self.work, "mlflow.json")
-        uri = self._tracking_uri
         before = self._stored_run(state)
         options = asdict(config)
         params = {k: v for k, v in options.items() if not isinstance(v, dict)}
         groups = {name: fields for name, fields in options.items() if isinstance(fields, dict)}
         params |= {f"{name}.{k}": v for name, fields in groups.items() for k, v in fields.items()}
-        if before and before["uri"] == uri:
-            tracker = tracking.resume(uri, before["run_id"], verbose=config.verbose)
+        if before and storage.without_secrets(before["uri"]) == storage.without_secrets(self.store):
+            tracker = tracking.resume(self.store, before["run_id"], verbose=config.verbose)
         else:
             name = config.run_name or self.out.rsplit("/", 1)[-1]
-            tracker = tracking.start(uri, config.experiment, name, params, verbose=config.verbose)
+            tracker = tracking.start(self.store, config.experiment, name, params, verbose=config.verbose)
         tracker.keep_in(Outbox(storage.join(self.work, "mlflow-unsent.json")))
-        found = {"uri": uri, "run_id": tracker.run_id}
+        found = {"uri": tracker.uri, "run_id": tracker.run_id}
         storage.write_bytes(state, json.dumps(found | {"digest": self._digest(found)}).encode())
         tracker.attach_text(json.dumps(options, indent=2), "config.json")
         return tracker
@@ -177,10 +185,6 @@ class Training:
     def _digest(self, value: Any) -> str:
         """Of something that is stored for this training: another training's has another."""
         return manifest.digest([value, manifest.digest(self.plan)])
-
-    @property
-    def _tracking_uri(self) -> str:
-        return self.config.tracking_uri or tracking.default_uri()
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:

@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support import victims
+from support import answering, victims
 from support.tiny import Chain
 
 from metric_core.artefacts.embeddings import Embeddings
@@ -102,6 +104,41 @@ def test_on_a_cluster_by_address_and_by_job_submission(
     assert one.manifest.digest == two.manifest.digest
 
 
+@pytest.mark.long
+@pytest.mark.slow
+def test_neither_logs_nor_the_job_api_show_a_password(
+    head: tuple[str, str, dict[str, str]], people: Path, tmp_path: Path
+) -> None:
+    address, dashboard, environment = head
+    ready = retried([str(BIN / "ray"), "status", f"--address={address}"], environment)
+    assert ready.returncode == 0, ready.stderr
+    secret, faces = "pl4nted-s3cret", str(tmp_path / "faces")
+    likeness = [str(BIN / "likeness")]
+    with answering.mlflow(tmp_path) as place:
+        store = f"http://anna:{secret}@{place}"
+        train = ["train", "--faces", faces, "--out", str(tmp_path / "model"), "--steps", "2", "--identities", "6"]
+        train += ["--images", "3", "--image-size", "32", "--tracking-uri", store, "--verbose"]
+        embed = ["embed", "--faces", faces, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
+        for argv in (["catalogue", "--source", str(people), "--out", faces], train, embed):
+            done = subprocess.run(
+                [*likeness, *argv, *([] if argv[0] == "catalogue" else ["--address", address])],
+                env=environment | {"MLFLOW_TRACKING_URI": store},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            assert secret not in done.stdout + done.stderr
+    with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=30) as answer:
+        jobs = answer.read().decode()
+    assert f"--tracking-uri http://{place}" in jobs
+    assert secret not in jobs
+    scratch = Path(f"/tmp/lk-head-{os.getpid()}")
+    files = [path for top in (tmp_path, scratch) for path in top.rglob("*") if path.is_file()]
+    assert any("/logs/" in str(path) for path in files)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
 @pytest.mark.slow
 def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
     argv = [str(BIN / "likeness"), "embed", "--faces", chain.faces, "--model", chain.model]
@@ -121,15 +158,15 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
         "from ray.cluster_utils import Cluster\n"
         "from metric_core.errors import ConfigError\n"
         "from metric_core import storage\n"
-        "from workflows.shared import cluster\n"
+        "from workflows.shared import preflight\n"
         "made = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
         "made.add_node(num_cpus=1)\n"
         "ray.init(address=made.address, log_to_driver=False, logging_level='ERROR')\n"
-        "cluster.require_shared([sys.argv[1]], [sys.argv[1] + '/none.jpg', sys.executable])\n"
+        "preflight.require_nodes(sys.argv[1], [], [sys.argv[1] + '/none.jpg', sys.executable])\n"
         "print('shared', storage.names(sys.argv[1]))\n"
         "os.dup2(os.open(sys.executable, os.O_RDONLY), 900)\n"
         "try:\n"
-        "    cluster.require_shared([sys.argv[1]], ['/proc/self/fd/900'])\n"
+        "    preflight.require_nodes(sys.argv[1], [], ['/proc/self/fd/900'])\n"
         "except ConfigError as error:\n"
         "    print(error)\n"
         "ray.shutdown(); made.shutdown()\n"
@@ -137,6 +174,11 @@ def test_folders_that_the_nodes_do_not_share_are_refused(tmp_path: Path) -> None
     with victims.apart():
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
-    shared, refused = done.stdout.strip().splitlines()
+    shared, *refused = done.stdout.strip().splitlines()
     assert shared == "shared []"
-    assert "the cluster has 2 nodes and not all of them see /proc/self/fd/900;" in refused
+    assert len(refused) == 2, "each node says so"
+    for line in refused:
+        assert re.fullmatch(
+            r"node \S+ \(\S+, \w{6}\) cannot read /proc/self/fd/900: .*; use a shared file system or an object store",
+            line,
+        )
