@@ -154,8 +154,10 @@ def _parser(config_class: type, command: str = "likeness", text: str = "") -> ar
     needed = [option for _, options in groups.values() for option in options if option.default is MISSING]
     given = [option for _, options in groups.values() for option in options if option.positional]
     usage = [command, *(f"{option.flag} {option.placeholder}" for option in needed)]
+    usage += [f"{option.placeholder}..." for option in given if not option.remainder]
+    usage += ["[options]", *(option.placeholder for option in given if option.remainder)]
     parser = argparse.ArgumentParser(
-        usage=" ".join([*usage, *(f"{option.placeholder}..." for option in given), "[options]"]),
+        usage=" ".join(usage),
         description=text,
         allow_abbrev=False,
         exit_on_error=False,

@@ -117,7 +117,7 @@ class SubmitConfig(HeadOptions):
         return [f"{name}: {line}" for line in places.of_job(config, self.head, self.shared)]
 
     def parsed(self) -> tuple[Any, bool]:
-        """The job's own config, and whether its result shall be JSON. Raises ConfigError where its options cannot work."""
+        """The job's own config, and whether its result shall be JSON. Raises ConfigError if its options cannot work."""
         from workflows.arguments import parse
         from workflows.cli import JOBS, job_of
 

@@ -1,6 +1,7 @@
 """The job server of a cluster's head: reached, let in, and asked, with each failure as one line of ours."""
 
 import asyncio
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -34,8 +35,11 @@ class Head:
         if _asks_for_a_token(address):
             os.environ[MODE] = "token"  # read when Ray is imported
         with _errors_as_ours(address), _ray_reads(address):
+            from ray.dashboard.modules import dashboard_sdk
             from ray.job_submission import JobSubmissionClient
 
+            for module in (JobSubmissionClient.__module__, dashboard_sdk.__name__):
+                logging.getLogger(module).setLevel(logging.WARNING)  # else each upload is two lines
             self._client = JobSubmissionClient(address)
 
     def submit(self, entrypoint: str, job_id: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> None:

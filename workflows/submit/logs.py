@@ -5,7 +5,7 @@ from typing import Any
 from workflows.submit import names, remote
 from workflows.submit.config import LogsConfig
 from workflows.submit.head import Head
-from workflows.submit.watch import NOISE, watch
+from workflows.submit.watch import is_the_job_s, watch
 
 
 def run(config: LogsConfig) -> dict[str, Any]:
@@ -15,8 +15,7 @@ def run(config: LogsConfig) -> dict[str, Any]:
     if config.follow:
         return {"job": job_id, "lines": [], "result": watch(head, job_id)}
     lines = head.log(job_id).splitlines()
-    shown = [line for line in lines if not line.startswith((remote.MARK, NOISE))]
-    return {"job": job_id, "lines": shown, "result": remote.result_in(lines)}
+    return {"job": job_id, "lines": list(filter(is_the_job_s, lines)), "result": remote.result_in(lines)}
 
 
 def show(result: dict[str, Any]) -> str:

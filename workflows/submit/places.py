@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from metric_core.storage import is_local
 
 PATHS = frozenset(
-    "source out splits tombstones faces model since embeddings index picture image images gallery pairs old new".split()
+    ("source", "out", "splits", "tombstones", "faces", "model", "since", "embeddings", "index")
+    + ("picture", "image", "images", "gallery", "pairs", "old", "new")
 )
-"""Options that hold an address. Those of no other name do, but for tracking_uri."""
+"""Options that hold addresses, as texts; so does tracking_uri, and no other."""
 LISTED = frozenset({"embeddings", "since", "old", "new"})
 """Of these, the ones that hold several addresses: A,B."""
 NOT_FILES = ("models:/", "runs:/", "mlflow-artifacts:/")
@@ -43,7 +44,9 @@ def of_job(config: Any, head: str, shared: list[str]) -> list[str]:
         elif name == "tracking_uri" and (line := _of_url(text, head)):
             problems.append(f"{name} is {text!r}, {line}")
     if getattr(config, "address", None) not in (None, "auto"):
-        problems.append(f"address is {config.address!r}; the job joins the cluster that it is submitted to: leave it out")
+        problems.append(
+            f"address is {config.address!r}; the job joins the cluster that it is submitted to: leave it out"
+        )
     return problems
 
 

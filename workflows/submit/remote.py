@@ -7,6 +7,7 @@ itself needs are imported, so that nodes without our packages can say so.
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -59,18 +60,19 @@ def _with_result(run: Callable[[], int]) -> int:
             return run()
     finally:
         for line in framed(held.getvalue()):
-            print(line, flush=True)
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _print_missing(requirements: list[str]) -> int:
     """Print, as JSON, which of the requirements some node of the cluster does not meet."""
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     look = ray.remote(num_cpus=0)(missing)
     found = ray.get([look.options(label_selector={"ray.io/node-id": node}).remote(requirements) for node in nodes])
-    print(json.dumps(sorted({one for each in found for one in each})))
+    sys.stdout.write(json.dumps(sorted({one for each in found for one in each})))
     return 0
 
 

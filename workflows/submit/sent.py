@@ -31,11 +31,14 @@ def environment(head: Head, config: SubmitConfig, jobs: Sequence[Any]) -> tuple[
     Raises:
         JobFailed: the wheel could not be built, or the nodes could not be looked at.
     """
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
     passed = {name: os.environ[name] for name in config.pass_env}
-    found: dict[str, Any] = {"env_vars": {**STOPPING, **passed}}
-    if config.image is not None:  # which Ray combines with nothing but variables
+    # The field of this name for a hook reaches the workers, but not the process that starts the job's command.
+    hook = {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: remote.HOOK}
+    found: dict[str, Any] = {"env_vars": {**STOPPING, **hook, **passed}}
+    if config.image is not None:
         return {**found, "image_uri": config.image}, {names.SENT: IMAGE}
-    found["worker_process_setup_hook"] = remote.HOOK
     if config.installed:
         return found, {names.SENT: INSTALLED}
     found["working_dir"] = str(wheel.built())

@@ -1,5 +1,6 @@
 """A job on a cluster as if it ran here: its lines on stderr, its result held for stdout, Ctrl-C, and its exit code."""
 
+import re
 import sys
 
 from metric_core.errors import JobFailed, LikenessError
@@ -7,8 +8,8 @@ from workflows.shared.console import say
 from workflows.submit import names, remote
 from workflows.submit.head import Head
 
-NOISE = "Running entrypoint for job "
-"""Beginning of the line that Ray writes into each log: the command, which is known."""
+NOISE = re.compile(r"Running entrypoint for job |.{0,40}\sINFO job_manager\.py:")
+"""Lines that Ray writes into each job's log: the command, which is known, and that its environment is being set up."""
 DETACHED = 130
 """Exit code of whoever was interrupted while the job goes on."""
 
@@ -35,14 +36,20 @@ class Lines:
         self._log += text
         end = self._log.rfind("\n") + 1
         for line in self._log[self._seen : end].splitlines():
-            if not line.startswith((remote.MARK, NOISE)):
-                print(line, file=sys.stderr, flush=True)
+            if is_the_job_s(line):
+                sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
         self._seen = max(self._seen, end)
 
     @property
     def result(self) -> str:
         """What the job printed to stdout."""
         return remote.result_in(self._log.splitlines())
+
+
+def is_the_job_s(line: str) -> bool:
+    """Whether a line of a log is for people to read: neither Ray's own nor a part of the result."""
+    return not (line.startswith(remote.MARK) or NOISE.match(line))
 
 
 def watch(head: Head, job_id: str) -> str:
@@ -71,7 +78,9 @@ def require_success(head: Head, job_id: str) -> None:
     """Raises JobFailed, with the job's exit code, unless it has ended well."""
     job = head.job(job_id)
     if names.state_of(job) in names.LIVE:
-        raise JobFailed(f"the cluster no longer shows the lines of {job_id}, which is {names.in_words(job)}; {how(job_id)}")
+        raise JobFailed(
+            f"the cluster no longer shows the lines of {job_id}, which is {names.in_words(job)}; {how(job_id)}"
+        )
     code = names.exit_code(job)
     if code == 0:
         return
