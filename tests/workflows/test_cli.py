@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from support.commands import ACCEPTED
+from support.commands import ACCEPTED, extended
 
 from metric_core.errors import ConfigError, JobFailed
 from workflows import arguments, cli
@@ -182,7 +182,7 @@ def test_no_address_is_empty(job: str, line: list[str], capsys: pytest.CaptureFi
     texts = [option for option in texts if option.path != "key_prefix"]
     assert texts
     for option in texts:
-        assert cli.main([*job.split(), *line, option.flag, "", "--print-config"]) == 2
+        assert cli.main([*job.split(), *extended(line, option.flag, "", "--print-config")]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert any(shown.startswith(f"likeness {job}: {option.path} is '") for shown in lines), lines
 
@@ -406,6 +406,11 @@ OPTIONS = {
     "embeddings export": "embeddings out keys faces",
     "embeddings compare": "old new faces threshold picture seed",
     "demo": "address verbose out source people pictures steps workers seed",
+    "submit": "address command name wait detach wheel installed image pass-env shared",
+    "jobs list": "address name",
+    "jobs status": "address name",
+    "jobs logs": "address name follow",
+    "jobs stop": "address name",
 }
 
 

@@ -35,7 +35,7 @@ class HeadOptions(Options):
 
     def problems(self) -> list[str]:
         if not self.head:
-            return ["address is missing: give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS to it"]
+            return ["no cluster is named; give --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS to it"]
         if not is_http(self.head):
             host = self.head.rpartition("://")[2].partition(":")[0] or "HEAD"
             return [f"address is {without_secrets(self.head)!r}; expected the job server's, http://{host}:{PORT}"]

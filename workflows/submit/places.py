@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 from metric_core.storage import is_local
 
 PATHS = frozenset(
-    ("source", "out", "splits", "tombstones", "faces", "model", "since", "embeddings", "index")
-    + ("picture", "image", "images", "gallery", "pairs", "old", "new")
-)
+    {"source", "out", "splits", "tombstones", "faces", "model", "since", "embeddings", "index"}
+) | frozenset({"picture", "image", "images", "gallery", "pairs", "old", "new"})
 """Options that hold addresses, as texts; so does tracking_uri, and no other."""
 LISTED = frozenset({"embeddings", "since", "old", "new"})
 """Of these, the ones that hold several addresses: A,B."""
