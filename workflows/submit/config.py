@@ -94,6 +94,7 @@ class SubmitConfig(HeadOptions):
         return problems + places.of_variables(passed, self.head) + self._problems_of_job()
 
     def _problems_of_job(self) -> list[str]:
+        from workflows.arguments import command_line
         from workflows.cli import JOBS, job_of
 
         name, options = job_of(self.command)
@@ -105,15 +106,15 @@ class SubmitConfig(HeadOptions):
             return [f"{name} runs here and cannot be submitted; drop `submit --`"]
         if {"-h", "--help", "--print-config"} & {*options}:
             return [f"--help and --print-config need no cluster; run `likeness {name}` with it"]
-        if any(without_secrets(text) != text for text in self.command):
+        try:
+            config, _ = self.parsed()
+        except ConfigError as error:
+            return [f"{name}: {without_secrets(line)}" for line in str(error).splitlines()]
+        if any(without_secrets(text) != text for text in command_line(config)):
             return [
                 f"{name}: an address holds a password or a token, which whoever may read the cluster's jobs could see; "
                 "leave it to the nodes' own environment, or set it as an environment variable and --pass-env its name"
             ]
-        try:
-            config, _ = self.parsed()
-        except ConfigError as error:
-            return [f"{name}: {line}" for line in str(error).splitlines()]
         return [f"{name}: {line}" for line in places.of_job(config, self.head, self.shared)]
 
     def parsed(self) -> tuple[Any, bool]:

@@ -11,7 +11,9 @@ from workflows.submit.head import Head
 NOISE = re.compile(r"Running entrypoint for job |.{0,40}\sINFO job_manager\.py:")
 """Lines that Ray writes into each job's log: the command, which is known, and that its environment is being set up."""
 DETACHED = 130
-"""Exit code of whoever was interrupted while the job goes on."""
+"""Exit code after an interrupt, while the job goes on."""
+DETACH, STOP = "d", "s"
+"""Answers to an interrupt."""
 
 
 class Detached(LikenessError):
@@ -68,8 +70,8 @@ def watch(head: Head, job_id: str) -> str:
             lines.restart()
             head.follow(job_id, lines.add)
             break
-        except KeyboardInterrupt:
-            _ask(head, job_id)
+        except KeyboardInterrupt as signal:
+            _ask(head, job_id, getattr(signal, "exit_code", DETACHED))
     require_success(head, job_id)
     return lines.result
 
@@ -96,17 +98,23 @@ def how(job_id: str) -> str:
     return f"`likeness jobs logs --follow --name {job_id}` attaches, `likeness jobs stop --name {job_id}` stops it"
 
 
-def _ask(head: Head, job_id: str) -> None:
-    """After an interrupt: return to watch on, after stopping the job if the user says so. Raises Detached."""
-    answer = "d"
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        say(f"\n{job_id} runs on the cluster: [d]etach, [s]top it, or Enter to watch on?")
+def _ask(head: Head, job_id: str, code: int) -> None:
+    """After an interrupt: return to watch on, after stopping the job if the user says so.
+
+    Raises:
+        Detached: the user says so, or there is nobody to ask. It has the exit code ``code``.
+    """
+    answer = DETACH
+    if code == DETACHED and sys.stdin.isatty() and sys.stderr.isatty():
+        say(f"{job_id} runs on the cluster: [d]etach, [s]top it, or Enter to watch on?")
         try:
-            answer = sys.stdin.readline().strip().lower()[:1] or "w"
+            answer = sys.stdin.readline().strip().lower()[:1]
         except KeyboardInterrupt:
-            answer = "d"
-    if answer == "d":
-        raise Detached(f"detached from {job_id}, which goes on; {how(job_id)}")
-    if answer == "s":
+            answer = DETACH
+    if answer == DETACH:
+        error = Detached(f"detached from {job_id}, which goes on; {how(job_id)}")
+        error.exit_code = code
+        raise error
+    if answer == STOP:
         head.stop(job_id)
         say(f"stopping {job_id}")
