@@ -31,20 +31,20 @@ def run(config: SubmitConfig) -> dict[str, Any]:
     head = Head(config.head)
     jobs = head.jobs()
     found = names.find(jobs, name, command)
+    first = f"{found.job_id} is there already, {found.state.lower()}"
     if not found.state:
         runtime_env, more = sent.environment(head, config, jobs)
         metadata = {names.NAME: name, names.COMMAND: command, **_facts(), **more}
         head.submit(f"{remote.COMMAND} {shlex.join(options)}", found.job_id, runtime_env, metadata)
-        say(f"submitted {found.job_id} to {config.head}; {how(found.job_id)}")
+        first = f"submitted {found.job_id} to {config.head}; {how(found.job_id)}"
     answer = {"name": name, "job": found.job_id, "state": found.state or "PENDING"}
     if found.state == names.DONE:
         say(f"{name} is done already; another --name runs it again")
         return {**answer, "result": _read(remote.result_in(head.log(found.job_id).splitlines()), config)}
     if config.detach:
+        say(first)
         return {**answer, "result": None}
-    if found.state:
-        say(f"{found.job_id} is there already: attached")
-    return {**answer, "state": names.DONE, "result": _read(watch(head, found.job_id), config)}
+    return {**answer, "state": names.DONE, "result": _read(watch(head, found.job_id, first), config)}
 
 
 def show(result: dict[str, Any]) -> str:

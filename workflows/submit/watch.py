@@ -54,8 +54,8 @@ def is_the_job_s(line: str) -> bool:
     return not (line.startswith(remote.MARK) or NOISE.match(line))
 
 
-def watch(head: Head, job_id: str) -> str:
-    """Show a job's lines until it ends.
+def watch(head: Head, job_id: str, first: str = "") -> str:
+    """Show a job's lines until it ends, after a ``first`` line if there is one to say.
 
     Returns:
         What it printed to stdout.
@@ -67,6 +67,9 @@ def watch(head: Head, job_id: str) -> str:
     lines = Lines()
     while True:
         try:
+            if first:
+                say(first)
+            first = ""
             lines.restart()
             head.follow(job_id, lines.add)
             break
