@@ -1,6 +1,7 @@
 """``likeness submit``: run a job on a cluster, under a name that makes the same command safe to repeat."""
 
 import json
+import os
 import shlex
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,8 @@ from workflows.submit import names, remote, sent
 from workflows.submit.config import SubmitConfig
 from workflows.submit.head import Head
 from workflows.submit.watch import how, watch
+
+TRACKING = "MLFLOW_TRACKING_URI"
 
 
 def run(config: SubmitConfig) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def run(config: SubmitConfig) -> dict[str, Any]:
     found = names.find(jobs, name, command)
     first = f"{found.job_id} is there already, {found.state.lower()}"
     if not found.state:
+        _note_what_stays_here(config)
         runtime_env, more = sent.environment(head, config, jobs)
         metadata = {names.NAME: name, names.COMMAND: command, **_facts(), **more}
         head.submit(f"{remote.COMMAND} {shlex.join(options)}", found.job_id, runtime_env, metadata)
@@ -63,6 +67,13 @@ def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
     name = config.name or names.default_name(job, options)
     line = [*job.split(), *options, *(["--json"] if as_json else [])]
     return line, without_secrets(shlex.join(line)), name
+
+
+def _note_what_stays_here(config: SubmitConfig) -> None:
+    """Say that the job will not see the MLflow server that a job here would use."""
+    named = getattr(config.parsed()[0], "tracking_uri", "none is taken")
+    if named is None and os.environ.get(TRACKING) and TRACKING not in config.pass_env:
+        say(f"{TRACKING} is set here and not sent; the nodes' own counts, unless --tracking-uri or --pass-env names it")
 
 
 def _facts() -> dict[str, str]:

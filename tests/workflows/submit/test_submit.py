@@ -206,6 +206,23 @@ def test_what_is_sent(head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert "unsent" not in str(vars(kept))
 
 
+def test_a_tracking_server_that_is_not_sent_is_said(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    train = ["train", "--faces", "s3://b/f", "--out", "s3://b/m"]
+    said = "MLFLOW_TRACKING_URI is set here and not sent"
+    for own, more, expected in [
+        ([], [], True),
+        (["--pass-env", "MLFLOW_TRACKING_URI"], [], False),
+        ([], ["--tracking-uri", "http://other:5000"], False),
+    ]:
+        assert submit("--installed", "--detach", "--name", f"n{len(head.kept)}", *own, command=[*train, *more]) == 0
+        assert (said in capsys.readouterr().err) == expected
+    assert submit("--installed", "--detach", "--name", "e") == 0
+    assert said not in capsys.readouterr().err, "evaluate tracks nothing"
+
+
 def test_jobs(head: FakeHead, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PASSWORD", "planted")
     where = ["--address", HEAD]
