@@ -83,7 +83,10 @@ class Head:
                 show(text)
 
         with _errors_as_ours(self.address):
-            asyncio.run(tail())
+            try:
+                asyncio.run(tail())
+            except RuntimeError as error:  # how Ray's client says that the connection was closed
+                raise ConnectionError(str(error)) from error
 
 
 def _asks_for_a_token(address: str) -> bool:

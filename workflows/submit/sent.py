@@ -16,6 +16,8 @@ from workflows.submit.head import Head
 
 STOPPING = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
 """Seconds that Ray leaves a job which is stopped to write its checkpoint; its default is 3."""
+INSTALLING_S = 900
+"""Seconds that a node may take to install packages; Ray gives up on a job that has not started by then."""
 WHEEL, PINS, INSTALLED, IMAGE = "wheel", "wheel and packages", "nothing", "image"
 """What may be sent, as it is stored with a submission."""
 
@@ -46,7 +48,7 @@ def environment(head: Head, config: SubmitConfig, jobs: Sequence[Any]) -> tuple[
     digest = hashlib.sha256(json.dumps(needs).encode()).hexdigest()[:16]
     sent = _sent_before(jobs, digest) or (PINS if _missing(head, found, needs) else WHEEL)
     if sent == PINS:
-        found["pip"] = wheel.pins()
+        found |= {"pip": wheel.pins(), "config": {"setup_timeout_seconds": INSTALLING_S}}
     return found, {names.SENT: sent, names.NEEDS: digest}
 
 
