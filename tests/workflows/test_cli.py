@@ -182,7 +182,7 @@ def test_what_follows_two_dashes_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_config_is_a_command_line() -> None:
     config = parse(
-        "--faces", "f", "--out", "-o", "--image", "a", "b", "--gpu", "--inner.margin", "0.5", "--batch-size", "32", "x"
+        "--faces", "f", "--out=-o", "--image", "a", "b", "--gpu", "--inner.margin", "0.5", "--batch-size", "32", "x"
     )
     line = arguments.command_line(config)
     assert line == ["x", "--faces", "f", "--out=-o", "--gpu", "--image", "a", "b", "--inner.margin", "0.5"]

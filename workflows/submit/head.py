@@ -11,15 +11,16 @@ from http.client import HTTPException
 from typing import Any
 
 from metric_core.errors import ConfigError, JobFailed, LikenessError
-from workflows.submit.config import VARIABLES
+from workflows.submit.config import PORT, VARIABLES
 
 SECONDS = 10.0
 """Longest wait for the head's first answer; Ray's own client waits for ever."""
 MODE = "RAY_AUTH_MODE"
 """Environment variable that makes Ray send its token, with the value ``token``."""
 TOKENS = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
-UNAUTHORISED, FORBIDDEN, MISSING = 401, 403, 404
-"""HTTP's answers to who brings no token, a wrong one, or asks for what is not there."""
+UNAUTHORISED, FORBIDDEN = 401, 403
+"""HTTP's answers to who brings no token, and to who brings a wrong one."""
+EXPECTED = f"expected the address of its dashboard, http://HEAD:{PORT}"
 
 
 class Head:
@@ -97,10 +98,7 @@ def _asks_for_a_token(address: str) -> bool:
     except urllib.error.HTTPError as error:
         if error.code in (UNAUTHORISED, FORBIDDEN):
             return True
-        raise ConfigError(
-            f"what answers at {address} is no Ray head (HTTP {error.code}); expected the address of its dashboard, "
-            f"http://HEAD:8265"
-        ) from error
+        raise ConfigError(f"what answers at {address} is no Ray head (HTTP {error.code}); {EXPECTED}") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ConfigError(
@@ -108,7 +106,7 @@ def _asks_for_a_token(address: str) -> bool:
             f"listening where this machine reaches it (ray start --head --dashboard-host)?"
         ) from error
     if b"ray_version" not in found:
-        raise ConfigError(f"what answers at {address} is no Ray head; expected the address of its dashboard")
+        raise ConfigError(f"what answers at {address} is no Ray head; {EXPECTED}")
     return False
 
 

@@ -62,7 +62,7 @@ def test_nobody_and_somebody_who_says_nothing(monkeypatch: pytest.MonkeyPatch) -
             ) as error:
                 Head(address)
             assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="no Ray head answers at http://127.0.0.1:port"):
+    with pytest.raises(ConfigError, match=r"no Ray head answers at http://127.0.0.1:port"):
         Head("http://127.0.0.1:port")
 
 

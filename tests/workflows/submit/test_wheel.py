@@ -47,7 +47,7 @@ def test_of_one_state_of_the_sources(checkout: Path, monkeypatch: pytest.MonkeyP
 
 def test_of_no_checkout_or_a_broken_one(checkout: Path) -> None:
     (checkout / "pyproject.toml").write_text("[build-system\n")
-    with pytest.raises(JobFailed, match="no wheel of .* could be built: .*or give --installed or --image"):
+    with pytest.raises(JobFailed, match=r"no wheel of .* could be built: .*or give --installed or --image"):
         wheel.built(checkout)
     (checkout / "pyproject.toml").unlink()
     with pytest.raises(ConfigError, match="is no checkout, so no wheel can be built; give --installed or --image"):
