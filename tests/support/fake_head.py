@@ -20,6 +20,7 @@ class FakeHead:
         self.interrupts: list[BaseException] = []
         """Raised one by one while a job is followed, before it ends."""
         self.stopped: list[str] = []
+        self.forgotten: list[SimpleNamespace] = []
 
     def __call__(self, address: str) -> "FakeHead":
         self.address = address
@@ -53,7 +54,8 @@ class FakeHead:
         return self.logs[job_id]
 
     def forget(self, job_id: str) -> None:
-        self.kept.remove(self.job(job_id))
+        self.forgotten.append(self.job(job_id))
+        self.kept.remove(self.forgotten[-1])
 
     def follow(self, job_id: str, show: Callable[[str], None]) -> None:
         for piece in self.pieces:

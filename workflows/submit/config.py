@@ -40,7 +40,7 @@ class HeadOptions(Options):
             host = self.head.rpartition("://")[2].partition(":")[0] or "HEAD"
             return [f"address is {without_secrets(self.head)!r}; expected the job server's, http://{host}:{PORT}"]
         if without_secrets(self.head) != self.head:
-            return ["address holds a password or a token, which Ray would keep; give it as RAY_AUTH_TOKEN instead"]
+            return ["address holds a password or a token, which no head reads there; set RAY_AUTH_TOKEN to its token"]
         return []
 
 

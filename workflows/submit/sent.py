@@ -35,10 +35,10 @@ def environment(head: Head, config: SubmitConfig, jobs: Sequence[Any]) -> tuple[
     """
     from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 
-    passed = {name: os.environ[name] for name in config.pass_env}
     # The field of this name for a hook reaches the workers, but not the process that starts the job's command.
-    hook = {WORKER_PROCESS_SETUP_HOOK_ENV_VAR: remote.HOOK}
-    found: dict[str, Any] = {"env_vars": {**STOPPING, **hook, **passed}}
+    variables = {**STOPPING, WORKER_PROCESS_SETUP_HOOK_ENV_VAR: remote.HOOK}
+    passed = {name: os.environ[name] for name in config.pass_env}
+    found: dict[str, Any] = {"env_vars": {**variables, **passed}}
     if config.image is not None:
         return {**found, "image_uri": config.image}, {names.SENT: IMAGE}
     if config.installed:
@@ -46,17 +46,19 @@ def environment(head: Head, config: SubmitConfig, jobs: Sequence[Any]) -> tuple[
     found["working_dir"] = str(wheel.built())
     needs = wheel.requirements()
     digest = hashlib.sha256(json.dumps(needs).encode()).hexdigest()[:16]
-    sent = _sent_before(jobs, digest) or (PINS if _missing(head, found, needs) else WHEEL)
+    sent = _sent_before(jobs, digest)
+    if not sent:
+        sent = PINS if _missing(head, {**found, "env_vars": variables}, needs) else WHEEL
     if sent == PINS:
         found |= {"pip": wheel.pins(), "config": {"setup_timeout_seconds": INSTALLING_S}}
     return found, {names.SENT: sent, names.NEEDS: digest}
 
 
 def _sent_before(jobs: Sequence[Any], digest: str) -> str:
-    """What an earlier job with the same requirements was sent and began to work with; empty if there is none."""
-    good = [job.metadata for job in jobs if (job.metadata or {}).get(names.NEEDS) == digest]
-    good = [job.metadata for job in jobs if job.metadata in good and names.state_of(job) in ("RUNNING", names.DONE)]
-    return str(good[-1][names.SENT]) if good else ""
+    """What the latest job with these requirements was sent that began to work; empty if there is none."""
+    began = [job for job in jobs if names.state_of(job) in ("RUNNING", names.DONE)]
+    found = [job.metadata for job in began if (job.metadata or {}).get(names.NEEDS) == digest]
+    return str(found[-1][names.SENT]) if found else ""
 
 
 def _missing(head: Head, runtime_env: dict[str, Any], needs: list[str]) -> list[str]:

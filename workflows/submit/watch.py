@@ -12,6 +12,8 @@ NOISE = re.compile(r"Running entrypoint for job |.{0,40}\sINFO job_manager\.py:"
 """Lines that Ray writes into each job's log: the command, which is known, and that its environment is being set up."""
 DETACHED = 130
 """Exit code after an interrupt, while the job goes on."""
+BAD_INPUT = 2
+"""Exit code of a job whose options or data were bad."""
 DETACH, STOP = "d", "s"
 """Answers to an interrupt."""
 
@@ -91,7 +93,8 @@ def require_success(head: Head, job_id: str) -> None:
         return
     lines = [line.strip() for line in (job.message or "").splitlines() if line.strip()]
     why = "" if job.driver_exit_code is not None or not lines else f": {lines[-1][:300]}"
-    error = JobFailed(f"{job_id} {names.in_words(job)} (exit code {code}){why}; the same command continues it")
+    remedy = "correct the command, under the same name" if code == BAD_INPUT else "the same command continues it"
+    error = JobFailed(f"{job_id} {names.in_words(job)} (exit code {code}){why}; {remedy}")
     error.exit_code = code
     raise error
 

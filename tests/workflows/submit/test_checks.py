@@ -66,7 +66,7 @@ def test_what_is_no_job_for_a_cluster(command: list[str], said: str, capsys: pyt
         ("ray://10.0.0.1:10001", "address is 'ray://10.0.0.1:10001'; expected the job server's, http://10.0.0.1:8265"),
         (
             "https://u:planted@head",
-            "address holds a password or a token, which Ray would keep; give it as RAY_AUTH_TOKEN",
+            "address holds a password or a token, which no head reads there; set RAY_AUTH_TOKEN",
         ),
     ],
 )

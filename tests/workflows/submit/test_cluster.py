@@ -132,7 +132,7 @@ def test_from_submission_to_stop(cluster: Cluster, people: Path, tmp_path: Path)
     missing = [*command[:3], str(tmp_path / "no"), "--out", str(tmp_path / "other")]
     err = cluster.likeness("submit", "--name", "bad", *missing, code=2)[1]
     assert "likeness catalogue: " in err
-    assert "bad failed (exit code 2); the same command continues it" in err
+    assert "bad failed (exit code 2); correct the command, under the same name" in err
     out, _ = cluster.likeness("jobs", "logs", "--name", "places", "--follow")
     log = cluster.likeness("jobs", "logs", "--name", "places")[0]
     assert log.count("/_ray_pkg_") == 2, f"driver and worker run what was sent: {log}"

@@ -88,7 +88,8 @@ def test_the_exit_code_is_the_job_s(
     head.ends = (state, code)
     assert submit() == expected
     said = capsys.readouterr().err.splitlines()[-1]
-    assert (f"(exit code {expected}); the same command continues it" in said) == (expected != 0)
+    remedy = "correct the command, under the same name" if expected == 2 else "the same command continues it"
+    assert (f"(exit code {expected}); {remedy}" in said) == (expected != 0)
 
 
 def test_a_job_that_could_not_start_says_why(head: FakeHead, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +185,7 @@ def test_what_is_sent(head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert submit("--name", f"n{len(head.kept)}", "--detach", *own) == 0
         return head.kept[-1]
 
-    last = sent_with()
+    last = sent_with("--pass-env", "AWS_SECRET_ACCESS_KEY")
     assert last.runtime_env["working_dir"] == zipped
     assert "pip" not in last.runtime_env
     assert remote.HOOK in last.runtime_env["env_vars"].values()
@@ -204,6 +205,7 @@ def test_what_is_sent(head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "planted" not in passed.entrypoint + str(passed.metadata)
     for kept in head.kept:
         assert "unsent" not in str(vars(kept))
+    assert all("planted" not in str(vars(look)) for look in head.forgotten), "looking at nodes needs no secrets"
 
 
 def test_a_tracking_server_that_is_not_sent_is_said(
