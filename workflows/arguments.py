@@ -34,6 +34,8 @@ class Option:
     """``MISSING`` when it must be given."""
     help: str
     positional: bool
+    remainder: bool
+    """Whether it takes everything after ``--`` as it stands; at most one option of a job does."""
 
     @property
     def flag(self) -> str:
@@ -43,6 +45,8 @@ class Option:
     @property
     def placeholder(self) -> str:
         """Placeholder of the value in help: N for an integer, X for another number, else the option's own name."""
+        if self.remainder:
+            return "-- JOB [its options]"
         return {int: "N", float: "X"}.get(_without_none(self.type), self.path.rpartition(".")[2].upper())
 
 
@@ -64,6 +68,7 @@ def options_of(config_class: type, prefix: str = "", defaults: Any = None) -> It
             default=_default(field) if defaults is None else getattr(defaults, field.name),
             help=texts.get(field.name, ""),
             positional=bool(field.metadata.get("positional")),
+            remainder=bool(field.metadata.get("remainder")),
         )
 
 
@@ -102,10 +107,15 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
     problems: list[str] = []
     values: dict[str, Any] = {}
     flags = argparse.Namespace(json=False, print_config=False, config=None)
-    for tokens in (*_file_tokens(argv, options, problems), argv):
-        found = _parsed(parser, tokens, problems)
+    remainder = next((option.path for option in options if option.remainder), None)
+    for tokens in (*_file_tokens(_before(argv, remainder), options, problems), argv):
+        found = _parsed(parser, _before(tokens, remainder), problems)
+        if remainder and "--" in tokens:
+            found[remainder] = [*found.get(remainder, []), *tokens[tokens.index("--") + 1 :]]
         values |= {key: value for key, value in found.items() if key not in vars(flags)}
         vars(flags).update({key: value for key, value in found.items() if key in vars(flags)})
+    if remainder and problems and "--" not in argv:
+        problems.append("the job's own options, if these are some, follow after --")
     missing = [option for option in options if option.default is MISSING and option.path not in values]
     problems += [f"{option.flag} is missing: {_first_clause(option.help)}" for option in missing]
     # An empty text replaces each missing value, so that all others are still checked; problems with it do not count.
@@ -118,13 +128,36 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
     return config, flags
 
 
+def command_line(config: Any) -> list[str]:
+    """A command line for the config, with the options that differ from their defaults in the order of the class."""
+    values: list[str] = []
+    tokens: list[str] = []
+    for option in options_of(type(config)):
+        value: Any = config
+        for name in option.path.split("."):
+            value = getattr(value, name)
+        if value == option.default or value is None:
+            continue
+        if isinstance(value, bool):
+            tokens.append(option.flag if value else f"--no-{option.flag[2:]}")
+        elif option.positional:
+            values += map(str, value)
+        elif isinstance(value, list):
+            tokens += [option.flag, *map(str, value)] if value else []
+        else:
+            tokens += [f"{option.flag}={value}"] if str(value).startswith("-") else [option.flag, str(value)]
+    return values + tokens
+
+
 def _parser(config_class: type, command: str = "likeness", text: str = "") -> argparse.ArgumentParser:
     groups = groups_of(config_class)
     needed = [option for _, options in groups.values() for option in options if option.default is MISSING]
     given = [option for _, options in groups.values() for option in options if option.positional]
     usage = [command, *(f"{option.flag} {option.placeholder}" for option in needed)]
+    usage += [f"{option.placeholder}..." for option in given if not option.remainder]
+    usage += ["[options]", *(option.placeholder for option in given if option.remainder)]
     parser = argparse.ArgumentParser(
-        usage=" ".join([*usage, *(f"{option.placeholder}..." for option in given), "[options]"]),
+        usage=" ".join(usage),
         description=text,
         allow_abbrev=False,
         exit_on_error=False,
@@ -211,6 +244,11 @@ def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[s
     return values
 
 
+def _before(tokens: list[str], remainder: str | None) -> list[str]:
+    """What stands before ``--``, if a job has an option for what follows it."""
+    return tokens[: tokens.index("--")] if remainder and "--" in tokens else tokens
+
+
 def _grouped(tokens: list[str]) -> Iterator[list[str]]:
     """Each option with its values, so that one bad option hides no other; leading values are a group of their own."""
     group: list[str] = []
@@ -233,6 +271,7 @@ def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) ->
     paths = [argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--config"]
     paths += [a.removeprefix("--config=") for a in argv if a.startswith("--config=")]
     positional = {option.path for option in options if option.positional}
+    remainder = {option.path for option in options if option.remainder}
     for path in paths:
         import yaml
 
@@ -249,17 +288,20 @@ def _file_tokens(argv: list[str], options: list[Option], problems: list[str]) ->
         if not isinstance(body, dict):
             problems.append(f"--config {path}: expected `option: value` lines, found {type(body).__name__}")
             continue
+        after: list[str] = []
         for key, value in _flat(body):
             flag = "--" + key.replace("_", "-")
             if isinstance(value, bool):
                 tokens.append(flag if value else "--no-" + flag[2:])
+            elif key in remainder:
+                after = ["--", *map(str, value or [])]
             elif key in positional:
                 tokens = [*map(str, value or []), *tokens]  # in front, where no option can take them
             elif isinstance(value, list):
                 tokens += [flag, *map(str, value)] if value else []
             elif value is not None:
                 tokens.append(f"{flag}={value}")
-        yield tokens
+        yield tokens + after
 
 
 def _flat(body: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -59,6 +59,11 @@ JOBS = {
     "embeddings export": _job("embeddings", "ExportConfig", "write vectors as .npy or .fvecs", "export"),
     "embeddings compare": _job("embeddings", "CompareConfig", "show how scores move with a new model", "compare"),
     "demo": _job("demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
+    "submit": _job("submit", "SubmitConfig", "run a job on a cluster"),
+    "jobs list": _job("submit", "ListConfig", "say which jobs a cluster has", "listing"),
+    "jobs status": _job("submit", "OneConfig", "say how a submitted job is doing", "status"),
+    "jobs logs": _job("submit", "LogsConfig", "show what a submitted job has said", "logs"),
+    "jobs stop": _job("submit", "OneConfig", "stop a submitted job", "stop"),
 }
 
 USAGE = """\
@@ -82,22 +87,23 @@ MESSAGE_CHARACTERS = 200
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 (failed), 2 (bad input), 130 (Ctrl-C) or 143 (SIGTERM)."""
     args = sys.argv[1:] if argv is None else argv
-    words = next((n for n in (2, 1) if " ".join(args[:n]) in JOBS), 0)
-    if not words:
+    name, rest = job_of(args)
+    if not name:
         return _without_job(args)
     with stopping.raised() as signals:
         try:
-            return _run(" ".join(args[:words]), args[words:])
+            return _run(name, rest)
         except KeyboardInterrupt as error:  # Ray replaces ours by a plain one
             stopped = error if isinstance(error, stopping.Stopped) else signals.stopped()
-            _print_error(" ".join(args[:words]), str(stopped))
+            _print_error(name, str(stopped))
             return stopped.exit_code
 
 
 def _run(name: str, rest: list[str]) -> int:
     try:
         config_class = JOBS[name].config_class
-        if "-h" in rest or "--help" in rest:
+        own = rest[: rest.index("--")] if "--" in rest else rest
+        if "-h" in own or "--help" in own:
             sys.stdout.write(help_text(f"likeness {name}", f"{JOBS[name].text.capitalize()}.", config_class))
             return 0
         config, flags = parse(config_class, rest)
@@ -138,6 +144,12 @@ def _own_stdout(others: TextIO | None) -> Iterator[None]:
     """stdout is for the result: what Ray and MLflow print in the block goes to ``others``, or nowhere."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(others or nowhere):
         yield
+
+
+def job_of(args: list[str]) -> tuple[str, list[str]]:
+    """The job that a command line begins with, empty if there is none of that name, and what follows it."""
+    words = next((n for n in (2, 1) if " ".join(args[:n]) in JOBS), 0)
+    return " ".join(args[:words]), args[words:]
 
 
 def _without_job(args: list[str]) -> int:

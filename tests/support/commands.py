@@ -15,4 +15,24 @@ ACCEPTED: dict[str, list[str]] = {
     "embeddings export": ["--embeddings", "embeddings", "--out", "vectors.npy"],
     "embeddings compare": ["--old", "embeddings", "--new", "others"],
     "demo": [],
+    "submit": [
+        "--address",
+        "http://head:8265",
+        "--",
+        "verify",
+        "s3://b/1.jpg",
+        "s3://b/2.jpg",
+        "--model",
+        "s3://b/model",
+    ],
+    "jobs list": ["--address", "http://head:8265"],
+    "jobs status": ["--address", "http://head:8265", "--name", "faces"],
+    "jobs logs": ["--address", "http://head:8265", "--name", "faces"],
+    "jobs stop": ["--address", "http://head:8265", "--name", "faces"],
 }
+
+
+def extended(line: list[str], *more: str) -> list[str]:
+    """A command line with more options of its own: before ``--``, if there is one, since what follows is another's."""
+    own = line.index("--") if "--" in line else len(line)
+    return [*line[:own], *more, *line[own:]]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from support.commands import ACCEPTED
+from support.commands import ACCEPTED, extended
 
 from metric_core.errors import ConfigError, JobFailed
 from workflows import arguments, cli
@@ -157,6 +157,38 @@ def test_lists_given_twice_are_joined_but_a_file_s_is_replaced(tmp_path: Path) -
     assert parse("--image", "a", *files, "--image", "b", "c", "--faces", "g").image == ["a", "b", "c"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Handing:
+    name: str | None = None
+    """A name."""
+    rest: list[str] = field(default_factory=list, metadata={"positional": True, "remainder": True})
+    """What another command gets."""
+
+
+def test_what_follows_two_dashes_is_left_as_it_is(tmp_path: Path) -> None:
+    line = ["--name", "n", "--", "train", "--name", "other", "--config", "no.yaml", "--", "-x"]
+    config = arguments.parse(Handing, line)[0]
+    assert config == Handing(name="n", rest=line[3:])
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"rest": ["train", "--name", "x"], "name": "n"}))
+    assert arguments.parse(Handing, ["--config", str(tmp_path / "c.yaml")])[0] == Handing(
+        name="n", rest=["train", "--name", "x"]
+    )
+    with pytest.raises(ConfigError, match="there is no option --steps\nthe job's own options"):
+        arguments.parse(Handing, ["train", "--steps", "5"])
+    with pytest.raises(ConfigError, match="there is no option --"):
+        parse("--faces", "f", "--out", "o", "--", "x")
+    assert "usage: likeness x [options] -- JOB [its options]\n" in arguments.help_text("likeness x", "", Handing)
+
+
+def test_a_config_is_a_command_line() -> None:
+    config = parse(
+        "--faces", "f", "--out=-o", "--image", "a", "b", "--gpu", "--inner.margin", "0.5", "--batch-size", "32", "x"
+    )
+    line = arguments.command_line(config)
+    assert line == ["x", "--faces", "f", "--out=-o", "--gpu", "--image", "a", "b", "--inner.margin", "0.5"]
+    assert parse(*line) == config
+
+
 @pytest.mark.parametrize("number", ["-1", "-.5", "-1e-3", "-2.5E+1", "-3.e1", "-inf"])
 def test_negative_numbers_are_values(number: str) -> None:
     config = parse("--faces", "f", "--out", "o", "--inner.margin", number, "--name", number, "--image", "a", number)
@@ -182,7 +214,7 @@ def test_no_address_is_empty(job: str, line: list[str], capsys: pytest.CaptureFi
     texts = [option for option in texts if option.path != "key_prefix"]
     assert texts
     for option in texts:
-        assert cli.main([*job.split(), *line, option.flag, "", "--print-config"]) == 2
+        assert cli.main([*job.split(), *extended(line, option.flag, "", "--print-config")]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert any(shown.startswith(f"likeness {job}: {option.path} is '") for shown in lines), lines
 
@@ -418,6 +450,11 @@ OPTIONS = {
     "embeddings export": "embeddings out keys faces",
     "embeddings compare": "old new faces threshold picture seed",
     "demo": "address verbose out source people pictures steps workers seed",
+    "submit": "address command name wait detach wheel installed image pass-env shared",
+    "jobs list": "address name",
+    "jobs status": "address name",
+    "jobs logs": "address name follow",
+    "jobs stop": "address name",
 }
 
 

@@ -30,15 +30,15 @@ def test_every_job_has_a_valid_command_line() -> None:
 def test_help_mistakes_and_print_config_import_nothing_heavy() -> None:
     code = f"""
 import json, sys
-from support.commands import ACCEPTED
+from support.commands import ACCEPTED, extended
 from workflows import cli
 from workflows.arguments import options_of
 codes = [[cli.main([]), cli.main(["--help"]), cli.main(["--version"]), cli.main(["trian"])]]
 for job, accepted in ACCEPTED.items():
-    lines = [["--help"], [*accepted, "--print-config"], [*accepted, "--leraning-rate", "1"]]
+    lines = [["--help"], extended(accepted, "--print-config"), extended(accepted, "--leraning-rate", "1")]
     numbers = [o.flag for o in options_of(cli.JOBS[job].config_class) if o.placeholder in "NX"]
-    lines += [[*accepted, *([numbers[0], "many"] if numbers else ["--json=1"])]]
-    lines += [[*accepted, "--config"], accepted[:-2] if accepted else ["--config", "none.yaml"]]
+    lines += [extended(accepted, *([numbers[0], "many"] if numbers else ["--json=1"]))]
+    lines += [extended(accepted, "--config"), accepted[:-2] if accepted else ["--config", "none.yaml"]]
     codes.append([cli.main([*job.split(), *line]) for line in lines])
 print(json.dumps([codes, [name for name in {HEAVY} if name in sys.modules]]))
 """

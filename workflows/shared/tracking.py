@@ -232,7 +232,7 @@ def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
     with _quiet(verbose):
         try:
             prepared = _prepared(uri)
-            mlflow.set_tracking_uri(prepared)  # else flushing would open MLflow's default, in the current folder
+            mlflow.set_tracking_uri(prepared)  # registering a model goes through its fluent calls
             yield MlflowClient(tracking_uri=prepared)
         except (MlflowException, OSError) as error:
             raise ConfigError(
