@@ -16,12 +16,13 @@ from ray.train.torch import TorchTrainer
 
 from metric_core.errors import JobFailed, TooManyBadImages
 from metric_core.model.spec import ModelSpec
-from workflows.shared import cluster, console
+from workflows.shared import cluster, console, metrics
 from workflows.shared.console import say
 from workflows.shared.lease import Lease
 from workflows.shared.tracking import Tracker
 from workflows.train import checkpoints
 from workflows.train.board import Board
+from workflows.train.config import TrainConfig
 from workflows.train.loop import train_loop
 from workflows.train.training import Training
 
@@ -41,7 +42,7 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
     board = Board.remote()  # type: ignore[attr-defined]
     trainer = _trainer(training, spec, board)
     with console.bar("train", training.config.steps) as bar:
-        watcher = _Watcher(board, tracker, held, bar)
+        watcher = _Watcher(board, tracker, held, bar, training.config)
         with watcher.watching():
             try:
                 checkpoint = trainer.fit().checkpoint
@@ -90,8 +91,8 @@ def _trainer(training: Training, spec: ModelSpec, board: Any) -> TorchTrainer:
 class _Watcher:
     """Takes the workers' events off the board while they run, and asks them to stop when necessary."""
 
-    def __init__(self, board: Any, tracker: Tracker, held: Lease, bar: console.Bar) -> None:
-        self._board, self._tracker, self._held, self._bar = board, tracker, held, bar
+    def __init__(self, board: Any, tracker: Tracker, held: Lease, bar: console.Bar, config: TrainConfig) -> None:
+        self._board, self._tracker, self._held, self._bar, self._config = board, tracker, held, bar, config
         self._stop = threading.Event()
         self.last: dict[str, Any] = {}
         """All events so far, merged; later values replace earlier ones."""
@@ -132,6 +133,8 @@ class _Watcher:
         validation = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
         figures = {k: v for k, v in (event["figures"] | validation).items() if np.isfinite(v)}
         self._tracker.log(figures, event["step"])
+        progress = {"done": event["step"], "total": self._config.steps}
+        metrics.publish("train", self._config.out, figures | progress)
         if "validation" in event:
             shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
             say(f"step {event['step']}: {shown}")
