@@ -27,7 +27,8 @@ def publish(job: str, out: str, figures: Mapping[str, float]) -> None:
 
     ``out``, the folder or address that the job writes, is shown by its last name only.
     """
-    tags = dict(zip(TAGS, (job, out.rstrip("/").rpartition("/")[2])))
+    run = out.rstrip("/").rpartition("/")[2].encode("ascii", "backslashreplace").decode()  # Ray takes nothing else
+    tags = dict(zip(TAGS, (job, run)))
     for name in figures.keys() & GAUGES.keys():
         if math.isfinite(figures[name]):
             _gauge(name).set(float(figures[name]), tags=tags)

@@ -1,6 +1,8 @@
 """What jobs tell Prometheus: on a cluster's metrics port, and on the dashboard that asks for it."""
 
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 
@@ -30,11 +32,24 @@ def test_figures_without_a_gauge_and_without_a_value_are_left_out(monkeypatch: p
     assert {name: gauge.values for name, gauge in gauges.items()} == {"loss": [(0.5, tags)], "done": [(3.0, tags)]}
 
 
+def test_ray_gets_names_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    gauge = Recorded()
+    monkeypatch.setattr(metrics, "_gauge", lambda name: gauge)
+    metrics.publish("embed", "/runs/größe", {"done": 1})
+    assert gauge.values == [(1.0, {"job": "embed", "run": "gr\\xf6\\xdfe"})]
+
+
 def test_figures_cost_microseconds(ray_session: None) -> None:
     begun = time.process_time()
     for step in range(1000):
         metrics.publish("train", "/runs/model", {"loss": 0.5, "done": step, "total": 1000})
     assert (time.process_time() - begun) / 1000 < 1e-3, "seconds per report"
+
+
+def test_without_a_ray_nothing_happens() -> None:
+    line = "from workflows.shared import metrics; metrics.publish('index', 'runs/index', {'done': 1, 'total': 2})"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def exported(wanted: set[str], seconds: float = 60.0) -> dict[str, float]:
@@ -64,7 +79,9 @@ def test_a_cluster_offers_the_figures_of_train_embed_and_index(chain: Chain) -> 
         "done index index": shards,
         "total index index": shards,
     }
-    found = exported({*expected, "loss train model", "images_per_second embed embeddings"})
+    metrics.publish("train", "/runs/odd", {"done": 1})
+    metrics.publish("train", '/runs/"odd" \n} ö\\', {"done": 1})  # must not spoil what else the node offers
+    found = exported({*expected, "done train odd", "loss train model", "images_per_second embed embeddings"})
     assert found | expected == found
     assert found["loss train model"] > 0
     assert 0 <= found["active_fraction train model"] <= 1
