@@ -25,7 +25,7 @@ from workflows.embed.plan import EmbedPlan
 from workflows.embed.pool import ActorPool
 from workflows.embed.tally import Tally
 from workflows.embed.units import Unit
-from workflows.shared import cluster, console, lease, preflight, provenance
+from workflows.shared import cluster, console, lease, metrics, preflight, provenance
 from workflows.shared.console import say
 from workflows.shared.lease import Lease
 
@@ -158,6 +158,7 @@ class _Run:
                 tally.add(record, fresh=True)
                 bar.update(tally.done, tally.note(pool.elapsed))
                 log(pool.elapsed)
+                metrics.publish("embed", self.plan.store.out, tally.figures(pool.elapsed) | {"total": tally.total})
                 self.require_few_rejects()
                 self.held.check()
         seconds = pool.elapsed

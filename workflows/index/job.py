@@ -19,7 +19,7 @@ from metric_core.index.version import KIND, Content, Version
 from workflows.index import picture
 from workflows.index.build import Build, memory_of
 from workflows.index.config import IndexConfig
-from workflows.shared import cluster, console, erasures, lease, preflight, provenance
+from workflows.shared import cluster, console, erasures, lease, metrics, preflight, provenance
 from workflows.shared.console import say
 
 
@@ -111,6 +111,7 @@ def _content(work: Build) -> Content:
         for number, built in enumerate(work.shards(plan)):
             rows += built
             bar.update(1 + number, f"{rows:,} rows")
+            metrics.publish("index", work.config.out, {"done": 1 + number, "total": shards})
         content = work.tune(work.content(plan))
         bar.update(1 + shards, f"identity recall {content.recall['identity']:.4f}")
     return content

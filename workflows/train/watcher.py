@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from workflows.shared import cluster, console
+from workflows.shared import cluster, console, metrics
 from workflows.shared.console import say
 from workflows.shared.tracking import Tracker
 from workflows.train.config import TrainConfig
@@ -69,6 +69,8 @@ class Watcher:
         validation = {f"valid/{k}": v for k, v in event.get("validation", {}).items()}
         figures = {k: v for k, v in (event["figures"] | validation).items() if np.isfinite(v)}
         self._tracker.log(figures, event["step"])
+        progress = {"done": event["step"], "total": self._config.steps}
+        metrics.publish("train", self._config.out, figures | progress)
         if "validation" in event:
             shown = ", ".join(f"{k} {v:.4f}" for k, v in event["validation"].items())
             say(f"step {event['step']}: {shown}")
