@@ -106,7 +106,7 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
     parser, options = _parser(config_class), list(options_of(config_class))
     problems: list[str] = []
     values: dict[str, Any] = {}
-    flags = argparse.Namespace(json=False, print_config=False, config=None)
+    flags = argparse.Namespace(json=False, private=False, print_config=False, config=None)
     remainder = next((option.path for option in options if option.remainder), None)
     for tokens in (*_file_tokens(_before(argv, remainder), options, problems), argv):
         found = _parsed(parser, _before(tokens, remainder), problems)
@@ -177,6 +177,11 @@ def _parser(config_class: type, command: str = "likeness", text: str = "") -> ar
     )
     group.add_argument("--print-config", action="store_true", help="Print the options as a --config file and exit.")
     group.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    group.add_argument(
+        "--private",
+        action="store_true",
+        help="New files and folders are for this user only (0600, 0700), whatever the umask says.",
+    )
     group.add_argument("-h", "--help", action="help", help="Show this help and exit.")
     return parser
 

@@ -118,7 +118,7 @@ def _run(name: str, rest: list[str]) -> int:
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
         job = importlib.import_module(JOBS[name].work)
-        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None):
+        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None), _umask(flags.private):
             result = job.run(config)
         if flags.json:
             print(json.dumps(result))
@@ -144,6 +144,17 @@ def _own_stdout(others: TextIO | None) -> Iterator[None]:
     """stdout is for the result: what Ray and MLflow print in the block goes to ``others``, or nowhere."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(others or nowhere):
         yield
+
+
+@contextmanager
+def _umask(private: bool) -> Iterator[None]:
+    """What is written in the block can be read by this user only, if ``private``; else by whom the umask lets."""
+    before = os.umask(0o077) if private else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def job_of(args: list[str]) -> tuple[str, list[str]]:

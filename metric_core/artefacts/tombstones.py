@@ -2,7 +2,7 @@
 
 They are in the folder ``tombstones`` beside the Faces artefacts, shared by all Faces of a parent folder:
 
-    key                     what the names of people are hashed with
+    key                     what the names of people are hashed with; readable by the account that made it alone
     erased-<sha256>.parquet one file per erasure
     manifest.json           the files that must be there, and a check value of the key: neither is lost without notice
 
@@ -12,11 +12,13 @@ Removing vectors from finished artefacts is left to other jobs.
 Shape letters: M erased faces, P erased people, N names or faces that are looked up.
 """
 
+import errno
 import hashlib
 import hmac
 import io
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -28,7 +30,7 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts import faces, ids, keys, manifest, members, partial, schema
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ArtefactError, ConfigError, Corrupt, Missing, Occupied
+from metric_core.errors import ArtefactError, ConfigError, Corrupt, Missing, NotReadable, Occupied
 
 FOLDER = KIND = "tombstones"
 KEY = "key"
@@ -157,7 +159,20 @@ def read(uri: str) -> Tombstones:
         Corrupt: the sha256 of a file is not the one in its name, a file that the manifest lists is gone, the key is
             another one, or a link leads out of the folder.
         Missing: the key is missing, without which no name can be looked up.
+        NotReadable: this account may not see what was erased.
     """
+    try:
+        return _read_all(uri)
+    except PermissionError as error:
+        raise NotReadable(
+            f"{error.filename or uri}: this account may not read what was erased, so erased faces would not be left "
+            f"out; run the job as the account that owns {uri}"
+        ) from error
+
+
+def _read_all(uri: str) -> Tombstones:
+    if storage.is_local(uri) and os.path.lexists(uri) and not os.access(uri, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), uri)  # else it would count as empty
     manifest.require_own(uri)
     listed = _listed(uri)  # before the files: who adds one meanwhile writes its file first
     names = _names(uri)
@@ -188,7 +203,7 @@ def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: I
         Corrupt, Missing: as ``read``; nothing is added to what is damaged.
     """
     if not _names(uri) and not _listed(uri):
-        storage.create_if_absent(storage.join(uri, KEY), os.urandom(_KEY_BYTES))
+        storage.create_if_absent(storage.join(uri, KEY), os.urandom(_KEY_BYTES), private=True)
     read(uri)
     key = _key(uri, _listed(uri))
     hashes = sorted({_hash(key, namespace, name) for name in identities})
@@ -227,12 +242,22 @@ def _key(uri: str, listed: Manifest | None) -> bytes:
             f"{uri} has no file {KEY}: erased people cannot be recognised without it; restore it from a backup"
         )
     key = storage.read_bytes(address)
+    if storage.is_local(address):
+        _make_private(address)
     if len(key) != _KEY_BYTES or (listed and listed.content["key"] != _check_value(key)):
         raise Corrupt(
             f"{address} is not the key that the names of erased people were hashed with, so they would not be "
             f"recognised; restore it from a backup"
         )
     return key
+
+
+def _make_private(address: str) -> None:
+    """Take the right to read the key from others, who had it under older versions of Likeness."""
+    found = os.stat(address)
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        with suppress(OSError):  # a file system without rights, or one that is read-only
+            os.chmod(address, found.st_mode & 0o700)
 
 
 def _list(uri: str, key: bytes) -> None:

@@ -86,7 +86,7 @@ class Downloads:
         """The unfinished file, which may be another process's and is therefore not emptied."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return open(os.open(temp, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+            return durable.open_lock(temp, durable.PRIVATE)
         except OSError as error:
             if error.errno not in UNUSABLE:
                 raise

@@ -1,17 +1,20 @@
 """Atomic and durable writes of local files: each is written to a temporary name in its folder, synced, and renamed, and
 the folder is synced, so that after a kill or a power cut a file is never half there, and never lost once reported.
 
+New files and folders have the rights that the process's umask leaves, and the group that their folder hands on.
+
 Other packages call ``storage``, which uses this module for addresses that are local.
 """
 
 import errno
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from metric_core.errors import ConfigError, NotWritable, StorageFull
 
@@ -23,6 +26,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk, a full quota, and a file above the process's limit (``ulimit -f``)."""
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a folder that may not be written to."""
+RIGHTS, PRIVATE = 0o666, 0o600
+"""Rights of a file before the umask takes some away, and of one that nobody else may read."""
 
 
 def write(path: Path, data: bytes) -> None:
@@ -46,13 +51,13 @@ def new(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
-def create(path: Path, data: bytes) -> bool:
+def create(path: Path, data: bytes, rights: int = RIGHTS) -> bool:
     """Write a file only if none is there. Exactly one of several writers gets True.
 
     Raises:
         ConfigError: the file system has no hard links.
     """
-    return _put(path, lambda temp: temp.write_bytes(data), _link)
+    return _put(path, lambda temp: temp.write_bytes(data), _link, rights)
 
 
 def replace(path: Path, data: bytes, expected: bytes) -> bool:
@@ -90,10 +95,10 @@ def raising_storage_full(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path], None]) -> bool:
+def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path], None], rights: int = RIGHTS) -> bool:
     """Write a temporary file with ``fill`` and move it with ``place``; returns whether the name was free."""
     with raising_storage_full(path):
-        with _temporary(path) as temp:
+        with _temporary(path, rights) as temp:
             fill(temp)
             _sync(temp)
             try:
@@ -107,9 +112,13 @@ def _put(path: Path, fill: Callable[[Path], object], place: Callable[[Path, Path
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which another process may delete after its use."""
+    """Hold a lock file, which another process may delete after its use.
+
+    Raises:
+        NotWritable: a link has its name, which could lead to any file.
+    """
     while True:
-        with open(path, "w") as lock:
+        with open_lock(path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # If it was deleted while this process waited, another process may have created and locked a new one.
             if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
@@ -117,15 +126,24 @@ def _locked(path: Path) -> Iterator[None]:
                 return
 
 
+def open_lock(path: Path, rights: int = RIGHTS) -> BinaryIO:
+    """Open a file for locking or writing, made if it is not there, and never through a link. Raises NotWritable."""
+    try:
+        return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, rights), "r+b")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise NotWritable(f"{path} is a link; expected a file of Likeness; remove it and start again") from error
+
+
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path, rights: int = RIGHTS) -> Iterator[Path]:
     """A temporary file in the target's folder, because rename and link are atomic only within a file system."""
     _make(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
-    os.close(handle)
-    temp = Path(name)
+    # Not of tempfile, whose files are private: the umask cannot be asked for without changing it for all threads.
+    temp = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+    os.close(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, rights))
     try:
-        os.chmod(temp, 0o644)
         yield temp
     finally:
         temp.unlink(missing_ok=True)

@@ -41,8 +41,10 @@ def new_file(uri: str) -> Iterator[Path]:
         yield temp
 
 
-def create_if_absent(uri: str, data: bytes) -> bool:
-    """Write an object only if none is there. Exactly one of several writers gets True."""
+def create_if_absent(uri: str, data: bytes, *, private: bool = False) -> bool:
+    """Write an object only if none is there. Exactly one of several writers gets True.
+
+    ``private``: only this user may read the file; who may read an object is its store's to say."""
     if not is_local(uri):
         fs, path = file_system(uri)
         try:
@@ -50,7 +52,7 @@ def create_if_absent(uri: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    return durable.create(Path(uri), data)
+    return durable.create(Path(uri), data, durable.PRIVATE if private else durable.RIGHTS)
 
 
 def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:

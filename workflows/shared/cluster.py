@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import ray
 import ray._private.utils
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.authentication import authentication_token_setup as tokens
 from ray._private.gcs_utils import create_gcs_channel
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
@@ -47,6 +47,8 @@ arena, because the work is done in threads, and a thread's own arena holds no bl
 
 KNOCK_S = 10.0
 """Seconds in which a running cluster must answer."""
+USUAL_UMASK = 0o022
+"""That of nodes."""
 OPEN_FILES, FILE_BYTES = 1024, 64 << 20
 """Limits of a process below which the Ray that is started here fails, as measured, with room for a few workers."""
 
@@ -79,10 +81,10 @@ def connected(options: RunOptions) -> Iterator[None]:
             if address:
                 _join(address, how)
             else:
-                # A folder of our own, so that none of Ray's files stay behind. Ray appends some 75 characters to its
-                # path, and the path of a socket has at most 107.
+                # A folder of our own, so that none of Ray's files stay behind and nobody else reads them. Ray appends
+                # some 75 characters to its path, and the path of a socket has at most 107.
                 roomy = len(tempfile.gettempdir()) <= 20
-                scratch = tempfile.mkdtemp(prefix="lk-ray-", dir=None if roomy else "/tmp")
+                scratch = tempfile.mkdtemp(prefix="lk-", dir=None if roomy else "/tmp")
                 _start(scratch, how)
         with _ray_errors_as_ours():
             yield
@@ -96,12 +98,23 @@ def _join(address: str, how: dict[str, Any]) -> None:
     try:
         if "://" not in address and (place := services.canonicalize_bootstrap_address(address)):
             _knock(place if address == "auto" else address, place)
-        ray.init(address=address, **how)
+        ray.init(address=address, **how, **_same_umask())
     except (OSError, RayError, ValueError, RuntimeError, grpc.RpcError) as error:
         text = error.details() if isinstance(error, grpc.RpcError) else one_line(error)
         raise ConfigError(
             storage.without_secrets(f"no Ray cluster answers at {address}: {text}; start one or drop --address")
         ) from error
+
+
+def _same_umask() -> dict[str, Any]:
+    """What makes the workers of a running cluster write files for whom this process does; those of one that is started
+    here have its umask."""
+    umask = os.umask(0)
+    os.umask(umask)
+    if umask == USUAL_UMASK:
+        return {}
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a submitted job has a hook already, which its driver alone needs
+    return {"runtime_env": {"worker_process_setup_hook": lambda: os.umask(umask)}}
 
 
 def _knock(address: str, place: str) -> None:
@@ -147,12 +160,30 @@ def _command_without_secrets() -> Iterator[None]:
 def _start(scratch: str, how: dict[str, Any]) -> None:
     _require_limits()
     try:
-        ray.init(include_dashboard=False, _temp_dir=scratch, **how)
+        with _loopback():
+            # Ray lets everybody into the folder that it is given, so it gets one inside.
+            ray.init(include_dashboard=False, _temp_dir=f"{scratch}/r", _node_ip_address="127.0.0.1", **how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
         raise JobFailed(
             f"Ray could not be started on this machine: {one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that is started in the block listens on the loopback device alone, as it does by itself on macOS: elsewhere
+    it replaces 127.0.0.1 by an address that other machines reach."""
+    name, whole = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # its processes, and this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = whole
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _require_limits() -> None:

@@ -117,14 +117,15 @@ class SubmitConfig(HeadOptions):
             ]
         return [f"{name}: {line}" for line in places.of_job(config, self.head, self.shared)]
 
-    def parsed(self) -> tuple[Any, bool]:
-        """The job's own config, and whether its result shall be JSON. Raises ConfigError if its options cannot work."""
+    def parsed(self) -> tuple[Any, list[str]]:
+        """The job's own config, and which flags of the command go with it. Raises ConfigError if its options cannot
+        work."""
         from workflows.arguments import parse
         from workflows.cli import JOBS, job_of
 
         name, options = job_of(self.command)
         config, flags = parse(JOBS[name].config_class, options)
-        return config, flags.json
+        return config, [f"--{flag}" for flag in ("json", "private") if getattr(flags, flag)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,10 +62,10 @@ def show(result: dict[str, Any]) -> str:
 def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
     """The command line to run there, as a list and as a text without secrets, and the submission's name."""
     job, _ = job_of(config.command)
-    parsed, as_json = config.parsed()
+    parsed, flags = config.parsed()
     options = command_line(parsed)
     name = config.name or names.default_name(job, options)
-    line = [*job.split(), *options, *(["--json"] if as_json else [])]
+    line = [*job.split(), *options, *flags]
     return line, without_secrets(shlex.join(line)), name
 
 
@@ -83,4 +83,4 @@ def _facts() -> dict[str, str]:
 
 def _read(text: str, config: SubmitConfig) -> Any:
     """What the job printed: an object where it was asked for JSON."""
-    return json.loads(text) if config.parsed()[1] and text else text.rstrip("\n")
+    return json.loads(text) if "--json" in config.parsed()[1] and text else text.rstrip("\n")
