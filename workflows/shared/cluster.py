@@ -161,6 +161,7 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
     _require_limits()
     try:
         with _loopback():
+            _make_token()
             # Ray lets everybody into the folder that it is given, so it gets one inside.
             ray.init(include_dashboard=False, _temp_dir=f"{scratch}/r", _node_ip_address="127.0.0.1", **how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
@@ -168,6 +169,17 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
             f"Ray could not be started on this machine: {one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
+
+
+def _make_token() -> None:
+    """Ray makes a token for a cluster that it starts, in a file that everybody may read: it is made here, privately."""
+    tokens.logger.setLevel(logging.ERROR)  # it would warn that a token is used
+    umask = os.umask(0o077)
+    try:
+        if tokens.enable_token_auth_by_default():
+            tokens.ensure_token_if_auth_enabled()
+    finally:
+        os.umask(umask)
 
 
 @contextmanager

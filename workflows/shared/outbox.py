@@ -30,7 +30,7 @@ class Outbox:
         """``address``: of the file that keeps what was not sent, also for the next run; without one nothing does."""
         self._address = address
         self._changed = threading.Condition()
-        self._left: list[Entry] = _stored(address) if address else []
+        self._left: list[Entry] = stored(address, "a part of the curves is lost") if address else []
         self._thread: threading.Thread | None = None
         self._closing = self._away = False
         self._kept = bool(self._left)  # whether there is a file
@@ -106,8 +106,8 @@ class Outbox:
             self._kept = True
 
 
-def _stored(address: str) -> list[Entry]:
-    """What an earlier run could not send; nothing if the file is damaged."""
+def stored(address: str, loss: str) -> list[Entry]:
+    """The entries that an earlier run kept in a file; none if it is damaged, which ``loss`` says the meaning of."""
     if not storage.exists(address):
         return []
     try:
@@ -116,5 +116,5 @@ def _stored(address: str) -> list[Entry]:
         found = None
     if isinstance(found, list) and all(isinstance(one, dict) for one in found):
         return found
-    say(f"{address} was damaged, so a part of the curves is lost")
+    say(f"{address} was damaged, so {loss}")
     return []

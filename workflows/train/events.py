@@ -6,10 +6,10 @@ no digest covers. What happened, and to whom, is found out in ``watcher``.
 
 import json
 from datetime import datetime, timezone
-from typing import Any
 
 from metric_core import storage
 from workflows.shared.console import say
+from workflows.shared.outbox import stored
 from workflows.shared.tracking import Tracker
 
 NAME = "events.json"
@@ -20,7 +20,7 @@ class Events:
 
     def __init__(self, out: str, tracker: Tracker) -> None:
         self._address, self._tracker = storage.join(out, NAME), tracker
-        self._events = _stored(self._address)
+        self._events = stored(self._address, "the events so far are lost")
 
     def add(self, kind: str, step: int, text: str, *, shown: bool = True) -> None:
         """Note an event.
@@ -37,17 +37,3 @@ class Events:
         self._events.append({"time": now, "kind": kind, "step": step, "text": text})
         storage.write_bytes(self._address, json.dumps(self._events, indent=2).encode() + b"\n")
         self._tracker.tag(f"event.{len(self._events):03}", text)
-
-
-def _stored(address: str) -> list[dict[str, Any]]:
-    """The events of earlier runs of the same command; none if the file is damaged: nothing depends on it."""
-    if not storage.exists(address):
-        return []
-    try:
-        found = json.loads(storage.read_bytes(address))
-    except ValueError:
-        found = None
-    if isinstance(found, list) and all(isinstance(one, dict) for one in found):
-        return found
-    say(f"{address} was damaged; the events so far are lost")
-    return []

@@ -56,10 +56,11 @@ with cluster.connected(RunOptions()):
 
 
 @pytest.mark.slow
-def test_it_listens_on_loopback_has_a_token_a_private_folder_and_our_umask() -> None:
+def test_it_listens_on_loopback_has_a_token_a_private_folder_and_our_umask(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     command = [sys.executable, "-c", LOOK]
-    done = subprocess.run(command, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert {"gcs_server", "raylet"} <= set(found["names"])
@@ -68,6 +69,7 @@ def test_it_listens_on_loopback_has_a_token_a_private_folder_and_our_umask() -> 
     assert (rights, os.path.basename(folder)[:3]) == (0o700, "lk-")
     assert not os.path.exists(folder)
     assert found["stranger"] == "UNAUTHENTICATED"
+    assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
     assert found["umask"] == 0o027
 
 
