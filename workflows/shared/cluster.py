@@ -9,10 +9,10 @@ import os
 import resource
 import shutil
 import tempfile
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -29,6 +29,7 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from metric_core import storage
 from metric_core.errors import ConfigError, JobFailed, LikenessError
 from workflows.shared import stopping
+from workflows.shared.console import one_line
 from workflows.shared.options import RunOptions
 
 QUIET = {
@@ -51,6 +52,10 @@ USUAL_UMASK = 0o022
 """That of nodes."""
 OPEN_FILES, FILE_BYTES = 1024, 64 << 20
 """Limits of a process below which the Ray that is started here fails, as measured, with room for a few workers."""
+
+
+_started_here: list[str] = []
+"""The folder of the cluster that this process has started."""
 
 
 @contextmanager
@@ -86,12 +91,20 @@ def connected(options: RunOptions) -> Iterator[None]:
                 roomy = len(tempfile.gettempdir()) <= 20
                 scratch = tempfile.mkdtemp(prefix="lk-", dir=None if roomy else "/tmp")
                 _start(scratch, how)
+                _started_here.append(scratch)
         with _ray_errors_as_ours():
             yield
     finally:
         ray.shutdown()
         if scratch:
+            _started_here.clear()
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def private_folder() -> str | None:
+    """A folder of this machine for this account only, for as long as the cluster lives; None unless this process has
+    started the cluster, which is this machine then."""
+    return next(iter(_started_here), None)
 
 
 def _join(address: str, how: dict[str, Any]) -> None:
@@ -109,11 +122,10 @@ def _join(address: str, how: dict[str, Any]) -> None:
 def _same_umask() -> dict[str, Any]:
     """What makes the workers of a running cluster write files for whom this process does; those of one that is started
     here have its umask."""
-    umask = os.umask(0)
+    umask = os.umask(0o077)
     os.umask(umask)
     if umask == USUAL_UMASK:
         return {}
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a submitted job has a hook already, which its driver alone needs
     return {"runtime_env": {"worker_process_setup_hook": lambda: os.umask(umask)}}
 
 
@@ -178,6 +190,9 @@ def _make_token() -> None:
     try:
         if tokens.enable_token_auth_by_default():
             tokens.ensure_token_if_auth_enabled()
+        made = Path.home() / ".ray" / "auth_token"
+        if made.exists() and made.stat().st_uid == os.geteuid():  # perhaps by Ray itself
+            made.chmod(0o600)
     finally:
         os.umask(umask)
 
@@ -221,11 +236,6 @@ def _ray_errors_as_ours() -> Iterator[None]:
         yield
     except RayError as error:
         raise as_likeness_error(error) from error
-
-
-def one_line(error: BaseException, most: int = 200) -> str:
-    """The start of an error's message, in one line, without secrets."""
-    return textwrap.shorten(storage.without_secrets(str(error)), most, placeholder=" …") or type(error).__name__
 
 
 def cpus() -> int:

@@ -1,5 +1,6 @@
 """What a person sees while a job runs: short lines and a progress bar on stderr; stdout stays free for results."""
 
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True)
 def say(line: str) -> None:
     """Print one line to stderr, without the secrets of its addresses."""
     _console.print(without_secrets(line), markup=False)
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """The start of an error's message, in one line, without the secrets of its addresses."""
+    return textwrap.shorten(without_secrets(str(error)), most, placeholder=" …") or type(error).__name__
 
 
 class Bar:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from metric_core import storage
-from workflows.shared.console import say
+from metric_core.errors import LikenessError
+from workflows.shared.console import one_line, say
 
 RETRY_S = 5.0
 """Seconds until entries that could not be sent are tried again."""
@@ -34,6 +35,11 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._closing = self._away = False
         self._kept = bool(self._left)  # whether there is a file
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a file keeps what was not sent."""
+        return self._address is not None
 
     @property
     def left(self) -> list[Entry]:
@@ -84,7 +90,7 @@ class Outbox:
                 if closing:
                     return
                 if not self._away:
-                    say(f"MLflow does not answer ({problem}); the training goes on, and its curves are sent later")
+                    say(f"MLflow does not answer ({problem}); the job goes on, and its curves are sent later")
                     self._away = True
                     self._keep()
                 self._changed.wait_for(lambda: self._closing, RETRY_S)
@@ -102,8 +108,11 @@ class Outbox:
 
     def _keep(self) -> None:
         if self._address:
-            storage.write_bytes(self._address, json.dumps(self._left).encode())
-            self._kept = True
+            try:
+                storage.write_bytes(self._address, json.dumps(self._left).encode())
+                self._kept = True
+            except (OSError, LikenessError) as error:  # figures must not end what they are of
+                say(f"the curves could not be kept in {self._address} ({one_line(error)}); they are tried again")
 
 
 def stored(address: str, loss: str) -> list[Entry]:

@@ -20,13 +20,14 @@ from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, LikenessError, NotWritable, StorageFull
 from workflows.shared import cluster
-from workflows.shared.cluster import one_line
-from workflows.shared.console import say
+from workflows.shared.console import one_line, say
 
 NODES_S = 30.0
 """Seconds in which every node must answer."""
 ENVIRONMENT_S = 900.0
 """The same where nodes install the job's runtime environment first."""
+INSTALLED_BY = {"pip", "uv", "conda", "image_uri", "container"}
+"""Fields of a runtime environment that take minutes."""
 COMPARED = 1 << 16
 """Bytes at the beginning of a file by which nodes recognise it."""
 WRITTEN = 1 << 12
@@ -95,6 +96,8 @@ def _written(out: str) -> Iterator[str | None]:
         storage.write_bytes(mark, os.urandom(WRITTEN))
     except (NotWritable, StorageFull) as error:
         raise type(error)(str(error).replace(f"{place}:", f"{out}:", 1).replace(name, manifest.PLAN)) from error
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written to: {one_line(error)}; {CREDENTIALS}") from error
     try:
         yield mark
     finally:
@@ -117,7 +120,7 @@ def _problems(nodes: list[dict[str, Any]], out: str, mark: str | None, expected:
         task.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(node["NodeID"][:12]): node
         for node in nodes
     }
-    installing = bool(ray.get_runtime_context().runtime_env)
+    installing = bool(INSTALLED_BY & set(ray.get_runtime_context().runtime_env))
     limit = ENVIRONMENT_S if installing else NODES_S
     _, late = ray.wait(list(asked), num_returns=len(asked), timeout=limit)
     live = {node["NodeID"] for node in cluster.live_nodes()}

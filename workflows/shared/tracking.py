@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import tempfile
-import textwrap
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -43,9 +42,13 @@ from metric_core.model import bundle
 from metric_core.model.bundle import Model
 from metric_core.model.spec import ModelSpec
 from workflows.shared import provenance
-from workflows.shared.console import say
+from workflows.shared.console import one_line, say
 from workflows.shared.outbox import Entry, Outbox
 
+TAG_CHARACTERS = 5000
+"""Most that every version of MLflow takes of a tag's value."""
+FOR_GOOD = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+"""Codes of errors that the same request would get again, for example because its run was deleted."""
 KNOCK_S = 10.0
 """Seconds in which a store must answer."""
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -98,12 +101,12 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            self.finish("FINISHED")
-            return
+        ended = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         try:
-            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
-        except JobFailed as unsent:  # what ended the job matters more
+            self.finish(ended)
+        except JobFailed as unsent:
+            if kind is None and self._outbox.keeps:  # so that the same command has something to send
+                raise
             say(str(unsent))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -117,7 +120,7 @@ class Tracker:
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag of the run, now or once MLflow answers."""
-        self._outbox.put({"tag": name, "value": value})
+        self._outbox.put({"tag": name, "value": storage.without_secrets(value)[:TAG_CHARACTERS]})
 
     def _send(self, entries: list[Entry]) -> str | None:
         """For the outbox. MLflow takes a figure of a step that it has with the same time and value for the same one."""
@@ -133,12 +136,17 @@ class Tracker:
             for start in range(0, len(tags), MOST_TAGS):
                 self._client.log_batch(self.run_id, tags=tags[start : start + MOST_TAGS])
         except (MlflowException, OSError) as error:
-            return _in_one_line(error)
+            if getattr(error, "error_code", None) not in FOR_GOOD:
+                return one_line(error)
+            say(f"MLflow refuses {len(entries)} points of the curves, which are left out: {one_line(error)}")
         return None
 
     def attach_text(self, text: str, name: str) -> None:
-        """Store a text file with the run."""
-        self._client.log_text(self.run_id, text, name)
+        """Store a text file with the run; a store that does not take it is told of."""
+        try:
+            self._client.log_text(self.run_id, text, name)
+        except (MlflowException, OSError) as error:
+            say(f"MLflow did not store {name} ({one_line(error)}); the job goes on without it")
 
     def register(self, folder: str, spec: ModelSpec, name: str) -> str:
         """Log a Model artefact in a local folder as an MLflow model that embeds pixels, and register it.
@@ -172,7 +180,7 @@ class Tracker:
                 made = self._client.create_model_version(name, place, self.run_id, model_id=logged.model_id)
         except (MlflowException, OSError) as error:
             raise JobFailed(
-                f"the training is complete, but MLflow did not register its model ({_in_one_line(error)}); start "
+                f"the training is complete, but MLflow did not register its model ({one_line(error)}); start "
                 f"again with the same arguments when MLflow answers, and only that is done"
             ) from error
         return f"models:/{name}/{made.version}"
@@ -190,9 +198,10 @@ class Tracker:
                 with _quiet(verbose=False):
                     self._client.set_terminated(self.run_id, status)
         except (MlflowException, OSError) as error:
-            problem = f"it does not know that the run has ended: {_in_one_line(error)}"
+            problem = f"it does not know that the run has ended: {one_line(error)}"
         if problem:
-            raise JobFailed(f"MLflow does not answer; {problem}; the same command sends what is missing")
+            then = "the same command sends what is missing" if self._outbox.keeps else "they are not kept"
+            raise JobFailed(f"MLflow does not answer; {problem}; {then}")
 
 
 def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, verbose: bool) -> Tracker:
@@ -268,7 +277,8 @@ def _prepared(uri: str) -> str:
     if not uri.startswith(("http://", "https://")) or (parts := urlsplit(uri)).username is None:
         return uri
     os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    if parts.password is not None:
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
     return storage.without_secrets(uri)
 
 
@@ -281,13 +291,10 @@ def _create(path: Path, artifacts: str | None) -> None:
         os.link(new, path)
     except FileExistsError:  # another process was faster
         pass
+    except OSError:  # a file system without hard links
+        os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
-
-
-def _in_one_line(error: BaseException) -> str:
-    """The start of an error's message, without users and passwords in addresses."""
-    return textwrap.shorten(storage.without_secrets(str(error)), 200, placeholder=" …") or type(error).__name__
 
 
 def _artifacts(uri: str) -> str | None:

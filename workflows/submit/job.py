@@ -64,7 +64,7 @@ def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
     job, _ = job_of(config.command)
     parsed, flags = config.parsed()
     options = command_line(parsed)
-    name = config.name or names.default_name(job, options)
+    name = config.name or names.default_name(job, [*options, *flags])
     line = [*job.split(), *options, *flags]
     return line, without_secrets(shlex.join(line)), name
 

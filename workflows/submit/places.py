@@ -21,7 +21,10 @@ NOT_FILES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
 def is_this_machine(url: str) -> bool:
     """Whether a web address is a loopback one: the host is this machine, for who asks here."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # no address
+        return False
     try:
         return ip_address(host).is_loopback
     except ValueError:

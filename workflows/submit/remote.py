@@ -21,6 +21,8 @@ COMMAND = f'exec "${{{PYTHON}:-python}}" -m workflows.submit.remote'
 """How a shell on the cluster starts this module."""
 MISSING = "--missing"
 """First argument if the nodes' packages are asked for; the requirements follow."""
+LOOK_S = 120.0
+"""Seconds in which a node must say what it has."""
 MARK = "likeness-result: "
 """Beginning of the lines of a result."""
 CHARACTERS = 8000
@@ -47,10 +49,24 @@ def main(argv: list[str]) -> int:
     """Run ``likeness`` with these arguments and return its exit code."""
     if argv[:1] == [MISSING]:
         return _with_result(lambda: _print_missing(argv[1:]))
+    _drop_hook()
     from workflows import cli
 
     sys.argv = ["likeness", *argv]  # as artefacts record it
     return _with_result(lambda: cli.main(argv))
+
+
+def _drop_hook() -> None:
+    """The hook has done its work in the process that started this one; the job's workers need none, and Ray refuses a
+    second one beside it."""
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    os.environ.pop(WORKER_PROCESS_SETUP_HOOK_ENV_VAR, None)
+    config = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    variables = config.get("runtime_env", {}).get("env_vars", {})
+    if variables.pop(WORKER_PROCESS_SETUP_HOOK_ENV_VAR, None):
+        os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = json.dumps(config)
 
 
 def _with_result(run: Callable[[], int]) -> int:
@@ -71,8 +87,9 @@ def _print_missing(requirements: list[str]) -> int:
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     look = ray.remote(num_cpus=0)(missing)
-    found = ray.get([look.options(label_selector={"ray.io/node-id": node}).remote(requirements) for node in nodes])
-    sys.stdout.write(json.dumps(sorted({one for each in found for one in each})))
+    asked = [look.options(label_selector={"ray.io/node-id": node}).remote(requirements) for node in nodes]
+    there, _ = ray.wait(asked, num_returns=len(asked), timeout=LOOK_S)  # a node that is lost meanwhile gets no work
+    sys.stdout.write(json.dumps(sorted({one for each in ray.get(there) for one in each})))
     return 0
 
 

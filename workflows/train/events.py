@@ -31,6 +31,7 @@ class Events:
             text: one line.
             shown: whether to print it; False if the command ends with it anyway.
         """
+        text = storage.without_secrets(text)
         if shown:
             say(text)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")

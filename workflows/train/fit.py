@@ -24,6 +24,7 @@ from workflows.train.board import Board, Reporter
 from workflows.train.config import TrainConfig
 from workflows.train.events import Events
 from workflows.train.loop import train_loop
+from workflows.train.loopback import LoopbackConfig
 from workflows.train.training import Training
 from workflows.train.watcher import Watcher
 
@@ -109,6 +110,13 @@ def _resources(config: TrainConfig) -> dict[str, float]:
     return each | {"GPU": 1} if config.gpu else each
 
 
+def _process_group(config: TrainConfig) -> TorchConfig:
+    folder = cluster.private_folder()
+    if folder is None:
+        return TorchConfig(timeout_s=config.collective_timeout)
+    return LoopbackConfig(timeout_s=config.collective_timeout, folder=folder)
+
+
 def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, float]) -> TorchTrainer:
     config = training.config
     fewest, most = config.fewest_workers, config.most_workers
@@ -126,7 +134,7 @@ def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, fl
     )
     return TorchTrainer(
         loop,
-        torch_config=TorchConfig(timeout_s=config.collective_timeout),
+        torch_config=_process_group(config),
         scaling_config=ScalingConfig(  # type: ignore[call-arg]  # elastic in Train V2, not in its stub
             num_workers=most if fewest == most else (fewest, most),  # type: ignore[arg-type]
             use_gpu=config.gpu,

@@ -94,9 +94,8 @@ class Watcher:
 
     def _started(self, change: dict[str, Any]) -> None:
         step, workers, before = change["step"], change["workers"], self._workers or change["before"]
-        again = self._workers or before  # these workers are not the first ones
         self._waiting_since, self._workers, self.saved = None, workers, step
-        if again:
+        if before:  # these workers are not the first ones
             number = "" if before == workers else f", after {before}"
             self._events.add("started", step, f"{_count(workers)}{number}: going on from step {step}")
 
@@ -141,7 +140,7 @@ def described(change: Mapping[str, Any], timeout: float, dead: Mapping[str, str]
         nodes = sorted({homeless[rank] for rank in gone if rank in homeless})
         why = f"with node {', '.join(nodes)}" if nodes else "the process ended"
         return "lost", f"lost {_ranks(gone)} of {len(seen)} ({why})"
-    rank, text = next(iter(sorted(failures.items())))
+    rank, text = min(failures.items(), default=(-1, "no worker says why"))
     return "failed", f"{_ranks([rank])} failed ({text})" if rank >= 0 else f"the workers could not go on ({text})"
 
 

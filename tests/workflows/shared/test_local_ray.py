@@ -5,14 +5,18 @@ import os
 import stat
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from support.tiny import Chain
 
 from workflows import cli
 
 ROOT = Path(__file__).parents[3]
+LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 LOOK = """
 import json, os, stat, sys
 from pathlib import Path
@@ -64,7 +68,7 @@ def test_it_listens_on_loopback_has_a_token_a_private_folder_and_our_umask(tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert {"gcs_server", "raylet"} <= set(found["names"])
-    assert set(found["listening"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert set(found["listening"]) <= LOOPBACK
     folder, rights = found["folder"]
     assert (rights, os.path.basename(folder)[:3]) == (0o700, "lk-")
     assert not os.path.exists(folder)
@@ -107,3 +111,25 @@ def test_private_embeddings_of_workers_are_for_their_owner(tmp_path: Path, chain
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert modes(tmp_path / "mine") == ({0o700}, {0o600})
+
+
+@pytest.mark.slow
+def test_workers_that_train_together_listen_on_loopback(tmp_path: Path, chain: Chain) -> None:
+    small = ["--steps", "12", "--identities", "6", "--images", "3", "--image-size", "32", "--embedding-size", "32"]
+    command = [sys.executable, "-m", "workflows.cli", "train", "--faces", chain.faces, "--out", str(tmp_path / "model")]
+    command += [*small, "--warmup", "4", "--workers", "2", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    listening: set[str] = set()
+    workers: set[int] = set()
+    with open(tmp_path / "said.txt", "w") as said:
+        process = subprocess.Popen(command, env=env | {"PYTHONPATH": str(ROOT)}, stdout=said, stderr=said)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                family = {one.pid: one.name() for one in psutil.Process(process.pid).children(recursive=True)}
+                sockets = [c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+                listening.update(c.laddr.ip for c in sockets if c.pid in family)
+                workers.update(pid for pid, name in family.items() if "RayTrainWorker" in name)
+            time.sleep(0.3)
+    assert process.returncode == 0, (tmp_path / "said.txt").read_text()
+    assert len(workers) == 2
+    assert listening <= LOOPBACK

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.tiny import untrained
 
 from metric_core.artefacts import manifest
 
@@ -129,6 +130,10 @@ def test_from_submission_to_stop(cluster: Cluster, people: Path, tmp_path: Path)
     out, err = cluster.likeness("submit", "--name", "faces", *command)
     assert json.loads(out)["rows"] == 144
     assert err == "faces is done already; another --name runs it again\n"
+    embed = ["--", "embed", "--faces", str(faces), "--model", untrained(str(tmp_path / "model")), "--actors", "1"]
+    cluster.likeness("submit", "--name", "mine", *embed, "--out", str(tmp_path / "mine"), "--private")
+    written = [tmp_path / "mine", *(tmp_path / "mine").rglob("*")]
+    assert {p.stat().st_mode & 0o777 for p in written} == {0o700, 0o600}, "the cluster's workers keep it private, too"
     missing = [*command[:3], str(tmp_path / "no"), "--out", str(tmp_path / "other")]
     err = cluster.likeness("submit", "--name", "bad", *missing, code=2)[1]
     assert "likeness catalogue: " in err
@@ -162,7 +167,7 @@ def test_from_submission_to_stop(cluster: Cluster, people: Path, tmp_path: Path)
     )
     states = {job["job"]: job["state"] for job in json.loads(cluster.likeness("jobs", "list", "--json")[0])["jobs"]}
     assert states.pop("demo") in ("PENDING", "RUNNING")
-    assert states == {"faces": "SUCCEEDED", "bad": "FAILED", "places": "SUCCEEDED"}
+    assert states == {"faces": "SUCCEEDED", "mine": "SUCCEEDED", "bad": "FAILED", "places": "SUCCEEDED"}
     assert json.loads(cluster.likeness("jobs", "stop", "--name", "demo", "--json")[0])["state"] == "STOPPED"
     out, _ = cluster.likeness("jobs", "status", "--name", "demo", "--json")
     assert (json.loads(out)["state"], json.loads(out)["exit_code"]) == ("STOPPED", 143)
