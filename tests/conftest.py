@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real data if it is there, one Ray for the session, tiny corpora."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from workflows.demo import drawn
 
 # Read when Ray and MLflow start.
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", MLFLOW_DISABLE_TELEMETRY="true")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is not ignored, as it is in what a shell has started in the background, nor in what tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,8 @@ from workflows.shared import provenance
 from workflows.shared.console import one_line, say
 from workflows.shared.outbox import Entry, Outbox
 
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""Environment variable of the store that the user wants."""
 TAG_CHARACTERS = 5000
 """Most that every version of MLflow takes of a tag's value."""
 FOR_GOOD = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
@@ -62,7 +64,7 @@ MOST_METRICS, MOST_TAGS = 1000, 100
 
 def default_uri() -> str:
     """``MLFLOW_TRACKING_URI`` when it is set, else an SQLite file in ``~/.likeness``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME / 'mlflow.db'}"
+    return os.environ.get(TRACKING_URI) or f"sqlite:///{HOME / 'mlflow.db'}"
 
 
 def how_to_open(uri: str) -> str:
@@ -241,7 +243,7 @@ def _client(uri: str, verbose: bool) -> Iterator[MlflowClient]:
     with _quiet(verbose):
         try:
             prepared = _prepared(uri)
-            mlflow.set_tracking_uri(prepared)  # registering a model goes through its fluent calls
+            _use(prepared)  # registering a model goes through its fluent calls
             yield MlflowClient(tracking_uri=prepared)
         except (MlflowException, OSError) as error:
             raise ConfigError(
@@ -253,7 +255,7 @@ def load_model(uri: str) -> Model:
     """The Likeness model inside a registered MLflow model. Raises Missing; ConfigError if nothing answers; and else as
     ``bundle.load``."""
     with _answering(default_uri()):
-        mlflow.set_tracking_uri(_prepared(default_uri()))
+        _use(_prepared(default_uri()))
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder, _quiet(False):
         try:
             path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -264,6 +266,16 @@ def load_model(uri: str) -> Model:
         if not inside:
             raise Missing(f"{uri} is an MLflow model but holds no Likeness model")
         return replace(bundle.load(str(inside[0])), uri=uri)
+
+
+def _use(uri: str) -> None:
+    """Make this the store of MLflow's fluent calls. MLflow also sets the environment variable that says which store the
+    user wants, for later jobs of this process, too."""
+    before = os.environ.get(TRACKING_URI)
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop(TRACKING_URI, None)
+    if before is not None:
+        os.environ[TRACKING_URI] = before
 
 
 def _prepared(uri: str) -> str:

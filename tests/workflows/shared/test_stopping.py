@@ -20,7 +20,9 @@ def test_they_stop_a_job(
     before = [signal.getsignal(one) for one, _ in BOTH]
     stopped = SimpleNamespace(run=lambda config: os.kill(os.getpid(), number))
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: stopped)
-    monkeypatch.setattr(cli, "parse", lambda *_: (SimpleNamespace(), SimpleNamespace(print_config=False, json=False)))
+    monkeypatch.setattr(
+        cli, "parse", lambda *_: (SimpleNamespace(), SimpleNamespace(print_config=False, json=False, private=False))
+    )
     monkeypatch.setattr(cli.Job, "config_class", None)
     assert cli.main(["embed"]) == code
     assert capsys.readouterr() == ("", "likeness embed: stopped; the same command continues\n")
@@ -31,7 +33,7 @@ def test_what_libraries_print_is_no_result(monkeypatch: pytest.MonkeyPatch, caps
     chatty = SimpleNamespace(run=lambda config: {"model": "m", "printed": sys.stdout.write("View run\n")})
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: chatty)
     for verbose, err in ((False, ""), (True, "View run\n")):
-        found = (SimpleNamespace(verbose=verbose), SimpleNamespace(print_config=False, json=True))
+        found = (SimpleNamespace(verbose=verbose), SimpleNamespace(print_config=False, json=True, private=False))
         monkeypatch.setattr(cli, "parse", lambda *_, found=found: found)
         monkeypatch.setattr(cli.Job, "config_class", None)
         assert cli.main(["embed"]) == 0
