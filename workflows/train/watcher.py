@@ -1,5 +1,6 @@
 """Watches a training from the driver: its figures go to MLflow and the terminal, what befalls it to ``events``."""
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,10 @@ from workflows.train.events import Events
 
 PATIENCE_S = 20.0
 """Seconds without running workers after which the wait is an event."""
+NODE_S = 10.0
+"""Seconds in which Ray finds out that a node is dead."""
+CUT = re.compile(r"connection (closed|reset|refused)|read error|broken pipe|remote process exited", re.IGNORECASE)
+"""What gloo and NCCL say where the worker at the other end is gone."""
 GONE = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedError", "WorkerHealthCheck")
 """How the failures of a worker begin whose process or node is gone."""
 
@@ -102,7 +107,7 @@ class Watcher:
     def _failed(self, change: dict[str, Any], *, ends: bool) -> None:
         self._pause()
         self._told_to_wait = ends
-        kind, what = described(change, self._config.collective_timeout, _lost_nodes())
+        kind, what = described(change, self._config.collective_timeout, _dead_nodes(change))
         then = "not tried again" if ends else f"going on from step {self.saved}"
         self._events.add(kind, self.saved, f"{what}; {then}")
 
@@ -129,7 +134,8 @@ def described(change: Mapping[str, Any], timeout: float, dead: Mapping[str, str]
     furthest = max((one["place"] for one in seen.values()), default=(0, 0))
     late = [rank for rank, one in seen.items() if one["place"] < furthest or one["silent"] > 0.5 * timeout]
     homeless = {rank: dead[one["node"]] for rank, one in seen.items() if one["node"] in dead}
-    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | set(homeless))
+    cut = set(seen) - set(failures) if _cut_off(change) else set()
+    gone = sorted({rank for rank, text in failures.items() if text.startswith(GONE)} | set(homeless) | cut)
     waited = min((one["waited"] for one in seen.values()), default=0.0) > 0.8 * timeout
     # gloo raises where it waited, and NCCL ends the processes that did.
     timed_out = any("timed out" in text.lower() for text in failures.values()) or (late and not set(late) & set(gone))
@@ -142,6 +148,20 @@ def described(change: Mapping[str, Any], timeout: float, dead: Mapping[str, str]
         return "lost", f"lost {_ranks(gone)} of {len(seen)} ({why})"
     rank, text = min(failures.items(), default=(-1, "no worker says why"))
     return "failed", f"{_ranks([rank])} failed ({text})" if rank >= 0 else f"the workers could not go on ({text})"
+
+
+def _cut_off(change: Mapping[str, Any]) -> bool:
+    """Whether all that failed did so because another worker's connection ended: that one is gone, then."""
+    return bool(change["failures"]) and all(CUT.search(text) for text in change["failures"].values())
+
+
+def _dead_nodes(change: Mapping[str, Any]) -> dict[str, str]:
+    """{id: address} of the nodes that are no more. A connection ends before Ray knows that its node is dead."""
+    dead, until = _lost_nodes(), time.monotonic() + NODE_S
+    while _cut_off(change) and time.monotonic() < until and not any(s["node"] in dead for s in change["seen"].values()):
+        time.sleep(0.2)
+        dead = _lost_nodes()
+    return dead
 
 
 def _lost_nodes() -> dict[str, str]:

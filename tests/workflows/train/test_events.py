@@ -58,6 +58,7 @@ CLOSED = "RuntimeError: Connection closed by peer"
     ("seen", "failures", "expected"),
     [
         ([at(9, 1), at(9, 1)], {0: CLOSED, 1: DIED}, ("lost", "lost worker 1 of 2 (the process ended)")),
+        ([at(9, 1), at(9, 1)], {0: CLOSED}, ("lost", "lost worker 1 of 2 (the process ended)")),
         ([at(9, 1), at(9, 1, node="x")], {0: CLOSED}, ("lost", "lost worker 1 of 2 (with node 10.0.0.2)")),
         ([at(9, 1)] * 3, {1: DIED, 2: DIED}, ("lost", "lost workers 1, 2 of 3 (the process ended)")),
         ([at(9, 1)], {0: "ValueError: no"}, ("failed", "worker 0 failed (ValueError: no)")),
