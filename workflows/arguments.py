@@ -108,8 +108,9 @@ def parse(config_class: type, argv: list[str]) -> tuple[Any, argparse.Namespace]
     values: dict[str, Any] = {}
     flags = argparse.Namespace(json=False, private=False, print_config=False, config=None)
     remainder = next((option.path for option in options if option.remainder), None)
-    for tokens in (*_file_tokens(_before(argv, remainder), options, problems), argv):
-        found = _parsed(parser, _before(tokens, remainder), problems)
+    own = before_dashes if remainder else list  # without such an option, -- is no more than another word
+    for tokens in (*_file_tokens(own(argv), options, problems), argv):
+        found = _parsed(parser, own(tokens), problems)
         if remainder and "--" in tokens:
             found[remainder] = [*found.get(remainder, []), *tokens[tokens.index("--") + 1 :]]
         values |= {key: value for key, value in found.items() if key not in vars(flags)}
@@ -249,9 +250,9 @@ def _parsed(parser: argparse.ArgumentParser, tokens: list[str], problems: list[s
     return values
 
 
-def _before(tokens: list[str], remainder: str | None) -> list[str]:
-    """What stands before ``--``, if a job has an option for what follows it."""
-    return tokens[: tokens.index("--")] if remainder and "--" in tokens else tokens
+def before_dashes(tokens: list[str]) -> list[str]:
+    """What stands before ``--``."""
+    return tokens[: tokens.index("--")] if "--" in tokens else tokens
 
 
 def _grouped(tokens: list[str]) -> Iterator[list[str]]:

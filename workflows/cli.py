@@ -12,13 +12,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, TextIO
 
 from metric_core.errors import LikenessError
-from workflows.arguments import help_text, parse
+from workflows.arguments import before_dashes, help_text, parse
 from workflows.shared import stopping
 
 
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(name: str, rest: list[str]) -> int:
     try:
         config_class = JOBS[name].config_class
-        own = rest[: rest.index("--")] if "--" in rest else rest
+        own = before_dashes(rest)
         if "-h" in own or "--help" in own:
             sys.stdout.write(help_text(f"likeness {name}", f"{JOBS[name].text.capitalize()}.", config_class))
             return 0
@@ -118,7 +118,7 @@ def _run(name: str, rest: list[str]) -> int:
         if not getattr(config, "verbose", False):
             warnings.simplefilter("ignore")
         job = importlib.import_module(JOBS[name].work)
-        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None), _umask(flags.private):
+        with _own_stdout(sys.stderr if getattr(config, "verbose", False) else None), _rights(flags.private):
             result = job.run(config)
         if flags.json:
             print(json.dumps(result))
@@ -146,15 +146,11 @@ def _own_stdout(others: TextIO | None) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _umask(private: bool) -> Iterator[None]:
-    """What is written in the block can be read by this user only, if ``private``; else by whom the umask lets."""
-    before = os.umask(0o077) if private else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.umask(before)
+def _rights(private: bool) -> AbstractContextManager[None]:
+    """Who may read what is written in the block: this user only, if ``private``; else as the umask says."""
+    from metric_core.storage import private as private_files  # as in _without_secrets
+
+    return private_files() if private else nullcontext()
 
 
 def job_of(args: list[str]) -> tuple[str, list[str]]:

@@ -18,7 +18,6 @@ import hmac
 import io
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -242,22 +241,13 @@ def _key(uri: str, listed: Manifest | None) -> bytes:
             f"{uri} has no file {KEY}: erased people cannot be recognised without it; restore it from a backup"
         )
     key = storage.read_bytes(address)
-    if storage.is_local(address):
-        _make_private(address)
+    storage.make_private(address)  # under older versions of Likeness, others could read it
     if len(key) != _KEY_BYTES or (listed and listed.content["key"] != _check_value(key)):
         raise Corrupt(
             f"{address} is not the key that the names of erased people were hashed with, so they would not be "
             f"recognised; restore it from a backup"
         )
     return key
-
-
-def _make_private(address: str) -> None:
-    """Take the right to read the key from others, who had it under older versions of Likeness."""
-    found = os.stat(address)
-    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
-        with suppress(OSError):  # a file system without rights, or one that is read-only
-            os.chmod(address, found.st_mode & 0o700)
 
 
 def _list(uri: str, key: bytes) -> None:

@@ -6,6 +6,7 @@ mean is left to the callers.
 """
 
 from metric_core.storage.addresses import absolute, is_local, join, resolve, without_secrets
+from metric_core.storage.durable import private
 from metric_core.storage.listing import (
     content_tag,
     exists,
@@ -34,6 +35,7 @@ from metric_core.storage.reading import (
 from metric_core.storage.verified import Cache, verified
 from metric_core.storage.writing import (
     create_if_absent,
+    make_private,
     new_file,
     put_file,
     remove,
@@ -61,9 +63,11 @@ __all__ = [
     "join",
     "link_out",
     "local_copy",
+    "make_private",
     "names",
     "new_file",
     "open_read",
+    "private",
     "put_file",
     "read_bytes",
     "read_many",

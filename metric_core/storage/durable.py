@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,6 +73,24 @@ def remove_unfinished(folder: Path) -> None:
     """Delete the temporary files that killed writers have left directly inside a folder."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def private() -> Iterator[None]:
+    """What this process writes in the block can be read by this user only: files have 0600, folders 0700."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def make_private(path: Path) -> None:
+    """Take the rights to a file from all others, if it is this user's and its file system has rights."""
+    found = path.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        with suppress(OSError):
+            path.chmod(found.st_mode & 0o700)
 
 
 @contextmanager

@@ -55,6 +55,12 @@ def create_if_absent(uri: str, data: bytes, *, private: bool = False) -> bool:
     return durable.create(Path(uri), data, durable.PRIVATE if private else durable.RIGHTS)
 
 
+def make_private(uri: str) -> None:
+    """Take the rights to a local file from all others, who may have had them; objects are left as they are."""
+    if is_local(uri):
+        durable.make_private(Path(uri))
+
+
 def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
     """Replace an object only if it still holds ``expected``. Exactly one of several writers gets True.
 

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.heads import free_ports, kill_family
 
 from metric_core.artefacts import manifest
 from workflows.catalogue import job as catalogue
@@ -29,14 +29,6 @@ def step(title: str) -> str:
     return block[1]
 
 
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     """An empty home folder and a short folder for Ray's sockets. What the commands leave running is ended."""
@@ -46,8 +38,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     (home / "ray").symlink_to(short)
     yield home
     for process in started(tmp_path):
-        for one in [*process.children(recursive=True), process]:
-            one.kill()
+        kill_family(process.pid)
     shutil.rmtree(short, ignore_errors=True)
 
 
@@ -64,7 +55,7 @@ def test_a_newcomer_starts_a_cluster_trains_on_it_and_stops_it(tmp_path: Path, p
     text = step("2. A cluster on this machine")
     # Other ports than a Ray beside this test, and a training of seconds; else as written.
     for written, port in zip(("6379", "8265", "5000"), free_ports(3)):
-        text = text.replace(written, port)
+        text = text.replace(written, str(port))
     for port in free_ports(2):  # of the agent that starts jobs, which serves none if another Ray has its port
         text = re.sub(r"ray start (?!--dash)", f"ray start --dashboard-agent-listen-port {port} ", text, count=1)
     assert text.count("--steps 100") == 1

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
+from support.heads import closed_port, kill_family
 
 
 @contextmanager
@@ -43,12 +43,6 @@ def server(status: int, body: str = "{}", kind: str = "application/json") -> Ite
         listening.server_close()
 
 
-def closed_port() -> str:
-    """``HOST:PORT`` where nothing listens."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as listening:
-        return f"127.0.0.1:{listening.server_port}"
-
-
 @contextmanager
 def mlflow(folder: Path) -> Iterator[str]:
     """``HOST:PORT`` of a tracking server while the block runs: mlflow.db, stored/ and server.log are in the folder."""
@@ -66,7 +60,4 @@ def mlflow(folder: Path) -> Iterator[str]:
             time.sleep(0.1)
         yield place
     finally:
-        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family, timeout=20)
+        kill_family(server.pid)

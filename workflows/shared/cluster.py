@@ -186,15 +186,12 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
 def _make_token() -> None:
     """Ray makes a token for a cluster that it starts, in a file that everybody may read: it is made here, privately."""
     tokens.logger.setLevel(logging.ERROR)  # it would warn that a token is used
-    umask = os.umask(0o077)
-    try:
+    with storage.private():
         if tokens.enable_token_auth_by_default():
             tokens.ensure_token_if_auth_enabled()
-        made = Path.home() / ".ray" / "auth_token"
-        if made.exists() and made.stat().st_uid == os.geteuid():  # perhaps by Ray itself
-            made.chmod(0o600)
-    finally:
-        os.umask(umask)
+    made = Path.home() / ".ray" / "auth_token"
+    if made.exists():
+        storage.make_private(str(made))  # perhaps Ray itself made it
 
 
 @contextmanager

@@ -25,11 +25,11 @@ class Signals:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        """Of the last one; None as long as there was none."""
+        """Of the one that counts: the last where they raise, the first where they are noted; None before."""
 
     @property
     def name(self) -> str:
-        """Of the last one, such as SIGTERM."""
+        """Of the same one, such as SIGTERM."""
         return signal.Signals(self.number).name if self.number else ""
 
     def stopped(self, where: str = "") -> Stopped:

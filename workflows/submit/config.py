@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from metric_core.errors import ConfigError
@@ -107,7 +108,7 @@ class SubmitConfig(HeadOptions):
         if {"-h", "--help", "--print-config"} & {*options}:
             return [f"--help and --print-config need no cluster; run `likeness {name}` with it"]
         try:
-            config, _ = self.parsed()
+            config, _ = self.parsed
         except ConfigError as error:
             return [f"{name}: {without_secrets(line)}" for line in str(error).splitlines()]
         if any(without_secrets(text) != text for text in command_line(config)):
@@ -117,6 +118,7 @@ class SubmitConfig(HeadOptions):
             ]
         return [f"{name}: {line}" for line in places.of_job(config, self.head, self.shared)]
 
+    @cached_property
     def parsed(self) -> tuple[Any, list[str]]:
         """The job's own config, and which flags of the command go with it. Raises ConfigError if its options cannot
         work."""

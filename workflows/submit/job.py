@@ -62,7 +62,7 @@ def show(result: dict[str, Any]) -> str:
 def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
     """The command line to run there, as a list and as a text without secrets, and the submission's name."""
     job, _ = job_of(config.command)
-    parsed, flags = config.parsed()
+    parsed, flags = config.parsed
     options = command_line(parsed)
     name = config.name or names.default_name(job, [*options, *flags])
     line = [*job.split(), *options, *flags]
@@ -71,7 +71,7 @@ def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
 
 def _note_what_stays_here(config: SubmitConfig) -> None:
     """Say that the job will not see the MLflow server that a job here would use."""
-    named = getattr(config.parsed()[0], "tracking_uri", "none is taken")
+    named = getattr(config.parsed[0], "tracking_uri", "none is taken")
     if named is None and os.environ.get(TRACKING) and TRACKING not in config.pass_env:
         say(f"{TRACKING} is set here and not sent; the nodes' own counts, unless --tracking-uri or --pass-env names it")
 
@@ -83,4 +83,4 @@ def _facts() -> dict[str, str]:
 
 def _read(text: str, config: SubmitConfig) -> Any:
     """What the job printed: an object where it was asked for JSON."""
-    return json.loads(text) if "--json" in config.parsed()[1] and text else text.rstrip("\n")
+    return json.loads(text) if "--json" in config.parsed[1] and text else text.rstrip("\n")

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,9 +10,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from support import answering, victims
+from support import answering, heads, victims
+from support.heads import Head
 from support.tiny import Chain
 
 from metric_core.artefacts.embeddings import Embeddings
@@ -22,40 +20,15 @@ from metric_core.artefacts.embeddings import Embeddings
 BIN = Path(sys.executable).parent
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """A new head node: its GCS address, its dashboard's URL, and the environment to reach it with."""
-    scratch = Path(f"/tmp/lk-head-{os.getpid()}")
-    port, dashboard = free_port(), free_port()
+def head() -> Iterator[tuple[Head, dict[str, str]]]:
+    """A new head node, and the environment to reach it with."""
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    argv = [
-        str(BIN / "ray"),
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=3",
-        f"--port={port}",
-        "--include-dashboard=true",
-    ]
-    argv += [f"--dashboard-port={dashboard}", f"--temp-dir={scratch}", "--dashboard-host=127.0.0.1"]
-    argv += ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}"]
-    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment
-    finally:
-        # Not `ray stop`, which would stop every Ray of this machine; and killed, because its agents take 20 s to end.
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family, timeout=20)
-        shutil.rmtree(scratch, ignore_errors=True)
+    with heads.head(environment, cpus=3) as found:
+        ready = retried([str(BIN / "ray"), "status", f"--address={found.address}"], environment)
+        assert ready.returncode == 0, ready.stderr
+        yield found, environment
 
 
 def retried(argv: list[str], environment: dict[str, str], seconds: float = 90) -> subprocess.CompletedProcess[str]:
@@ -71,12 +44,10 @@ def retried(argv: list[str], environment: dict[str, str], seconds: float = 90) -
 @pytest.mark.long
 @pytest.mark.slow
 def test_on_a_cluster_by_address_and_by_job_submission(
-    head: tuple[str, str, dict[str, str]], chain: Chain, tmp_path: Path
+    head: tuple[Head, dict[str, str]], chain: Chain, tmp_path: Path
 ) -> None:
-    address, dashboard, environment = head
-    ready = retried([str(BIN / "ray"), "status", f"--address={address}"], environment)
-    assert ready.returncode == 0, ready.stderr
-    likeness = str(BIN / "likeness")
+    (found, environment), likeness = head, str(BIN / "likeness")
+    address, dashboard = found.address, found.url
 
     by_address = [likeness, "embed", "--faces", chain.faces, "--model", chain.model, "--actors", "1", "--json"]
     done = subprocess.run(
@@ -107,13 +78,11 @@ def test_on_a_cluster_by_address_and_by_job_submission(
 @pytest.mark.long
 @pytest.mark.slow
 def test_neither_logs_nor_the_job_api_show_a_password(
-    head: tuple[str, str, dict[str, str]], people: Path, tmp_path: Path
+    head: tuple[Head, dict[str, str]], people: Path, tmp_path: Path
 ) -> None:
-    address, dashboard, environment = head
-    ready = retried([str(BIN / "ray"), "status", f"--address={address}"], environment)
-    assert ready.returncode == 0, ready.stderr
+    (found, environment), likeness = head, str(BIN / "likeness")
+    address, dashboard = found.address, found.url
     secret, faces = "pl4nted-s3cret", str(tmp_path / "faces")
-    likeness = [str(BIN / "likeness")]
     with answering.mlflow(tmp_path) as place:
         store = f"http://anna:{secret}@{place}"
         train = ["train", "--faces", faces, "--out", str(tmp_path / "model"), "--steps", "2", "--identities", "6"]
@@ -121,7 +90,7 @@ def test_neither_logs_nor_the_job_api_show_a_password(
         embed = ["embed", "--faces", faces, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
         for argv in (["catalogue", "--source", str(people), "--out", faces], train, embed):
             done = subprocess.run(
-                [*likeness, *argv, *([] if argv[0] == "catalogue" else ["--address", address])],
+                [likeness, *argv, *([] if argv[0] == "catalogue" else ["--address", address])],
                 env=environment | {"MLFLOW_TRACKING_URI": store},
                 capture_output=True,
                 text=True,
@@ -133,8 +102,7 @@ def test_neither_logs_nor_the_job_api_show_a_password(
         jobs = answer.read().decode()
     assert f"--tracking-uri http://{place}" in jobs
     assert secret not in jobs
-    scratch = Path(f"/tmp/lk-head-{os.getpid()}")
-    files = [path for top in (tmp_path, scratch) for path in top.rglob("*") if path.is_file()]
+    files = [path for top in (tmp_path, found.folder) for path in top.rglob("*") if path.is_file()]
     assert any("/logs/" in str(path) for path in files)
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
@@ -142,7 +110,7 @@ def test_neither_logs_nor_the_job_api_show_a_password(
 @pytest.mark.slow
 def test_no_cluster_at_the_address(chain: Chain, tmp_path: Path) -> None:
     argv = [str(BIN / "likeness"), "embed", "--faces", chain.faces, "--model", chain.model]
-    argv += ["--out", str(tmp_path / "out"), "--address", f"127.0.0.1:{free_port()}"]
+    argv += ["--out", str(tmp_path / "out"), "--address", heads.closed_port()]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at" in done.stderr

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import answering, flaky, victims
+from support import flaky, victims
 from support.drivers import ROOT
 from support.flaky import Flaky
+from support.heads import closed_port
 from support.tiny import untrained
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
@@ -102,7 +103,7 @@ def test_a_cluster_that_cannot_do_the_job(tmp_path: Path, people: Path, monkeypa
                 assert "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in lines[0]
                 assert seconds < 30
 
-        code, lines, seconds = likeness(*job, answering.closed_port())
+        code, lines, seconds = likeness(*job, closed_port())
         assert (code, len(lines)) == (2, 1), lines
         assert "no Ray cluster answers at 127.0.0.1:" in lines[0]
         assert seconds < 30

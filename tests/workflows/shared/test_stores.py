@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import SQLAlchemyError
 from support import answering
+from support.heads import closed_port
 from support.tiny import untrained
 
 from metric_core.errors import ConfigError
@@ -57,7 +58,7 @@ def test_a_server_that_refuses(status: int, body: str, kind: str, message: str) 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "postgresql+psycopg2", "mysql+pymysql"])
 def test_nothing_answers(scheme: str) -> None:
-    place = answering.closed_port()
+    place = closed_port()
     found = refusal(f"{scheme}://anna:{SECRET}@{place}/runs")
     assert found.startswith(f"nothing answers at {scheme}://{place}/runs, the MLflow store (")
 
@@ -96,7 +97,7 @@ def test_a_refused_job_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A training and an embed job, whose store is given by an option, the environment, and a file of options."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:{SECRET}@{answering.closed_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:{SECRET}@{closed_port()}")
     out = tmp_path / "new" / "out"
     faces = ["--faces", str(tmp_path / "faces")]
     assert cli.main(["catalogue", "--source", str(people), "--out", faces[1]]) == 0

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from support import heads
 from support.tiny import untrained
 
 from metric_core.artefacts import manifest
@@ -60,28 +59,13 @@ class Cluster:
             return json.load(answer)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A head in an environment of its own: another folder, no PYTHONPATH, and neither likeness nor python on PATH."""
-    scratch = Path(f"/tmp/lk-sub-{os.getpid()}")
-    port = free_port()
-    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
-    argv += [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
-    argv += ["--include-dashboard=true", "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment |= {"RAY_USAGE_STATS_ENABLED": "0"}
-    process = subprocess.Popen(
-        argv, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    found = Cluster(f"http://127.0.0.1:{port}", tmp_path)
-    try:
-        deadline = time.monotonic() + 90
+    with heads.head(environment, cpus=2, folder=tmp_path) as head:
+        found, deadline = Cluster(head.url, tmp_path), time.monotonic() + 90
         while True:
             try:
                 found.ask("/api/version")
@@ -90,13 +74,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
                 assert time.monotonic() < deadline, "the head did not start"
                 time.sleep(0.3)
         yield found
-    finally:
-        # Not `ray stop`, which would stop every Ray of this machine.
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family, timeout=20)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -107,7 +84,7 @@ def test_from_submission_to_stop(cluster: Cluster, people: Path, tmp_path: Path)
     for said, more in [
         ("wants a token and there is none", {"RAY_AUTH_TOKEN": ""}),
         ("does not accept the token", {"RAY_AUTH_TOKEN": "f" * 64}),
-        ("no Ray head answers at http://127.0.0.1:", {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{free_port()}"}),
+        ("no Ray head answers at http://127.0.0.1:", {"RAY_API_SERVER_ADDRESS": f"http://{heads.closed_port()}"}),
     ]:
         (line,) = cluster.likeness("jobs", "list", code=2, **more)[1].splitlines()
         assert said in line

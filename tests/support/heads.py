@@ -1,0 +1,70 @@
+"""A Ray head with its job server for the length of a test, free ports, and the end of what a test has started."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head is."""
+
+    address: str
+    """HOST:PORT of Ray itself."""
+    url: str
+    """Of its job server, which may still be starting."""
+    folder: Path
+    """Of Ray's files."""
+
+
+@contextmanager
+def head(environment: Mapping[str, str], cpus: int, folder: Path | None = None) -> Iterator[Head]:
+    """A new head on loopback while the block runs.
+
+    Args:
+        environment: its variables.
+        cpus: that it has.
+        folder: where it is started; None: here.
+    """
+    scratch = Path(f"/tmp/lk-head-{os.getpid()}")  # short: it holds sockets
+    ray, jobs, agent = free_ports(3)
+    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus}"]
+    argv += [f"--port={ray}", f"--dashboard-port={jobs}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
+    argv += ["--include-dashboard=true", "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
+    process = subprocess.Popen(argv, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield Head(f"127.0.0.1:{ray}", f"http://127.0.0.1:{jobs}", scratch)
+    finally:
+        # Not `ray stop`, which would stop every Ray of this machine; and killed, because its agents take 20 s to end.
+        kill_family(process.pid)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that it has started."""
+    family = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=20)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback where nothing listens."""
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in listening]
+    for one in listening:
+        one.close()
+    return ports
+
+
+def closed_port() -> str:
+    """``HOST:PORT`` where nothing listens."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
