@@ -45,6 +45,8 @@ class Outcome:
     """The loss of the global batch, 0-dim, detached, the same on every worker."""
     health: dict[str, Tensor]
     """0-dim figures of the global batch, the same on every worker: see ``global_loss``."""
+    asked: Tensor
+    """How many workers called with ``asks``, 0-dim, the same on every worker."""
 
 
 @_eager
@@ -59,6 +61,7 @@ def global_loss(
     step: int,
     view_L: Tensor | None = None,
     memory: CrossBatchMemory | None = None,
+    asks: bool = False,
 ) -> Outcome:
     """The loss of the global batch, of which this worker holds the rows ``emb_LD``; every worker calls it.
 
@@ -66,7 +69,9 @@ def global_loss(
     autocast. ``label_L``, ``face_id_L`` and ``view_L`` are int64 (L,). Workers may hold different numbers of rows.
     An anchor without a positive or without a negative contributes nothing and is not counted in N. With a
     ``memory`` (from ``new_memory``), ``memory_weight`` times the loss of the same anchors against the memory is
-    added, normalised by an N of its own. The batch is then added to the memory.
+    added, normalised by an N of its own. The batch is then added to the memory. ``asks`` is a question to all
+    workers, such as whether to stop after this step; it travels with the sums of the loss, because an exchange of its
+    own would make every step wait once more.
 
     health: ``anchors`` that contribute and ``anchors_without_positive``; ``embeddings_not_finite``, the number of
     embeddings that hold a NaN or an infinity (if there are any, the loss and the other figures mean nothing);
@@ -102,8 +107,8 @@ def global_loss(
             terms = streamed_terms(objective, batch, BatchReferences(batch, objective.distance))
         else:
             terms = selected_terms(objective, batch, mine(objective, batch, seed, step))
-        loss, value, figures = _normalised(terms, world)
-        anchors, no_positive, active, considered, not_finite = figures[2:].unbind()
+        loss, value, figures = _normalised(terms, world, asks=asks)
+        anchors, no_positive, active, considered, not_finite, asked = figures[2:].unbind()
         d_ap_A, d_an_A = all_gather_ids(torch.stack([terms.d_ap_A, terms.d_an_A], 1), world).unbind(1)
         health = {
             "anchors": anchors,
@@ -122,7 +127,7 @@ def global_loss(
             value = value + objective.memory_weight * memory_value
             health |= {"memory_loss": memory_value, "memory_rows": memory.usable(step).sum()}
             memory.enqueue(batch.reference_RD, batch.label_R, batch.face_id_R, step, batch.view_R)
-        return Outcome(loss, value, health)
+        return Outcome(loss, value, health, asked)
 
 
 def new_memory(
@@ -141,8 +146,8 @@ def new_memory(
     )
 
 
-def _normalised(terms: Terms, world: World) -> tuple[Tensor, Tensor, Tensor]:
-    """W·S_r/N to differentiate, the global S/N, and the figures of ``terms`` summed over workers."""
-    figures = all_reduce_sum(terms.figures, world)
+def _normalised(terms: Terms, world: World, *, asks: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """W·S_r/N to differentiate, the global S/N, and the figures of ``terms`` and ``asks`` summed over workers."""
+    figures = all_reduce_sum(torch.cat([terms.figures, terms.figures.new_tensor([float(asks)])]), world)
     n = figures[1].clamp(min=1.0)
     return terms.total * (world.size / n).to(terms.total.dtype), figures[0] / n, figures

@@ -91,8 +91,10 @@ def memory_case(objective: Objective, batches: list[Labelled], sizes: list[list[
         x_LD = emb_BD[own].clone().requires_grad_()
         ids = torch.tensor(face_id[own], dtype=torch.int64)
         labels = torch.tensor(label[own], dtype=torch.int64)
-        outcome = global_loss(objective, world, x_LD, labels, ids, seed=3, step=step, view_L=ids % 2, memory=memory)
+        how = {"seed": 3, "step": step, "view_L": ids % 2, "memory": memory, "asks": world.rank == step % world.size}
+        outcome = global_loss(objective, world, x_LD, labels, ids, **how)
         outcome.loss.backward()
+        assert int(outcome.asked) == 1  # on every rank, whichever asks
         figures += [outcome.value, all_gather_ids(x_LD.grad / world.size, world)]
     return [*figures, *(value.double() for value in memory.state_dict().values())]
 

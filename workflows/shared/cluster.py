@@ -29,7 +29,7 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from metric_core import storage
 from metric_core.errors import ConfigError, JobFailed, LikenessError
 from workflows.shared import stopping
-from workflows.shared.console import one_line
+from workflows.shared.console import one_line, say
 from workflows.shared.options import RunOptions
 
 QUIET = {
@@ -174,13 +174,22 @@ def _start(scratch: str, how: dict[str, Any]) -> None:
     try:
         with _loopback():
             _make_token()
-            # Ray lets everybody into the folder that it is given, so it gets one inside.
-            ray.init(include_dashboard=False, _temp_dir=f"{scratch}/r", _node_ip_address="127.0.0.1", **how)
+            try:
+                # Ray lets everybody into the folder that it is given, so it gets one inside.
+                _init(f"{scratch}/r", how)
+            except Exception as error:  # noqa: BLE001  # over 30 s, or another process took a port that was free
+                say(f"Ray did not start ({one_line(error)}); trying once more")
+                ray.shutdown()
+                _init(f"{scratch}/s", how)
     except Exception as error:  # a start-up that takes too long ends in a bare Exception
         raise JobFailed(
             f"Ray could not be started on this machine: {one_line(error)}; try again when the machine is less busy, "
             f"or name a running cluster with --address (--verbose shows Ray's own messages)"
         ) from error
+
+
+def _init(folder: str, how: dict[str, Any]) -> None:
+    ray.init(include_dashboard=False, _temp_dir=folder, _node_ip_address="127.0.0.1", **how)
 
 
 def _make_token() -> None:

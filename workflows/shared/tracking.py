@@ -233,7 +233,8 @@ def resume(uri: str, run_id: str, *, verbose: bool) -> Tracker:
         client.set_terminated(run_id, "RUNNING")
         run = client.get_run(run_id)
         curves = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
-        seen = {key: max(m.step for m in curve) for key, curve in curves.items()}
+        # A store may list a figure whose curve it has lost.
+        seen = {key: max(m.step for m in curve) for key, curve in curves.items() if curve}
         latest = max((m.timestamp for curve in curves.values() for m in curve), default=0)
         return Tracker(storage.without_secrets(uri), run_id, verbose, client, seen, latest)
 

@@ -138,7 +138,7 @@ def _train(worker: _Worker, first: int, train: pa.Table, valid: pa.Table | None,
         validating = validation is not None and (done % config.evaluate_every == 0 or last)
         reporting = done % config.report_every == 0 or done % config.checkpoint_every == 0 or validating or last
         worker.pulse.place = (step, REPORTING)
-        stop = _any(worker, worker.pulse.stop)
+        stop = bool(outcome.asked)
         reason = _divergence(worker, outcome, done, check_weights=reporting or stop)
         if reason:  # not saved: the last checkpoint is the last good state
             _report(board, {"step": done, "figures": {}, "diverged": reason}, worker, final=False)
@@ -242,6 +242,7 @@ def _step(worker: _Worker, batch: PixelBatch, step: int) -> Outcome:
         step=step,
         view_L=torch.from_numpy(worker.view_N[batch.row_B]).to(device),
         memory=worker.memory,
+        asks=worker.pulse.stop,
     )
     worker.optimizer.zero_grad(set_to_none=True)
     outcome.loss.backward()
@@ -310,11 +311,6 @@ def _report(board: Any, event: dict[str, Any], worker: _Worker, *, final: bool) 
         validation = {f"valid/{name}": float(value) for name, value in event.get("validation", {}).items()}
         worker.reported.append({"step": event["step"], "figures": event["figures"] | validation, "again": True})
     return "refused" in event  # the same on all workers, as the figures are
-
-
-def _any(worker: _Worker, own: bool) -> bool:
-    """Whether it holds for some worker; the same on all workers."""
-    return bool(all_reduce_sum(torch.tensor(float(own), device=worker.device), worker.world) > 0)
 
 
 def _save(worker: _Worker, step: int, board: Any) -> None:

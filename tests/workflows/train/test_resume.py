@@ -102,6 +102,7 @@ def test_a_training_that_is_stopped_twice(chain: Chain, tmp_path: Path, undistur
     ):
         driver = started(argv, log)
         until(lambda: reached() or driver.poll() is not None, "the training has begun")  # noqa: B023
+        assert driver.poll() is None, f"ended before it was stopped, after {kinds()}:\n{log.read_text()}"
         stop(driver.pid)
         assert driver.wait(60) == code, log.read_text()
         runs.add(json.loads((out / "_run" / "mlflow.json").read_text())["run_id"])
