@@ -65,6 +65,8 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
                 yield f"shard {number}: {problem}; {versions.REMEDY}"
         except Corrupt as error:
             yield f"shard {number}: {error}"
+    if content.shared and version.read(versions.CHOICE) != versions.choice_file(content.choice):
+        yield f"{version.file(versions.CHOICE)} is missing or is not the manifest's; {versions.REMEDY}"
     for name in content.files:
         try:
             version.read_checked(content, name)

@@ -380,6 +380,11 @@ def _checked(address: str, sha256: str) -> bytes:
     return data
 
 
+def choice_file(choice: Mapping[str, Any]) -> bytes:
+    """The file ``choice.json``, by which an interrupted build continues."""
+    return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
+
+
 def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
     """The files ``names.arrow`` and ``codes.npy`` of some shards, from the distinct identities of each."""
     names = pa.chunked_array([pa.array([], pa.string()), *shards]).unique()

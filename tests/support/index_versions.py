@@ -46,7 +46,7 @@ def write(
     probes = Probes(some.face_id_N, some.identity.to_pylist(), some.embedding_ND)
     version.share(versions.TEMPLATE, trained)
     version.share(versions.PROBES, versions.ipc(probes.to_table()))
-    version.put(versions.CHOICE, b"{}")
+    version.put(versions.CHOICE, versions.choice_file({}))
     for number, at_N in enumerate(np.array_split(np.arange(len(v)), shards)[:until]):
         if version.receipt(number) is not None:
             continue

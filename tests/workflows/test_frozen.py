@@ -172,7 +172,28 @@ def test_a_finished_index_answers_and_the_same_command_builds_todays_beside_it(f
     assert matches_of(frozen, "now") == expected
     assert times(old) == before
     Index.open(str(frozen / "index"), old.name)
-    assert index_check.run(IndexCheckConfig(index=str(frozen / "index")))["format"] == 2
+    assert index_check.run(IndexCheckConfig(index=str(frozen / "index")))["format"] == 3
+
+
+def test_an_index_of_the_second_format_is_the_commands_own_and_mended_in_place(
+    frozen: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = frozen / "index-2"
+    (version,) = (out / "versions").iterdir()
+    digest = manifest.read(str(version), "index").digest
+    assert index_check.run(IndexCheckConfig(index=str(out), verify=True))["format"] == 2
+    before = times(out)
+    config = IndexConfig(embeddings=both(frozen), out=str(out), shards=2)
+    assert index.run(config)["version"] == version.name
+    assert "is built already" in capsys.readouterr().err
+    assert times(out) == before
+    whole = {name: (version / name).read_bytes() for name in ("names.arrow", "probes.arrow")}
+    for name, data in whole.items():
+        (version / name).write_bytes(data[:-1] + b"x")
+    index.run(config)
+    assert {name: (version / name).read_bytes() for name in whole} == whole
+    assert manifest.read(str(version), "index").digest == digest
+    assert not (out / "files").exists()
 
 
 def test_a_half_finished_index_is_left_as_it_is(

@@ -92,7 +92,9 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        self._put({versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: _written(choice)})
+        self._put(
+            {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: versions.choice_file(choice)}
+        )
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -134,7 +136,7 @@ class Build:
         self._put(own)
         own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
         if not self._shares:
-            own[versions.CHOICE] = _written(plan.choice)
+            own[versions.CHOICE] = versions.choice_file(plan.choice)
         return Content(
             fingerprint=self.corpus.collection.fingerprint,
             namespace=self.corpus.collection.namespace,
@@ -191,9 +193,11 @@ class Build:
 
     def _put(self, files: Mapping[str, bytes]) -> None:
         """Store some of the version's files."""
-        for name, data in files.items():
-            if self.before is not None and name in self.before.files:
-                self.require_same(versions.digest(data), self.before.files[name].sha256)
+        if self.before is not None:
+            expected = {versions.CHOICE: versions.digest(versions.choice_file(self.before.choice))}
+            expected |= {name: file.sha256 for name, file in self.before.files.items()}
+            for name, data in files.items():
+                self.require_same(versions.digest(data), expected[name])
         for name, data in files.items():
             if name == versions.CHOICE or not self._shares:
                 self.version.put(name, data)
@@ -225,11 +229,6 @@ class Build:
 
 _DECIDED = {versions.TEMPLATE: "template", versions.PROBES: "probes"}
 """Files that a choice names by their sha256."""
-
-
-def _written(choice: Mapping[str, Any]) -> bytes:
-    """The file of a choice."""
-    return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
 
 
 def memory_of(spec: IndexSpec, rows: int) -> int:

@@ -17,7 +17,7 @@ from metric_core.index.version import Version
 
 REFINED = "IVF4,PQ8x4fsr,Refine(SQfp16)"
 FACTORIES = ["Flat", "SQfp16", "SQ8", "IVF4,Flat", "IVF4,SQfp16", "IVF4,SQ8", "IVF4,RaBitQfs4,Refine(SQ8)", REFINED]
-OWN = [versions.TEMPLATE, versions.PROBES, versions.TRUTH, versions.NAMES, versions.CODES, versions.CHOICE]
+OWN = [versions.TEMPLATE, versions.PROBES, versions.TRUTH, versions.NAMES, versions.CODES]
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def test_damage_to_a_shard_is_told(ending, version):
 
 @pytest.mark.parametrize("name", OWN)
 def test_damage_to_a_file_of_the_version_is_told(name, version):
-    content, path = version.content(), Path(version.file(name))
+    content = version.content()
+    path = Path(version.place(content, name))
     path.write_bytes(path.read_bytes() + b" ")
     (line,) = check.damage(version, content)
     assert line.startswith(f"{path} has another sha256 than its manifest says")
@@ -120,6 +121,6 @@ def test_the_stored_probes_find_what_they_did(version, people):
     assert now == then == content.recall["identity"]
     less = index.without(people(130).face_id_N[:300])
     assert check.remeasured(less, content)[0] < then
-    _flip(Path(version.file(versions.TRUTH)))
+    _flip(Path(version.place(content, versions.TRUTH)))
     with pytest.raises(Corrupt, match=r"truth\.arrow has another sha256"):
         check.remeasured(index, content)

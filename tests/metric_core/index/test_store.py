@@ -58,7 +58,8 @@ def test_versions_share_shards_of_equal_content(people, write_index, store):
     first, second = write_index(store.uri, v, seed=1), write_index(store.uri, v, seed=2)
     assert [s.digest for s in first.content().shards] == [s.digest for s in second.content().shards]
     assert len(list(Path(store.uri, "shards").iterdir())) == 6
-    assert first.sizes().keys() & second.sizes().keys() == {str(path) for path in Path(store.uri, "shards").iterdir()}
+    both = {str(path) for folder in ("shards", "files") for path in Path(store.uri, folder).iterdir()}
+    assert first.sizes().keys() == second.sizes().keys() == both
 
 
 def test_killed_between_shards_there_is_nothing_to_open(people, write_index, store):
@@ -121,7 +122,7 @@ def test_publish_refuses_what_is_not_whole(ending, people, write_index, store):
 
 def test_publish_refuses_a_version_without_one_of_its_own_files(people, write_index, store):
     version = write_index(store.uri, people())
-    Path(version.file("names.arrow")).unlink()
+    Path(version.place(version.content(), "names.arrow")).unlink()
     with pytest.raises(Corrupt, match=r"names\.arrow is missing or not the"):
         store.publish(version)
 

@@ -39,13 +39,13 @@ def test_an_unfinished_version_says_so_and_keeps_what_is_done(people, write_inde
     version = write_index(tmp_path, people(), until=2)
     assert not version.finished
     assert all(isinstance(e, Unfinished) and "has no manifest.json" in str(e) for e in _read(version))
-    assert version.read(versions.TEMPLATE) is not None
+    assert version.read(versions.CHOICE) is not None
     assert [version.receipt(n) is None for n in range(3)] == [False, False, True]
 
 
 def test_a_version_that_is_not_there(tmp_path):
     version = Version(str(tmp_path), "0" * 16)
-    assert (version.finished, version.read(versions.TEMPLATE), version.receipt(0)) == (False, None, None)
+    assert (version.finished, version.read(versions.CHOICE), version.receipt(0)) == (False, None, None)
     assert version.format() == 0
     assert all(isinstance(e, Missing) and "does not exist" in str(e) for e in _read(version))
 
@@ -53,7 +53,7 @@ def test_a_version_that_is_not_there(tmp_path):
 def test_a_finished_version_gives_back_what_was_written(people, write_index, tmp_path):
     version = write_index(tmp_path, people(130), REFINED, nprobe=2, depth=30)
     assert version.finished
-    assert version.format() == 2
+    assert version.format() == 3
     content = version.content()
     assert (content.spec, content.rows, content.people) == (IndexSpec(16, REFINED), 650, 130)
     assert (content.nprobe, content.depth) == (2, 30)
@@ -66,13 +66,15 @@ def test_a_finished_version_gives_back_what_was_written(people, write_index, tmp
 def test_the_files_of_a_version_lie_where_its_page_says(people, write_index, tmp_path):
     version = write_index(tmp_path, people(130), REFINED, depth=30)
     assert version.uri == f"{tmp_path}/versions/{version.id}"
-    expected = {"plan.json", "manifest.json", "choice.json", "template.faiss", "probes.arrow", "truth.arrow"}
-    expected |= {"names.arrow", "codes.npy"}
+    expected = {"plan.json", "manifest.json", "choice.json"}
     expected |= {f"shard-{n:03d}.{ending}" for n in range(3) for ending in ("json", "arrow")}
     assert {path.name for path in Path(version.uri).iterdir()} == expected
-    endings = ("faiss", "rows", "vectors")
-    shards = {f"{shard.digest}.{ending}" for shard in version.content().shards for ending in endings}
+    content, endings = version.content(), ("faiss", "rows", "vectors")
+    shards = {f"{shard.digest}.{ending}" for shard in content.shards for ending in endings}
     assert {path.name for path in (tmp_path / "shards").iterdir()} == shards
+    names = ("template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy")
+    files = {f"{content.files[name].sha256[:32]}.{name}" for name in names}
+    assert {path.name for path in (tmp_path / "files").iterdir()} == files
 
 
 def test_a_handle_travels_to_other_processes(people, write_index, tmp_path):
@@ -86,12 +88,13 @@ def test_a_version_that_does_not_add_up_is_not_finished(people, write_index, tmp
     (Path(version.uri) / "manifest.json").unlink()
     foreign = replace(content.shards[1], template="0" * 64)
     for wrong, message in [
-        (replace(content, shards=content.shards[:2]), "hold 200 rows, the inputs 300"),
+        (replace(content, shards=content.shards[:2]), "hold 200 rows that may be found, the inputs 300"),
         (
             replace(content, shards=[content.shards[0], foreign, content.shards[2]]),
             rf"shards \['{foreign.digest}'\] were started from another template",
         ),
-        (replace(content, rows=301), "hold 300 rows, the inputs 301"),
+        (replace(content, masks=[{"rows": 1}]), "hold 299 rows that may be found, the inputs 300"),
+        (replace(content, rows=301), "hold 300 rows that may be found, the inputs 301"),
     ]:
         with pytest.raises(IndexBuildError, match=message):
             version.finish(wrong, {})
@@ -114,7 +117,7 @@ def test_a_flipped_byte_is_refused_before_the_file_is_read(ending, people, write
 @pytest.mark.parametrize("name", [versions.NAMES, versions.CODES])
 def test_a_damaged_file_of_the_version_is_refused(name, people, write_index, tmp_path):
     version = write_index(tmp_path, people(130), "IVF4,Flat")
-    path = Path(version.file(name))
+    path = Path(version.place(version.content(), name))
     _flip(path)
     with pytest.raises(Corrupt, match=rf"{name}: its sha256 is"):
         Index.open(str(tmp_path), version.id)
@@ -173,9 +176,15 @@ def test_masked_faces_are_not_found(factory, people, write_index, tmp_path):
     assert not np.isin(found["face_id"].to_numpy(), gone).any()
     assert "p020" not in found["identity"].to_pylist(), "all of its pictures are masked"
     content = version.content()
-    np.testing.assert_array_equal(version.read_masks(content), np.sort(gone))
-    _flip(Path(version.file(content.masks[0]["name"])))
-    with pytest.raises(Corrupt, match=r"mask-000\.parquet has another sha256"):
+    (mask,) = content.masks
+    for masked in version.read_masks(content):
+        np.testing.assert_array_equal(masked, np.sort(gone))
+    first = replace(content, masks=[mask | {"shards": 1}])
+    left = Index.load(version, first).search(v.embedding_ND[100:120], 1).face_id_QK[:, 0]
+    later = np.isin(gone, np.concatenate([v.face_id_N[at] for at in np.array_split(np.arange(650), 3)[1:]]))
+    np.testing.assert_array_equal(np.isin(left, gone), later)
+    _flip(Path(version.mask(content, mask)))
+    with pytest.raises(Corrupt, match=r"mask\.parquet has another sha256"):
         Index.open(str(tmp_path), version.id)
 
 

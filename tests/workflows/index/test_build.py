@@ -24,15 +24,17 @@ SHARDS = 3
 
 def in_order_of_writing(built: Built) -> list[Path]:
     """The files of the index: what was decided, the shards one by one, what is made of all, the end."""
-    own = ["plan.json", "template.faiss", "probes.arrow", "choice.json"]
-    files = [built.version / name for name in own]
+    content = json.loads((built.version / "manifest.json").read_bytes())["content"]
+    shared = {name: built.out / "files" / f"{file['sha256'][:32]}.{name}" for name, file in content["files"].items()}
+    files = [built.version / "plan.json", shared["template.faiss"], shared["probes.arrow"]]
+    files.append(built.version / "choice.json")
     for number in range(SHARDS):
         receipt = built.version / f"shard-{number:03d}.json"
         digest = json.loads(receipt.read_bytes())["digest"]
         files += [built.out / "shards" / f"{digest}.{ending}" for ending in ("faiss", "rows", "vectors")]
         files += [receipt.with_suffix(".arrow"), receipt]
-    files += [built.version / name for name in ("names.arrow", "codes.npy", "truth.arrow", "manifest.json")]
-    return [*files, built.out / "CURRENT"]
+    files += [shared[name] for name in ("names.arrow", "codes.npy", "truth.arrow")]
+    return [*files, built.version / "manifest.json", built.out / "CURRENT"]
 
 
 def test_the_steps_follow_one_another_and_each_continues(chain: Chain, tmp_path: Path) -> None:

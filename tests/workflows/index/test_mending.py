@@ -47,9 +47,9 @@ def edited(path: Path) -> None:
 
 SHARD = [(f"shards/*.{ending}", how) for ending in ("faiss", "rows", "vectors") for how in (flipped, Path.unlink)]
 OWN = [
-    *((f"versions/*/{name}", flipped) for name in ("template.faiss", "names.arrow", "codes.npy", "truth.arrow")),
-    *((f"versions/*/{name}", Path.unlink) for name in ("template.faiss", "names.arrow", "truth.arrow", "probes.arrow")),
-    ("versions/*/probes.arrow", flipped),
+    *((f"files/*.{name}", flipped) for name in ("template.faiss", "names.arrow", "codes.npy", "truth.arrow")),
+    *((f"files/*.{name}", Path.unlink) for name in ("template.faiss", "names.arrow", "truth.arrow", "probes.arrow")),
+    ("files/*.probes.arrow", flipped),
     ("versions/*/choice.json", flipped),
     ("versions/*/choice.json", cut),
     ("versions/*/choice.json", edited),
@@ -110,7 +110,7 @@ def mended(built: Built, whole: Built, capsys: pytest.CaptureFixture[str]) -> tu
 
 def test_a_whole_index_passes_the_check(whole: Built) -> None:
     answer = check.run(CheckConfig(index=str(whole.out), verify=True))
-    assert (answer["rows"], answer["people"], answer["shards"], answer["format"]) == (800, 160, 3, 2)
+    assert (answer["rows"], answer["people"], answer["shards"], answer["format"]) == (800, 160, 3, 3)
     assert (answer["files"], answer["looked_up"]) == (6 + 9, 256 + 256 + 200)
     assert answer["identity_recall"] >= 0.99
 
