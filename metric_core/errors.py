@@ -17,6 +17,7 @@
     ├── StorageFull              the file system or a quota has no room left
     ├── NotWritable              the output folder may not be written to
     ├── IndexBuildError          an index failed its own checks
+    ├── GateStopped              a new version of an index is worse than the live one, which stays
     ├── JobRunning               another live run holds the lease of this output
     └── JobFailed                a worker failed; the cause is in the message
 
@@ -29,7 +30,7 @@ class LikenessError(Exception):
     """Base of all deliberate errors. The command prints the message and exits with ``exit_code``."""
 
     exit_code = 1
-    """1: the job failed. 2: the options or the data were bad."""
+    """1: the job failed. 2: the options or the data were bad. 3: a new version of an index was not published."""
 
 
 class ConfigError(LikenessError):
@@ -113,6 +114,12 @@ class NotWritable(LikenessError):
 
 class IndexBuildError(LikenessError):
     """An index failed the checks before publishing."""
+
+
+class GateStopped(LikenessError):
+    """A new version of an index finds less than the live one, which stays."""
+
+    exit_code = 3
 
 
 class JobRunning(LikenessError):

@@ -51,6 +51,11 @@ JOBS = {
     "index": _job("index", "IndexConfig", "build and publish a search index from embeddings"),
     "index check": _job("index", "CheckConfig", "verify an index, down to its vectors", "check"),
     "index export": _job("index", "ExportConfig", "write an index as one file for plain FAISS", "export"),
+    "index versions": _job("index", "VersionsConfig", "list the versions of an index", "versions"),
+    "index publish": _job("index", "PublishConfig", "make a version the live one", "publish"),
+    "index rollback": _job("index", "RollbackConfig", "go back to the version that was live before", "rollback"),
+    "index diff": _job("index", "DiffConfig", "say whose answers differ between two versions", "diff"),
+    "index prune": _job("index", "PruneConfig", "remove old versions and what only they list", "prune"),
     "search": _job("search", "SearchConfig", "find whom pictures show"),
     "verify": _job("verify", "VerifyConfig", "decide whether two pictures show one person"),
     "evaluate": _job("evaluate", "EvaluateConfig", "measure embeddings, from verification to clustering"),
@@ -75,7 +80,8 @@ jobs:
 {jobs}
 
 `likeness JOB --help` shows a job's options, `likeness --version` the version.
-Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM; the same command continues."""
+Exit codes: 0 done, 1 failed, 2 bad input, 3 a new version of an index was worse and is not live; 130 stopped by Ctrl-C,
+143 stopped by SIGTERM; the same command continues."""
 
 ADVICE = dict.fromkeys((errno.EMFILE, errno.ENFILE), "; allow more open files (ulimit -n 4096) and start again")
 """What to do about an error of the system, by its number."""

@@ -6,6 +6,7 @@ nor of the number of threads. Searching does not change an index, so any number 
 
 # Q: queries, D: components, K: neighbours per query, N: rows of a shard, M: lists, P: lists per query.
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +71,12 @@ class Index:
     """whether the records for reranking are in memory"""
     allowed: tuple[np.ndarray | None, ...] = ()
     """bool (N,) per shard: the rows that may be found; None or nothing: all of them"""
+    filtered: bool = False
+    """whether ``only`` or ``without`` has left out rows that are there"""
+    state: str = ""
+    """digest of the version's manifest, which a mask or an erasure changes"""
+    looked: float = 0.0
+    """when ``refresh`` looked for another version, in seconds of ``time.monotonic``"""
 
     @classmethod
     def open(cls, uri: str | PathLike[str], version: str | None = None, *, verify: bool = False) -> "Index":
@@ -88,16 +95,50 @@ class Index:
             Unfinished: no version was published yet, or the version has no manifest.
             Corrupt: a file is not what its digest says.
         """
-        found = IndexStore(storage.absolute(str(uri))).version(version)
+        found, now = IndexStore(storage.absolute(str(uri))).version(version), time.monotonic()
         stored = found.manifest()
         if stored.format > 1:
-            return cls.load(found, Content.parse(stored.content), verify=verify)
+            index = cls.load(found, Content.parse(stored.content), verify=verify)
+            return replace(index, state=stored.digest, looked=now)
         shards, names = format1.opened(found.uri, stored.content, verify=verify)
         spec = IndexSpec(stored.content["spec"]["dim"], stored.content["spec"]["factory"])
         centroid_MD = shards[0].centroid_MD
         return cls(
-            tuple(shards), names, centroid_MD, spec, stored.content["fingerprint"], found, stored.content["nprobe"]
+            shards=tuple(shards),
+            names=names,
+            centroid_MD=centroid_MD,
+            spec=spec,
+            fingerprint=stored.content["fingerprint"],
+            version=found,
+            nprobe=stored.content["nprobe"],
+            state=stored.digest,
+            looked=now,
         )
+
+    def refresh(self, every: float = 10.0) -> "Index":
+        """The live version as it is now: the index itself while that is what it was opened from, else a new one.
+
+        A process that answers for long calls this before each query, and answers the whole query from what it gets: so
+        no answer mixes two versions.
+
+        Args:
+            every: seconds within which the storage is looked at once.
+
+        Raises:
+            Missing, Unfinished, Corrupt: as ``open``; the index itself stays usable.
+            ValueError: it is restricted by a filter, which says nothing about another version.
+        """
+        if self.filtered:
+            raise ValueError(
+                "the index is restricted to some rows; refresh the whole one and restrict what that returns"
+            )
+        now = time.monotonic()
+        if now - self.looked < every:
+            return self
+        live = IndexStore(self.version.index_uri).current()
+        if live == self.version and live.manifest().digest == self.state:
+            return replace(self, looked=now)
+        return Index.open(live.index_uri)
 
     @classmethod
     def load(cls, version: Version, content: Content, *, verify: bool = False) -> "Index":
@@ -213,7 +254,7 @@ class Index:
             filtering.allowed(shard, before, self.names, identities, face_ids, views)
             for shard, before in self.restricted
         )
-        found = replace(self, allowed=allowed)
+        found = replace(self, allowed=allowed, filtered=True)
         if self.nprobe is None or self.nlist is None:
             return found
         if found.left <= FEW:
@@ -223,7 +264,8 @@ class Index:
     def without(self, face_ids: np.ndarray) -> "Index":
         """The same index, without some faces: int64 (any number,), their ids."""
         rows = [(~np.isin(shard.face_id_N, face_ids), before) for shard, before in self.restricted]
-        return replace(self, allowed=tuple(now if before is None else now & before for now, before in rows))
+        allowed = tuple(now if before is None else now & before for now, before in rows)
+        return replace(self, allowed=allowed, filtered=True)
 
     def _masked(self, masked: list[np.ndarray]) -> "Index":
         """The same index, without some faces: for each shard int64, sorted, the ids of its own."""

@@ -1,13 +1,14 @@
 """The Index artefact: versions side by side, and ``CURRENT``, which names the live one.
 
     INDEX/CURRENT           the live version's id
+    INDEX/HISTORY           which versions were live, see ``history``
     INDEX/versions/<id>/    a version; its files are described in ``version``
 
 The contents of a plan and the time of publishing are left to the job.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
-from metric_core.index import format1
+from metric_core.index import format1, history
+from metric_core.index.history import Published
 from metric_core.index.version import FILES, KIND, SHARDS, VERSIONS, Version
 
 CURRENT = "CURRENT"
@@ -32,6 +34,8 @@ class VersionInfo:
     """None if unfinished, or if its manifest is damaged or of a newer format"""
     when: str | None
     """``finished`` in the provenance, as its job wrote it"""
+    damaged: bool = False
+    """whether there is a manifest that cannot be read"""
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,45 @@ class IndexStore:
         manifest.require_own(self.uri)
         return Version(self.uri, name)
 
-    def publish(self, version: Version) -> None:
+    def publish(self, version: Version, when: str | None = None, forced: Sequence[str] = ()) -> None:
         """Make a finished version the live one, atomically; the last of several publishers wins.
+
+        Args:
+            version: a version of this index.
+            when: the time, for the history.
+            forced: what speaks against it, for the history.
 
         Raises:
             Missing, Unfinished, Corrupt: there is no such version, or it is incomplete.
             ArtefactError: other jobs publish all the time.
             ValueError: it is a version of another index.
         """
+        self._switch(version)
+        history.push(self.uri, Published(version.id, when, list(forced)))
+
+    def earlier(self, name: str | None = None) -> Version:
+        """The version that was live before the live one; or the one with this id, if it was live before.
+
+        Raises:
+            Missing: no such version was live before, or it was removed since.
+        """
+        entries, live = history.read(self.uri), self._live() or ""
+        there = [one for one in history.before(entries, live) if Version(self.uri, one).finished]
+        if not there or (name is not None and name not in there):
+            found = f"those that were and are still there: {', '.join(there)}" if there else "no other one is there"
+            raise Missing(
+                f"{self.uri}: {f'version {name}' if name else 'no version'} was live before {live or 'now'}; {found}; "
+                f"`likeness index versions` lists all, and `likeness index publish` makes any of them live"
+            )
+        return Version(self.uri, name or there[0])
+
+    def roll_back(self, version: Version) -> None:
+        """Make a version that was live before, see ``earlier``, the live one again; those after it are no longer part
+        of the history. Raises Missing, Unfinished or Corrupt if it is incomplete; the live one stays."""
+        self._switch(version)
+        history.back_to(self.uri, version.id)
+
+    def _switch(self, version: Version) -> None:
         if version.index_uri != self.uri:
             raise ValueError(f"version {version.id} belongs to {version.index_uri}, not to {self.uri}")
         manifest.require_own(self.uri)
@@ -154,8 +189,10 @@ class IndexStore:
         for name in filter(_is_id, storage.names(folder)):
             try:
                 found = Version(self.uri, name).manifest()
-            except (Unfinished, Corrupt, SchemaMismatch):
-                out.append(VersionInfo(name, finished=False, live=False, rows=None, when=None))
+            except Unfinished:
+                out.append(VersionInfo(name, finished=False, live=name == live, rows=None, when=None))
+            except (Corrupt, SchemaMismatch):
+                out.append(VersionInfo(name, False, name == live, None, None, damaged=True))
             else:
                 when = found.provenance.get("finished")
                 rows = found.content["rows"]

@@ -45,6 +45,8 @@ VERSIONS, SHARDS, FILES = "versions", "shards", "files"
 TEMPLATE, PROBES, TRUTH, NAMES, CODES, MASK, CHOICE = (
     "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "mask.parquet", "choice.json",
 )  # fmt: skip
+DECIDED = {TEMPLATE: "template", PROBES: "probes"}
+"""Files that a choice names by their sha256."""
 REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 
@@ -213,6 +215,14 @@ class Version:
         if not storage.exists(address) or digest(storage.read_bytes(address)) != file.sha256:
             storage.write_bytes(address, data)
         return file
+
+    def decided(self) -> set[str]:
+        """The addresses of the files beside the versions that its choice names; of none while there is no choice."""
+        try:
+            found = json.loads(self.read(CHOICE) or b"{}")["choice"]
+            return {self.shared(name, found[key]) for name, key in DECIDED.items()}
+        except (ValueError, KeyError, TypeError):  # damaged, so it is decided again
+            return set()
 
     def receipt(self, number: int) -> tuple[Shard, bytes] | None:
         """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.

@@ -44,9 +44,9 @@ def write(
     trained = trained or template.train(v.embedding_ND, spec, seed)
     some = v.take(np.arange(0, len(v), max(1, len(v) // 20)))
     probes = Probes(some.face_id_N, some.identity.to_pylist(), some.embedding_ND)
-    version.share(versions.TEMPLATE, trained)
-    version.share(versions.PROBES, versions.ipc(probes.to_table()))
-    version.put(versions.CHOICE, versions.choice_file({}))
+    decided = {versions.TEMPLATE: trained, versions.PROBES: versions.ipc(probes.to_table())}
+    choice = {versions.DECIDED[name]: version.share(name, data).sha256 for name, data in decided.items()}
+    version.put(versions.CHOICE, versions.choice_file(choice))
     for number, at_N in enumerate(np.array_split(np.arange(len(v)), shards)[:until]):
         if version.receipt(number) is not None:
             continue
@@ -56,7 +56,7 @@ def write(
             neighbours = versions.ipc(truth.best_table(near.best()))
             version.put_shard(number, built, versions.digest(trained), neighbours)
     if until is None:
-        content = _content(version, spec, shards, trained, probes, len(v), masked)
+        content = _content(version, spec, shards, trained, probes, len(v), masked, choice)
         content = replace(content, nprobe=nprobe or (1 if spec.nlist else None), depth=depth)
         if len(probes) and not len(masked):
             known = Truth.parse(version.read_checked(content, versions.TRUTH))
@@ -74,6 +74,7 @@ def _content(
     probes: Probes,
     rows: int,
     masked: Sequence[int],
+    choice: dict[str, str],
 ) -> Content:
     """Of the manifest, and the files that are made of all shards."""
     receipts: list[Shard] = []
@@ -108,7 +109,7 @@ def _content(
         depth=None,
         recall={"identity": 1.0},
         inputs={"embeddings": "e" * 64},
-        choice={},
+        choice=choice,
         files=files,
         masks=masks,
     )

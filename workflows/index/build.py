@@ -212,7 +212,7 @@ class Build:
         try:
             stored = json.loads(choice)
             found = stored["choice"]
-            trained, probes = (self._stored(name, found[key]) for name, key in _DECIDED.items())
+            trained, probes = (self._stored(name, found[key]) for name, key in versions.DECIDED.items())
             if trained is None or probes is None or stored["digest"] != manifest.digest(found):
                 return None
             spec, shards = IndexSpec(**found["spec"]), found["shards"]
@@ -225,10 +225,6 @@ class Build:
         address = self.version.shared(name, sha256) if self._shares else self.version.file(name)
         data = storage.read_bytes(address) if storage.exists(address) else None
         return data if data is not None and versions.digest(data) == sha256 else None
-
-
-_DECIDED = {versions.TEMPLATE: "template", versions.PROBES: "probes"}
-"""Files that a choice names by their sha256."""
 
 
 def memory_of(spec: IndexSpec, rows: int) -> int:

@@ -1,7 +1,7 @@
 """The options of ``likeness index``."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from metric_core.index import factory
@@ -10,7 +10,27 @@ from workflows.shared.options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexConfig(RunOptions):
+class Gated(Options):
+    """What a version that takes the place of the live one may lose."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "beside the live version": ("tolerance", "probes", "force"),
+    }
+
+    tolerance: float = 0.003
+    """Share of the probes that may no longer find their person first, of the rows and of the people that may be gone;
+    more than that stops the new version with exit code 3, and the live one stays."""
+    probes: str | None = None
+    """Embeddings with names, A or A,B, to compare the versions with beside their own pictures; they are not kept."""
+    force: bool = False
+    """Publish a worse version as well, or one of another model; the history says so."""
+
+    def problems(self) -> list[str]:
+        return out_of_range(self, tolerance="[0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(RunOptions, Gated):
     """Build and publish a version of an index."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -57,7 +77,8 @@ class IndexConfig(RunOptions):
     """Random seed for the sample, the probes and k-means."""
 
     def problems(self) -> list[str]:
-        problems = out_of_range(self, shards="[1, inf)", target_identity_recall="(0, 1]", target_recall="(0, 1]")
+        problems = super().problems()
+        problems += out_of_range(self, shards="[1, inf)", target_identity_recall="(0, 1]", target_recall="(0, 1]")
         for name in ("memory_budget", "disk_budget"):
             try:
                 if self._bytes(name) == 0:
@@ -134,6 +155,96 @@ class ExportConfig(Options):
         if not self.out.endswith(".faiss"):
             return [f"out is {self.out!r}; expected a name that ends in .faiss"]
         return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionsConfig(Options):
+    """List the versions of an index."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("index",)}
+
+    index: str
+    """The Index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig(Gated):
+    """Make a version of an index the live one."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("index", "version")}
+
+    index: str
+    """The Index."""
+    version: str
+    """Id of the version, from `likeness index versions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackConfig(Options):
+    """Go back to the version that was live before."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("index", "to")}
+
+    index: str
+    """The Index."""
+    to: str | None = None
+    """Id of a version that was live earlier; default: the last one before the live one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig(Options):
+    """Remove old versions of an index."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input": ("index",),
+        "what goes": ("keep", "older", "version", "unfinished", "dry_run"),
+    }
+
+    index: str
+    """The Index."""
+    keep: int | None = None
+    """Keep so many of the latest finished versions. The live one always stays, and every file that a kept version
+    lists."""
+    older: str | None = None
+    """Remove only versions that were finished longer ago than this, such as 30d or 12h."""
+    version: list[str] = field(default_factory=list)
+    """Remove these versions, by id."""
+    unfinished: bool = False
+    """Remove versions that were begun and not finished as well; their builds start anew."""
+    dry_run: bool = False
+    """Say what would go, and remove nothing."""
+
+    def problems(self) -> list[str]:
+        problems = out_of_range(self, keep="[0, inf)")
+        if self.older is not None and not re.fullmatch(r"[0-9]+[dh]", self.older):
+            problems.append(f"older is {self.older!r}; expected a number of days or hours, such as 30d or 12h")
+        if self.keep is None and self.older is None and not self.version and not self.unfinished:
+            problems.append("nothing says what goes; expected --keep, --older, --version or --unfinished")
+        return problems
+
+    @property
+    def hours(self) -> int | None:
+        """The age in hours, or None."""
+        return None if self.older is None else int(self.older[:-1]) * (24 if self.older.endswith("d") else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig(Options):
+    """Say whose answers differ between two versions of an index."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"input": ("index", "a", "b", "top")}
+
+    index: str
+    """The Index."""
+    a: str | None = None
+    """Id of a version; default: the live one."""
+    b: str
+    """Id of the version to compare it with."""
+    top: int = 20
+    """Probes that are shown, of those whose first person differs; all are counted."""
+
+    def problems(self) -> list[str]:
+        return out_of_range(self, top="[0, inf)")
 
 
 def bytes_of(size: str) -> int:

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.artefacts.collection import Collection
@@ -16,7 +18,7 @@ from metric_core.index.corpus import Corpus
 from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
 from metric_core.index.version import KIND, Content, Version
-from workflows.index import picture
+from workflows.index import picture, publishing
 from workflows.index.build import Build, memory_of
 from workflows.index.config import IndexConfig
 from workflows.shared import cluster, console, erasures, lease, metrics, preflight, provenance
@@ -38,6 +40,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
             meets.
         Corrupt: a part was damaged or changed, or holds a face twice.
         IndexBuildError: a shard failed its checks, or the index misses its target; nothing was published.
+        GateStopped: it finds less than the live version, which stays; it is built, and can be published.
     """
     start = time.monotonic()
     store = IndexStore(storage.absolute(config.out))
@@ -82,14 +85,18 @@ def run(config: IndexConfig) -> dict[str, Any]:
                     raise
                 held.confirm()
                 finished = _finished(work, content)
-    store.publish(version)
-    say(f"version {version.id} of {store.uri} is live")
+    publishing.publish(store, version, config, _left_out(source))
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
     measured = finished.provenance.get("measured")
     memory = measured.get("memory") if isinstance(measured, dict) else None  # no digest covers it
     return _result(store, version, content, memory, time.monotonic() - start)
+
+
+def _left_out(source: Collection) -> np.ndarray:
+    """int64, sorted: faces of the inputs that are erased, gone, or embedded again."""
+    return np.unique(np.concatenate([layer.hidden_M for layer in source.layers]))
 
 
 def show(result: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 def record(**more: Any) -> dict[str, Any]:
     """The facts of this process, with ``more`` of the job; no address in them keeps a user or a password."""
     facts = {
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": now(),
         "host": socket.gethostname(),
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
@@ -22,6 +22,11 @@ def record(**more: Any) -> dict[str, Any]:
         **more,
     }
     return {name: _without_secrets(value) for name, value in facts.items()}
+
+
+def now() -> str:
+    """The time, to the second, as it is recorded."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _without_secrets(value: Any) -> Any:
