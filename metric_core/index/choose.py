@@ -159,7 +159,7 @@ class _Trial:
 
     def __init__(self, wanted: Wanted, sample: Sample, seed: int) -> None:
         self._least_nprobe = 1  # lists that the target needs whatever the code, as far as known
-        self._least_depth: dict[str, int] = {}  # candidates that it needs by kind of code, so far
+        self._needed: list[tuple[IndexSpec, int]] = []  # candidates that it needs with the codes that were tried
         self._wanted, self._sample, self._seed = wanted, sample, seed
         self._probe_M = sample.probes(PROBES)
         self.probes = _probes(sample.rows.take(self._probe_M))
@@ -212,10 +212,10 @@ class _Trial:
         return self._assigned[spec.nlist]
 
     def least_work(self, candidate: Candidate) -> float:
-        """What a candidate takes at least: codes are tried from the finest to the coarsest of a kind, and a coarser one
-        needs no fewer candidates."""
+        """What a candidate takes at least: a coarser code needs no fewer candidates than a finer one that was tried."""
         spec = candidate.spec
-        depth = tuning.deeper(self._least_depth.get(spec.code, 0), self._crowding) if spec.refine else 0
+        least = max((depth for tried, depth in self._needed if _finer(tried, spec)), default=0)
+        depth = tuning.deeper(least, self._crowding) if spec.refine else 0
         return work(spec, self._wanted.rows, self._least_nprobe, depth, mapped=candidate.mapped)
 
     def of(self, candidate: Candidate) -> Candidate:
@@ -236,8 +236,15 @@ class _Trial:
             return replace(candidate, best=highest, note="does not reach the target")
         reached = [point for point in found.curve if point["identity"] >= target.identity]
         self._least_nprobe = max(least, min(point["nprobe"] or 1 for point in reached))
-        self._least_depth[spec.code] = min(point["depth"] or 0 for point in reached)
+        self._needed.append((spec, min(point["depth"] or 0 for point in reached)))
         return replace(candidate, tuned=found, best=highest, note="more work")
+
+
+def _finer(one: IndexSpec, other: IndexSpec) -> bool:
+    """Whether the codes of a spec surely tell more than another's: of one kind, or product codes of twice the bytes."""
+    if one.code == other.code:
+        return one.code_bytes > other.code_bytes
+    return one.M is not None and other.M is not None and one.code_bytes >= 2 * other.code_bytes
 
 
 def _require_varied(rows: Rows, wanted: Wanted) -> None:
