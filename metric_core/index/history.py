@@ -37,8 +37,14 @@ def read(index_uri: str) -> list[Published]:
 
 
 def push(index_uri: str, entry: Published) -> None:
-    """Note that a version became the live one. Raises ArtefactError as ``_change``."""
-    _change(index_uri, lambda before: [*(one for one in before if one.version != entry.version), entry])
+    """Note that a version became the live one, unless it is that already. Raises ArtefactError as ``_change``."""
+
+    def pushed(before: list[Published]) -> list[Published]:
+        if before and before[-1].version == entry.version:
+            return before
+        return [*(one for one in before if one.version != entry.version), entry]
+
+    _change(index_uri, pushed)
 
 
 def back_to(index_uri: str, version: str) -> None:
@@ -62,12 +68,16 @@ def _change(index_uri: str, change: Callable[[list[Published]], list[Published]]
     for _ in range(_TRIES):
         there = storage.exists(address)
         old = storage.read_bytes(address, most=_MOST) if there else b""
-        new = json.dumps([asdict(one) for one in change(_parsed(old))], indent=2).encode() + b"\n"
+        new = _written(change(_parsed(old)))
         if new == old:
             return
         if storage.replace_if_match(address, new, old) if there else storage.create_if_absent(address, new):
             return
     raise ArtefactError(f"{address} keeps changing because another job publishes all the time; stop it")
+
+
+def _written(entries: list[Published]) -> bytes:
+    return json.dumps([asdict(one) for one in entries], indent=2).encode() + b"\n"
 
 
 def _parsed(data: bytes) -> list[Published]:

@@ -30,6 +30,8 @@ from workflows.shared import cluster
 _PROCESS_BYTES = 256 << 20
 """Memory of a task beside what grows with its shard: Python, the libraries, a part and a block of similarities."""
 
+_PATIENCE_S = 60.0
+"""Seconds for the other tasks to stop when one has failed; they take their unfinished files away."""
 _BELOW = 4
 """Tuning begins with a fourth of the lists that the sample needed: lists of the whole corpus have more rows."""
 
@@ -119,6 +121,10 @@ class Build:
                 ready, running = ray.wait(running)
                 yield ray.get(ready[0])
         except RayError as error:
+            for other in running:
+                ray.cancel(other)
+            if running:
+                ray.wait(running, num_returns=len(running), timeout=_PATIENCE_S)
             raise cluster.as_likeness_error(error) from error
 
     def content(self, plan: Plan) -> Content:

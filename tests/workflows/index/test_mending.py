@@ -111,7 +111,7 @@ def mended(built: Built, whole: Built, capsys: pytest.CaptureFixture[str]) -> tu
 def test_a_whole_index_passes_the_check(whole: Built) -> None:
     answer = check.run(CheckConfig(index=str(whole.out), verify=True))
     assert (answer["rows"], answer["people"], answer["shards"], answer["format"]) == (800, 160, 3, 3)
-    assert (answer["files"], answer["looked_up"]) == (6 + 9, 256 + 256 + 200)
+    assert (answer["files"], answer["looked_up"]) == (5 + 9, 256 + 256 + 200)
     assert answer["identity_recall"] >= 0.99
 
 

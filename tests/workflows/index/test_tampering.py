@@ -14,6 +14,8 @@ from support.indexed import Built
 
 from metric_core.artefacts import manifest
 from metric_core.errors import ArtefactError, Corrupt, Missing
+from metric_core.index import history
+from metric_core.index.history import HISTORY
 from metric_core.index.search import Index
 from metric_core.index.store import CURRENT, IndexStore
 from metric_core.index.version import Version
@@ -22,18 +24,10 @@ from workflows.search import job as search
 from workflows.search.config import SearchConfig
 
 SHARED = tuple(rf"shards/[0-9a-f]{{32}}\.{ending}" for ending in ("faiss", "rows", "vectors"))
-OPENED = (r"versions/[^/]+/names\.arrow", r"versions/[^/]+/codes\.npy", r"versions/[^/]+/manifest\.json")
-OTHERS = tuple(
-    rf"versions/[^/]+/{name}"
-    for name in (
-        r"plan\.json",
-        r"choice\.json",
-        r"template\.faiss",
-        r"probes\.arrow",
-        r"truth\.arrow",
-        r"shard-\d+\.json",
-        r"shard-\d+\.arrow",
-    )
+OPENED = (r"files/\w+\.names\.arrow", r"files/\w+\.codes\.npy", r"versions/[^/]+/manifest\.json")
+OTHERS = (
+    *(rf"files/\w+\.{name}" for name in (r"template\.faiss", r"probes\.arrow", r"truth\.arrow")),
+    *(rf"versions/[^/]+/{name}" for name in (r"plan\.json", r"choice\.json", r"shard-\d+\.json", r"shard-\d+\.arrow")),
 )
 MATCHES = (r"matches\.parquet", r"manifest\.json", r"plan\.json")
 
@@ -52,7 +46,7 @@ def check(built: Built) -> list[str]:
 
 
 def test_every_kind_of_file_has_a_case(whole: Built) -> None:
-    tampering.require_every_kind(whole.out, [CURRENT, *SHARED, *OPENED, *OTHERS])
+    tampering.require_every_kind(whole.out, [CURRENT, HISTORY, *SHARED, *OPENED, *OTHERS])
 
 
 @pytest.mark.parametrize(("pattern", "way"), tampering.cells([*SHARED, *OPENED, *OTHERS]))
@@ -70,7 +64,7 @@ def test_an_index_is_refused(
         assert tampering.outcome(lambda: Index.open(str(built.out)), ArtefactError)
     (built.out / CURRENT).unlink()
     published = tampering.outcome(lambda: store.publish(live), ArtefactError)
-    of_building = re.search(r"plan\.json$|shard-\d+\.(json|arrow)$", name)  # nobody who searches reads them
+    of_building = re.search(r"(plan|choice)\.json$|shard-\d+\.(json|arrow)$", name)  # nobody who searches reads them
     assert (published is None) == (of_building is not None and way != "linked")
     assert (built.out / CURRENT).exists() == (published is None)
 
@@ -85,6 +79,21 @@ def test_what_names_the_live_version(built: Built, other: Path, way: str, capsys
     if way != "linked":
         store.publish(live)
         assert store.current() == live
+
+
+@pytest.mark.parametrize("way", tampering.WAYS)
+def test_what_was_live_before(built: Built, other: Path, way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is no part of a version: nothing that is not there is gone back to, and the next publication writes it anew."""
+    store = IndexStore(str(built.out))
+    live = store.current()
+    tampering.damage(built.out, HISTORY, way, other)
+    if way == "linked":
+        assert tampering.refused(check(built), capsys)
+        return
+    with pytest.raises(Missing, match="no version was live before"):
+        store.earlier()
+    store.publish(live)
+    assert history.read(store.uri)[-1].version == live.id
 
 
 @pytest.mark.parametrize(
@@ -128,7 +137,7 @@ def test_publishing_looks_at_digests(built: Built) -> None:
     """A byte that changed, which leaves the size."""
     store = IndexStore(str(built.out))
     live = store.current()
-    for number, pattern in enumerate((SHARED[1], OPENED[0], OTHERS[2])):
+    for number, pattern in enumerate((SHARED[1], OPENED[0], OTHERS[0])):
         copy = Built(built.embeddings, Path(shutil.copytree(built.out, built.out.parent / f"copy-{number}")))
         tampering.damage(copy.out, pattern, "flipped", copy.out)
         with pytest.raises(Corrupt):
