@@ -37,7 +37,7 @@ from metric_core import storage
 from metric_core.artefacts import ids, manifest, migrate, partial
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, IndexBuildError, Missing
-from metric_core.index.shard import Built, File, files_of
+from metric_core.index.shard import Built, File, files_of, read_rows
 from metric_core.index.spec import IndexSpec
 
 KIND = "index"
@@ -110,6 +110,11 @@ class Content:
     """thresholds for target rates of false identifications; None until they are measured"""
     shared: bool = True
     """whether its files lie beside the versions, named by their content; in its own folder otherwise"""
+    base: dict[str, Any] | None = None
+    """the version that it was added to: {version, digest, shards}, its id, its manifest's digest, and the number of its
+    shards, which come first here; None if it was built from nothing"""
+    drift: dict[str, Any] | None = None
+    """how it differs from its last full build: ``asdict(drift.Drift)``; None where it is one"""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
@@ -135,6 +140,11 @@ class Content:
         return found + [
             f"{one.digest}.{ending}" for one in self.shards for ending in of_shard if ending not in one.files
         ]
+
+    @property
+    def inherited(self) -> int:
+        """The number of the first shards whose receipts are another version's: those of its base."""
+        return 0 if self.base is None else int(self.base["shards"])
 
     @property
     def bytes(self) -> int:
@@ -310,7 +320,7 @@ class Version:
         for name in content.files:
             self.read_checked(content, name)
         for mask in content.masks:
-            _checked(self.mask(content, mask), mask["sha256"])
+            checked(self.mask(content, mask), mask["sha256"])
         for shard in content.shards:
             with self.local_files(shard):
                 pass
@@ -342,7 +352,7 @@ class Version:
         Raises:
             Corrupt: it is missing or its digest is not the manifest's.
         """
-        return _checked(self.place(content, name), content.files[name].sha256)
+        return checked(self.place(content, name), content.files[name].sha256)
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
         """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
@@ -357,13 +367,24 @@ class Version:
             code_N = np.load(path, mmap_mode="r", allow_pickle=False)
         return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])
 
+    def visible(self, content: Content) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        """The ``rows`` file of each shard, mapped, and bool (N,): which of its faces may be found.
+
+        Raises:
+            Missing, Corrupt: as ``local_files`` and ``read_masks``.
+        """
+        for one, masked in zip(content.shards, self.read_masks(content)):
+            with self.local_file(one, "rows") as path:
+                rows = read_rows(path)
+                yield rows, ~ids.within(rows["face_id"].to_numpy(), masked)
+
     def read_masks(self, content: Content) -> list[np.ndarray]:
         """For each shard int64 (any number,), sorted: its faces that must not be found. Raises Corrupt as
         ``read_checked``."""
         masked: list[np.ndarray] = [ids.NONE] * len(content.shards)
         for mask in content.masks:
             address = self.mask(content, mask)
-            data = _checked(address, mask["sha256"])
+            data = checked(address, mask["sha256"])
             with partial.parsed(address, REMEDY):
                 found = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
             # Without a number, as in the first versions with masks, it is about all shards.
@@ -372,7 +393,8 @@ class Version:
         return masked
 
 
-def _checked(address: str, sha256: str) -> bytes:
+def checked(address: str, sha256: str) -> bytes:
+    """The bytes at an address. Raises Corrupt if there are none, or others than those with this sha256."""
     data = storage.read_bytes(address) if storage.exists(address) else None
     if data is None or digest(data) != sha256:
         what = "is missing" if data is None else "has another sha256 than its manifest says"

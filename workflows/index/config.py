@@ -14,7 +14,7 @@ class IndexConfig(RunOptions):
     """Build and publish a version of an index."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "input and output": ("embeddings", "out", "tombstones", "picture", "dry_run", "verify"),
+        "input and output": ("embeddings", "out", "tombstones", "publish", "picture", "dry_run", "verify"),
         "index": (
             "target_identity_recall",
             "target_recall",
@@ -32,6 +32,8 @@ class IndexConfig(RunOptions):
     """Folder or object-store address of the Index; a new version is added to those that are there."""
     tombstones: str | None = None
     """Folder of erased faces, which are left out; default: the folder tombstones next to their Faces."""
+    publish: bool = True
+    """Make the version the live one when it is finished."""
     picture: str | None = None
     """PNG file to write, with the recall that each amount of work per probe reached."""
     dry_run: bool = False
@@ -96,6 +98,31 @@ class IndexConfig(RunOptions):
     def _bytes(self, name: str) -> int | None:
         text = getattr(self, name)
         return None if text is None else bytes_of(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddConfig(RunOptions):
+    """Add embeddings to an index as a new version, which shares what it can with the one that they are added to."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("index", "embeddings", "version", "tombstones", "publish", "verify"),
+    }
+
+    index: str
+    """Folder or object-store address of the Index."""
+    embeddings: str
+    """The delta to add, as `embed --since` writes it, or several in order: D1,D2. Other Embeddings may only have faces
+    that are new to the index. Says when a full build is advised: new rows are 10 % less similar to the centroids of
+    their lists than the stored probes, the imbalance of the lists grew 1.5 times, the identity recall of the stored
+    probes fell by 0.5 points, or over 20 % of the rows were added or masked since the last full build."""
+    version: str | None = None
+    """Id of the version to add to; default: the live one."""
+    tombstones: str | None = None
+    """Folder of erased faces, which are left out and hidden; default: the folders tombstones next to their Faces."""
+    publish: bool = True
+    """Make the new version the live one when it is finished."""
+    verify: bool = False
+    """Hash every file of the index again, also those that have not changed since this machine hashed them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,9 @@ from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
 from metric_core.index.version import KIND, Content, Version
 from workflows.index import picture
-from workflows.index.build import Build, memory_of
+from workflows.index.build import Build
 from workflows.index.config import IndexConfig
+from workflows.index.shards import memory_of, require_same
 from workflows.shared import cluster, console, erasures, lease, metrics, preflight, provenance
 from workflows.shared.console import say
 
@@ -82,8 +83,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
                     raise
                 held.confirm()
                 finished = _finished(work, content)
-    store.publish(version)
-    say(f"version {version.id} of {store.uri} is live")
+    published(store, version, config.publish)
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
@@ -92,9 +92,19 @@ def run(config: IndexConfig) -> dict[str, Any]:
     return _result(store, version, content, memory, time.monotonic() - start)
 
 
+def published(store: IndexStore, version: Version, publish: bool) -> None:
+    """Make a finished version the live one, unless it is asked not to; says which."""
+    if publish:
+        store.publish(version)
+        say(f"version {version.id} of {store.uri} is live")
+    else:
+        say(f"version {version.id} of {store.uri} is finished and not published")
+
+
 def show(result: dict[str, Any]) -> str:
     """The result as lines, with bytes in binary units."""
-    sizes = {name: shown(result[name]) for name in ("bytes", "memory", "task_memory") if result.get(name) is not None}
+    bytes_of = ("bytes", "new_bytes", "memory", "task_memory")
+    sizes = {name: shown(result[name]) for name in bytes_of if result.get(name) is not None}
     return "\n".join(f"{name}: {value}" for name, value in (result | sizes).items() if value is not None)
 
 
@@ -133,10 +143,11 @@ def _finished(work: Build, content: Content) -> Manifest:
             f"{shown(budget)}; nothing was published; give --memory-budget {measured.memory}, or less for a smaller one"
         )
     source = work.corpus.collection
-    about = provenance.record(embeddings=source.uri, faces=source.faces) | {"measured": asdict(measured)}
+    about = provenance.record(embeddings=source.uri, faces=source.faces, plans=source.plan_ids)
+    about |= {"measured": asdict(measured)}
     if work.before is not None:
         new, old = (Manifest.of("", KIND, asdict(one), {}) for one in (content, work.before))
-        work.require_same(new.digest, old.digest)
+        require_same(work.version, new.digest, old.digest)
     return work.version.finish(content, about)
 
 
