@@ -73,9 +73,9 @@ def run(config: AddConfig) -> dict[str, Any]:
             if not begun:
                 version, finished = store.begin(change.plan, say)
             with lease.held(store.uri) as held:
-                content, left = _content(work, config.index)
+                content, left, spent = _content(work, config.index)
                 held.confirm()
-                finished = _finished(work, content)
+                finished = _finished(work, content, spent)
         _say_left(left)
     content = Content.parse(finished.content)
     advice = None if content.drift is None else Drift(**content.drift).advice()
@@ -106,8 +106,9 @@ def _require_whole(base: Base, *, verify: bool) -> None:
         raise Corrupt("\n".join([*lines, remedy]))
 
 
-def _content(work: Addition, name: str) -> tuple[Content, Followed]:
-    """Take all steps and show their progress; returns the content for the version's manifest."""
+def _content(work: Addition, name: str) -> tuple[Content, Followed, float]:
+    """Take all steps and show their progress; returns the content for the version's manifest, the probes that are left,
+    and CPU seconds that opening and measuring the new version took: the only step that does not grow with the delta."""
     count = len(work.shards.runs) if work.shards else 0
     with console.bar("index add", count + 1) as bar:
         rows = 0
@@ -116,9 +117,11 @@ def _content(work: Addition, name: str) -> tuple[Content, Followed]:
             bar.update(1 + number, f"{rows:,} rows")
             metrics.publish("index add", name, {"done": 1 + number, "total": count})
         content, left = work.content()
+        clock = time.process_time()
         content = work.measured(content, left.truth)
+        spent = time.process_time() - clock
         bar.update(1 + count, f"identity recall {content.recall['identity']:.4f}")
-    return content, left
+    return content, left, spent
 
 
 def _say_left(left: Followed) -> None:
@@ -129,8 +132,12 @@ def _say_left(left: Followed) -> None:
         )
 
 
-def _finished(work: Addition, content: Content) -> Manifest:
-    """Write the manifest. Raises IndexBuildError if a version that was mended is not what it was before."""
+def _finished(work: Addition, content: Content, spent: float) -> Manifest:
+    """Write the manifest, with the CPU seconds that were ``spent`` on measuring.
+
+    Raises:
+        IndexBuildError: a version that was mended is not what it was before.
+    """
     if work.before is not None:
         new, old = (Manifest.of("", KIND, asdict(one), {}) for one in (content, work.before))
         require_same(work.version, new.digest, old.digest)
@@ -139,6 +146,7 @@ def _finished(work: Addition, content: Content) -> Manifest:
     about = provenance.record(
         embeddings=",".join([*filter(None, [stored.noted("embeddings")]), *more]),
         faces=(None if source is None else source.faces) or stored.noted("faces"),
+        measured={"cpu": round(spent, 3)},
     )
     return work.version.finish(content, about)
 
