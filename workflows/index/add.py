@@ -102,8 +102,7 @@ def _change(store: IndexStore, given: list[Embeddings], config: AddConfig) -> Ch
 def _require_whole(base: Base, *, verify: bool) -> None:
     """Raises Corrupt if the version that is added to is damaged, which the command that built it mends."""
     if lines := list(check.damage(base.version, base.content, verify=verify)):
-        remedy = f"{base}, which is added to, is damaged; run the command that built it again, with --no-publish"
-        raise Corrupt("\n".join([*lines, remedy]))
+        raise Corrupt("\n".join([*lines, base.remedy]))
 
 
 def _content(work: Addition, name: str) -> tuple[Content, Followed, float]:

@@ -6,7 +6,8 @@ The first is decided from manifests and ids alone, before anything is written. P
 # M: sorted ids.
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from metric_core.artefacts import ids, tombstones
 from metric_core.artefacts.collection import Collection, bases
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ConfigError, Missing
+from metric_core.errors import ConfigError, Corrupt, Missing
 from metric_core.index import drift, masks, shard, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import SHARD_BYTES
@@ -73,6 +74,19 @@ class Base:
                 f"it is not known which Embeddings version {self.version.id} of {self.version.index_uri} was built "
                 f"from: {str(error).partition(';')[0]}; build the index again from all of its Embeddings"
             ) from error
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged file of it, for messages."""
+        return f"{self}, which is added to, is damaged; run the command that built it again, with --no-publish"
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Files of the version are read in the block. Raises Corrupt with the remedy if one is missing or damaged."""
+        try:
+            yield
+        except (Missing, Corrupt) as error:
+            raise Corrupt(f"{str(error).partition(';')[0]}; {self.remedy}") from error
 
     def __str__(self) -> str:
         return f"version {self.version.id} of {self.version.index_uri}"
@@ -151,8 +165,10 @@ def decide(base: Base, given: Sequence[Embeddings], folder: str | None) -> Chang
         source = erasures.without_erased(Collection.of(left, frozenset(base.plans)), folder)
         Corpus.of(source).require_distinct()
         again_M, gone_M = source.superseded()
-    erased_M = masks.erased(base.version, base.content, _tombstones(base, given, folder))
-    present_M = masks.present(base.version, base.content, np.union1d(again_M, gone_M)) if left else ids.NONE
+    lists = _tombstones(base, given, folder)
+    with base.reading():
+        erased_M = masks.erased(base.version, base.content, lists)
+        present_M = masks.present(base.version, base.content, np.union1d(again_M, gone_M)) if left else ids.NONE
     for one in left:
         if not one.since:
             _require_new(base, one, present_M)
@@ -227,7 +243,8 @@ def _tombstones(base: Base, given: Sequence[Embeddings], folder: str | None) -> 
 def _followed(change: Change, near: Sequence[bytes]) -> Followed:
     """The truth of the new version, from the neighbours that its new shards have found."""
     base = change.base
-    before = Truth.parse(base.version.read_checked(base.content, versions.TRUTH))
+    with base.reading():
+        before = Truth.parse(base.version.read_checked(base.content, versions.TRUTH))
     found = [truth.parse_best(one) for one in near]
     return truth.followed(before, base.content.rows, change.masked_M, found, min(NEIGHBOURS, change.rows - 1))
 
@@ -248,13 +265,14 @@ class Addition:
 
     @cached_property
     def shards(self) -> Shards | None:
-        """The new shards; None if there are none. Raises Corrupt if the template or the probes are damaged."""
-        corpus, spec, base = self.change.corpus, self.base.spec, self.change.base.version
+        """The new shards; None if there are none. Raises Corrupt as ``Base.reading``."""
+        corpus, spec, base = self.change.corpus, self.base.spec, self.change.base
         if corpus is None:
             return None
         count = max(1, math.ceil(spec.disk_bytes(corpus.rows, corpus.rows, 1) / SHARD_BYTES))
-        trained = base.read_checked(self.base, versions.TEMPLATE)
-        known = Truth.parse(base.read_checked(self.base, versions.TRUTH))
+        with base.reading():
+            trained = base.version.read_checked(self.base, versions.TEMPLATE)
+            known = Truth.parse(base.version.read_checked(self.base, versions.TRUTH))
         first = len(self.base.shards)
         return Shards(self.version, corpus, spec, trained, known.probes, corpus.runs(count), first, self.before)
 
@@ -288,7 +306,8 @@ class Addition:
     def measured(self, content: Content, known: Truth) -> Content:
         """The content with the recall of the probes that are left, and how far the index has drifted."""
         # Many candidates are compared here: their records are mapped, whatever a search has room for later.
-        index = replace(Index.load(self.version, replace(content, mapped=True)), mapped=content.mapped)
+        with self.change.base.reading():  # what is new was written or checked in this run
+            index = replace(Index.load(self.version, replace(content, mapped=True)), mapped=content.mapped)
         point = tuning.measure(index, known, content.nprobe, content.depth)
         counted = int(known.counted_Q.sum())
         tuned = Tuned(**asdict(point), probes=len(known.probes), counted=counted, curve=[asdict(point)])
@@ -338,7 +357,8 @@ class Addition:
         Raises:
             Corrupt: it is damaged.
         """
-        data = self.change.base.version.read_checked(self.base, name)
+        with self.change.base.reading():
+            data = self.change.base.version.read_checked(self.base, name)
         return self.base.files[name] if self.base.shared else self.version.share(name, data)
 
     def _named(self, receipts: Sequence[Shard]) -> dict[str, File]:
