@@ -12,7 +12,7 @@ from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import Corrupt
+from metric_core.errors import Corrupt, JobRunning
 from metric_core.index import check
 from metric_core.index.drift import Drift
 from metric_core.index.store import IndexStore
@@ -46,7 +46,8 @@ def run(config: AddConfig) -> dict[str, Any]:
     start = time.monotonic()
     store = IndexStore(storage.absolute(config.index))
     given = [Embeddings.open(address.strip()) for address in config.embeddings.split(",")]
-    change = _change(store, given, config)
+    asked = Base.of(store.version(config.version))
+    change = _change(asked, given, config.tombstones)
     base = change.base
     if change.empty:
         say(f"{base} has all of {config.embeddings} already: there is nothing to add")
@@ -73,6 +74,8 @@ def run(config: AddConfig) -> dict[str, Any]:
             if not begun:
                 version, finished = store.begin(change.plan, say)
             with lease.held(store.uri) as held:
+                if config.version is None:
+                    _require_live(store, asked.version)
                 content, left, spent = _content(work, config.index)
                 held.confirm()
                 finished = _finished(work, content, spent)
@@ -85,18 +88,27 @@ def run(config: AddConfig) -> dict[str, Any]:
     return _result(store, version, change, content, advice, time.monotonic() - start)
 
 
-def _change(store: IndexStore, given: list[Embeddings], config: AddConfig) -> Change:
+def _change(base: Base, given: list[Embeddings], tombstones: str | None) -> Change:
     """What changes. If the version has the embeddings already and this command made it, what it changed then, so that a
     command that is repeated finds its own version."""
-    base = Base.of(store.version(config.version))
-    change = decide(base, given, config.tombstones)
+    change = decide(base, given, tombstones)
     if change.source is None and base.content.base is not None:
-        earlier = Version(store.uri, base.content.base["version"])
+        uri = base.version.index_uri
+        earlier = Version(uri, base.content.base["version"])
         if earlier.finished:
-            then = decide(Base.of(earlier), given, config.tombstones)
-            if Version.of(store.uri, then.plan) == base.version:
+            then = decide(Base.of(earlier), given, tombstones)
+            if Version.of(uri, then.plan) == base.version:
                 return then
     return change
+
+
+def _require_live(store: IndexStore, version: Version) -> None:
+    """Raises JobRunning if another run published a version since this one began: it would be undone."""
+    if (live := store.current()) != version:
+        raise JobRunning(
+            f"another run published version {live.id} of {store.uri} meanwhile, in place of {version.id}, which is "
+            f"added to; start again"
+        )
 
 
 def _require_whole(base: Base, *, verify: bool) -> None:

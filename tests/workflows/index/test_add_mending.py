@@ -5,19 +5,24 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from support import indexed
 from support.indexed import Built
 
 from metric_core.artefacts import manifest
 from metric_core.errors import Corrupt, IndexBuildError, JobRunning
-from metric_core.index import drift
+from metric_core.index import drift, masks
+from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Version
 from workflows import cli
 from workflows.index import add, check, job
+from workflows.index.adding import Change
 from workflows.index.config import AddConfig, CheckConfig
 from workflows.shared import lease
 
@@ -207,3 +212,52 @@ def test_an_index_that_another_run_writes(copy: tuple[Path, AddConfig]) -> None:
         add.run(config)["rows"]
         == json.loads((Path(versions_of(index)[1].uri) / manifest.NAME).read_text())["content"]["rows"]
     )
+
+
+def test_a_version_that_another_run_publishes_meanwhile_is_not_undone(
+    copy: tuple[Path, AddConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, _ = copy
+    base, _ = versions_of(index)
+    more = indexed.crowd(index.parent / "more", 2, first=3000, since=[{"plan_id": "delta"}])
+    honest = add.decide
+
+    def slowly(*given: Any) -> Change:
+        found = honest(*given)
+        (index / "CURRENT").write_text(f"{base.id}\n")
+        return found
+
+    monkeypatch.setattr(add, "decide", slowly)
+    with pytest.raises(JobRunning, match=f"another run published version {base.id} of .*; start again"):
+        add.run(AddConfig(index=str(index), embeddings=more))
+    assert (index / "CURRENT").read_text().strip() == base.id
+
+
+def older(index: Path) -> Version:
+    """Give the live version the layout of format 2, whose files lie in its own folder, with a face that is hidden."""
+    live = IndexStore(str(index)).current()
+    stored = live.manifest()
+    content = live.content()
+    mask = masks.store(live, np.array([5]), "erased", 3)
+    Path(live.mask(content, mask)).rename(Path(live.uri) / "mask-000.parquet")
+    for name in content.files:
+        Path(live.place(content, name)).rename(Path(live.uri) / name)
+    mask = {"name": "mask-000.parquet", "rows": 1, "sha256": mask["sha256"], "why": "erased"}
+    changed = asdict(replace(content, shared=False, masks=[mask], rows=content.rows - 1))
+    new = manifest.Manifest.of(live.uri, "index", changed, stored.provenance)
+    (Path(live.uri) / manifest.NAME).write_bytes(manifest.body(new))
+    (index / "files").rmdir()
+    return live
+
+
+def test_files_of_an_older_layout_are_copied(built: Built) -> None:
+    live = older(built.out)
+    before = indexed.times(built.out)
+    found = add.run(AddConfig(index=str(built.out), embeddings=second(built.out.parent / "delta")))
+    assert (found["rows"], found["added"], found["replaced"]) == (799, 100, 100)
+    assert before.items() - {("CURRENT", before["CURRENT"])} <= indexed.times(built.out).items()
+    shutil.rmtree(live.uri)
+    check.run(CheckConfig(index=str(built.out), verify=True))
+    index = Index.open(str(built.out))
+    assert index.left == 799
+    assert not (index.search(index.shards[0].vectors_at(np.arange(50)), 800, nprobe=4).face_id_QK == 5).any()
