@@ -1,5 +1,5 @@
-"""LIKENESS_KILLS times kill -9 on an index build of LIKENESS_ROWS vectors, or on adding to an index, all of its processes
-at a random moment: the index is that of an undisturbed run, byte for byte."""
+"""LIKENESS_KILLS times kill -9 on an index build of LIKENESS_ROWS vectors, or on adding to an index, on all of its
+processes at a random moment: the index is that of an undisturbed run, byte for byte."""
 
 import os
 import random
