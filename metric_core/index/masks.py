@@ -6,7 +6,7 @@ Only ids and names of the rows are read, mapped, and no vectors. Who is replaced
 # N: rows of a shard, M: sorted ids, P: identities of the version.
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,27 @@ import pyarrow.parquet as pq
 from metric_core.artefacts import ids
 from metric_core.artefacts.tombstones import Tombstones
 from metric_core.index import version as versions
+from metric_core.index.shard import read_rows
 from metric_core.index.version import Content, Version
+
+
+def visible(version: Version, content: Content) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The ``rows`` file of each shard of a version, mapped, and bool (N,): which of its faces may be found.
+
+    Raises:
+        Missing, Corrupt: a file is not there, or not what it was.
+    """
+    for one, masked_M in zip(content.shards, version.read_masks(content)):
+        with version.local_file(one, "rows") as path:
+            rows = read_rows(path)
+            yield rows, ~ids.within(rows["face_id"].to_numpy(), masked_M)
 
 
 def present(version: Version, content: Content, wanted_M: np.ndarray) -> np.ndarray:
     """int64, sorted: those of some sorted face_ids that a version finds. Raises Missing or Corrupt as
-    ``Version.visible``."""
+    ``visible``."""
     found = [ids.NONE]
-    for rows, visible_N in version.visible(content):
+    for rows, visible_N in visible(version, content):
         id_N = rows["face_id"].to_numpy()
         found.append(id_N[ids.within(id_N, wanted_M) & visible_N])
     return np.sort(np.concatenate(found))
@@ -32,9 +45,9 @@ def present(version: Version, content: Content, wanted_M: np.ndarray) -> np.ndar
 
 def erased(version: Version, content: Content, lists: Sequence[Tombstones]) -> np.ndarray:
     """int64, sorted: the faces that a version finds and that are erased, or show a person who is. Raises Missing or
-    Corrupt as ``Version.visible``."""
+    Corrupt as ``visible``."""
     found = [ids.NONE]
-    for rows, visible_N in version.visible(content) if lists else ():
+    for rows, visible_N in visible(version, content) if lists else ():
         table = pa.Table.from_batches([rows.select(["face_id", "identity"])])
         erased_N = np.any([one.erased(table, content.namespace) for one in lists], axis=0)
         found.append(rows["face_id"].to_numpy()[erased_N & visible_N])
@@ -57,11 +70,11 @@ def store(version: Version, id_M: np.ndarray, why: str, shards: int) -> dict[str
 
 
 def people(version: Version, content: Content, names: pa.Array) -> int:
-    """Distinct identities of the faces that may be found. Raises Missing or Corrupt as ``Version.visible``."""
+    """Distinct identities of the faces that may be found. Raises Missing or Corrupt as ``visible``."""
     if not content.masks:
         return len(names)
     there_P = np.zeros(len(names), bool)
-    for rows, visible_N in version.visible(content):
+    for rows, visible_N in visible(version, content):
         own = rows["identity"]
         code_N = own.indices.fill_null(-1).to_numpy()[visible_N]
         used_M = np.bincount(code_N[code_N >= 0], minlength=len(own.dictionary)) > 0

@@ -37,7 +37,7 @@ from metric_core import storage
 from metric_core.artefacts import ids, manifest, migrate, partial
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, IndexBuildError, Missing
-from metric_core.index.shard import Built, File, files_of, read_rows
+from metric_core.index.shard import Built, File, files_of
 from metric_core.index.spec import IndexSpec
 
 KIND = "index"
@@ -366,17 +366,6 @@ class Version:
         with storage.verified(self.place(content, CODES), content.files[CODES].sha256, again=verify) as path:
             code_N = np.load(path, mmap_mode="r", allow_pickle=False)
         return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])
-
-    def visible(self, content: Content) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-        """The ``rows`` file of each shard, mapped, and bool (N,): which of its faces may be found.
-
-        Raises:
-            Missing, Corrupt: as ``local_files`` and ``read_masks``.
-        """
-        for one, masked in zip(content.shards, self.read_masks(content)):
-            with self.local_file(one, "rows") as path:
-                rows = read_rows(path)
-                yield rows, ~ids.within(rows["face_id"].to_numpy(), masked)
 
     def read_masks(self, content: Content) -> list[np.ndarray]:
         """For each shard int64 (any number,), sorted: its faces that must not be found. Raises Corrupt as

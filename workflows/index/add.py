@@ -18,7 +18,8 @@ from metric_core.index.drift import Drift
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Followed
 from metric_core.index.version import KIND, Content, Version
-from workflows.index.adding import Addition, Base, Change, decide
+from workflows.index.adding import Addition
+from workflows.index.changes import Base, Change, decide
 from workflows.index.config import AddConfig
 from workflows.index.job import published, show
 from workflows.index.shards import require_same

@@ -22,7 +22,7 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Version
 from workflows import cli
 from workflows.index import add, check, job
-from workflows.index.adding import Change
+from workflows.index.changes import Change
 from workflows.index.config import AddConfig, CheckConfig
 from workflows.shared import lease
 
