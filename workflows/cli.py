@@ -49,6 +49,7 @@ JOBS = {
     "train": _job("train", "TrainConfig", "learn a metric from a catalogue"),
     "embed": _job("embed", "EmbedConfig", "embed every face of a catalogue"),
     "index": _job("index", "IndexConfig", "build and publish a search index from embeddings"),
+    "index add": _job("index", "AddConfig", "add a delta to an index, as a new version", "add"),
     "index check": _job("index", "CheckConfig", "verify an index, down to its vectors", "check"),
     "index export": _job("index", "ExportConfig", "write an index as one file for plain FAISS", "export"),
     "index versions": _job("index", "VersionsConfig", "list the versions of an index", "versions"),

@@ -37,21 +37,30 @@ class Collection:
     """In order; at least one."""
 
     @classmethod
-    def open(cls, addresses: str) -> "Collection":
+    def open(cls, addresses: str, after: frozenset[str] | None = None) -> "Collection":
         """Open ``A`` or ``A,B,...``; the ids of all but the last are read once.
+
+        Args:
+            addresses: of the artefacts.
+            after: plan ids of artefacts that come before these and are not read; None: a delta may be opened alone.
 
         Raises:
             FingerprintMismatch: they hold vectors of different models.
             ConfigError: they do not fit together otherwise, or a delta does not follow the artefacts it is a delta of.
             ArtefactError: one of them cannot be opened; see ``Embeddings.open``.
         """
-        sources = [Embeddings.open(address.strip()) for address in addresses.split(",")]
+        return cls.of([Embeddings.open(address.strip()) for address in addresses.split(",")], after)
+
+    @classmethod
+    def of(cls, sources: Sequence[Embeddings], after: frozenset[str] | None = None) -> "Collection":
+        """The collection of some artefacts, at least one. As ``open``."""
         for source in sources[1:]:
             _require_alike(sources[0], source)
-        for n, source in enumerate(sources if len(sources) > 1 else []):  # a delta may be opened alone
-            before = {other.manifest.content["plan_id"] for other in sources[:n]}
+        alone = len(sources) == 1 and after is None
+        for n, source in enumerate([] if alone else sources):
+            before = {other.plan_id for other in sources[:n]} | (after or frozenset())
             if not before.issuperset(source.since):
-                raise ConfigError(f"{source.manifest.uri} is a delta of {_bases(source)}; list those before it")
+                raise ConfigError(f"{source.manifest.uri} is a delta of {bases(source)}; list those before it")
         layers: list[Layer] = []
         superseded_M = ids.NONE
         for source in reversed(sources):
@@ -101,6 +110,21 @@ class Collection:
         return sum(layer.source.rows - len(layer.hidden_M) for layer in self.layers)
 
     @property
+    def plan_ids(self) -> list[str]:
+        """Those of the artefacts, in order."""
+        return [source.plan_id for source in self.sources]
+
+    def superseded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The faces of artefacts before these that are not read any more: int64, sorted, those that were embedded again
+        here, even without success, and those that are gone."""
+        again_M = gone_M = ids.NONE
+        for source in self.sources:
+            inputs_M = np.unique(_input_ids(source))
+            again_M = np.union1d(again_M, inputs_M)
+            gone_M = np.union1d(np.setdiff1d(gone_M, inputs_M), source.gone())
+        return np.setdiff1d(again_M, gone_M), gone_M
+
+    @property
     def salts(self) -> dict[str, int]:
         """The catalogues' collisions, key -> salt."""
         return {key: salt for source in self.sources for key, salt in source.manifest.content["salts"].items()}
@@ -120,7 +144,7 @@ class Collection:
         """
         if self.first.since:
             uri = self.first.manifest.uri
-            raise ConfigError(f"{uri} is a delta of {_bases(self.first)}; list those before it: A,{uri}")
+            raise ConfigError(f"{uri} is a delta of {bases(self.first)}; list those before it: A,{uri}")
         return self
 
     def require_named(self, purpose: str) -> None:
@@ -220,7 +244,7 @@ def _input_ids(source: Embeddings) -> np.ndarray:
     return np.concatenate([ids.NONE, *(table["face_id"].to_numpy() for table in source.iter_tags())])
 
 
-def _bases(source: Embeddings) -> str:
+def bases(source: Embeddings) -> str:
     """The artefacts that ``source`` is a delta of, for messages: their addresses and, in case they moved, plan ids."""
     uris = source.manifest.provenance.get("since") or ["?"] * len(source.since)
     return ", ".join(f"{uri} (plan {plan_id[:12]})" for uri, plan_id in zip(uris, source.since))

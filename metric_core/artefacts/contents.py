@@ -64,6 +64,8 @@ SHAPES: dict[str, Shape] = {
         "shards": [(_SHARD, _SHARD_1)],
         "files": {str: _FILE},
         "masks": [_PART],
+        "base": (None, {"version": FileName, "digest": str, "shards": int}),
+        "drift": (None, {"rows": int, "added": int, "masked": int, "identity": _NUMBER, "identity_now": _NUMBER}),
     },
     "matches": {},
     "tombstones": {"key": str, "lists": [str]},

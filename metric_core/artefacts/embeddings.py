@@ -162,6 +162,11 @@ class Embeddings:
         return storage.join(self.manifest.uri, part["name"])
 
     @property
+    def plan_id(self) -> str:
+        """Digest of the plan that it was made by, which deltas name it by."""
+        return str(self.manifest.content["plan_id"])
+
+    @property
     def since(self) -> list[str]:
         """The plan ids of the artefacts that this one is a delta of, in order; empty when it is not a delta."""
         return [one["plan_id"] for one in self.manifest.content["since"]]

@@ -63,8 +63,9 @@ STEPS: dict[str, tuple[Step, ...]] = {
                 }
             },
         ),
-        # 3: files that versions may share lie beside them; without it, in a version's own folder.
-        Step(since="0.1.0", added={"content": {"shared": False}}),
+        # 3: files that versions may share lie beside them; without it, in a version's own folder. A version may have
+        # been added to another one.
+        Step(since="0.1.0", added={"content": {"shared": False, "base": None, "drift": None}}),
     ),
     # 2: a search may be restricted to some faces.
     "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),

@@ -58,6 +58,8 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
                     pass
             except (Missing, Corrupt) as error:
                 yield f"shard {number}: {error}"
+        if number < content.inherited:
+            continue
         try:
             receipt = version.receipt(number)
             if receipt is None or receipt[0] != shard:
@@ -72,6 +74,10 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
             version.read_checked(content, name)
         except Corrupt as error:
             yield str(error)
+    try:
+        version.read_masks(content)
+    except Corrupt as error:
+        yield str(error)
 
 
 def require_found(index: Index, what: str) -> None:

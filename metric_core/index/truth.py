@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from metric_core.artefacts import ids
 from metric_core.index.nearest import Best, Nearest
 
 WIDTH = 36
@@ -102,6 +103,58 @@ def merged(parts: Sequence[Best]) -> Best:
     score_QC, face_id_QC, same_QC = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names)
     order_QW = np.lexsort((face_id_QC, -score_QC), axis=-1)[:, :WIDTH]
     return Best(*(np.take_along_axis(column, order_QW, 1) for column in (score_QC, face_id_QC, same_QC)))
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The truth of a version that faces were added to, or hidden in."""
+
+    truth: Truth
+    masked: int
+    """probes that do not count any more because their own face is hidden"""
+    short: int
+    """those that do not because so many of their stored neighbours are hidden that the nearest are not known"""
+
+
+def followed(before: Truth, rows: int, masked_M: np.ndarray, added: Sequence[Best], least: int) -> Followed:
+    """The neighbours of the same probes after faces were hidden and others added.
+
+    Of a probe with hidden neighbours, those are known that are at least as near as the last one that was stored: rows
+    that are farther may not have been stored.
+
+    Args:
+        before: of the version that is added to.
+        rows: its rows that may be found.
+        masked_M: int64, sorted: its faces that must not be found any more.
+        added: the same probes' neighbours in each new shard.
+        least: known neighbours that a probe must have to count, unless there are fewer rows.
+    """
+    old, queries = before.best, len(before.probes)
+    there_QW = old.face_id_QW >= 0
+    # A list that has all rows but the probe itself ends because there are no more.
+    whole_Q = there_QW.sum(axis=1) >= rows - 1
+    floor_Q = np.where(whole_Q, -np.inf, np.where(there_QW, old.score_QW, np.inf).min(axis=1, initial=np.inf))
+    hidden_QW = there_QW & ids.within(old.face_id_QW.ravel(), masked_M).reshape(there_QW.shape)
+    kept = Best(
+        np.where(hidden_QW, -np.inf, old.score_QW).astype(np.float32),
+        np.where(hidden_QW, -1, old.face_id_QW),
+        old.same_QW & ~hidden_QW,
+    )
+    best = merged([kept, *added])
+    unknown_QW = best.score_QW < floor_Q[:, None]
+    best = Best(
+        np.where(unknown_QW, -np.inf, best.score_QW).astype(np.float32),
+        np.where(unknown_QW, -1, best.face_id_QW),
+        best.same_QW & ~unknown_QW,
+    )
+    own_Q = ids.within(before.probes.face_id_Q, masked_M)
+    short_Q = ~own_Q & ~whole_Q & ((best.face_id_QW >= 0).sum(axis=1) < least)
+    at_Q = np.flatnonzero(~(own_Q | short_Q))
+    names = before.probes.identity_Q
+    probes = Probes(before.probes.face_id_Q[at_Q], [names[at] for at in at_Q], before.probes.query_QD[at_Q])
+    left = Best(best.score_QW[at_Q], best.face_id_QW[at_Q], best.same_QW[at_Q])
+    assert len(at_Q) + own_Q.sum() + short_Q.sum() == queries
+    return Followed(Truth(probes, left), int(own_Q.sum()), int(short_Q.sum()))
 
 
 def _table(data: bytes) -> pa.Table:

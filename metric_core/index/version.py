@@ -112,6 +112,11 @@ class Content:
     """thresholds for target rates of false identifications; None until they are measured"""
     shared: bool = True
     """whether its files lie beside the versions, named by their content; in its own folder otherwise"""
+    base: dict[str, Any] | None = None
+    """the version that it was added to: {version, digest, shards}, its id, its manifest's digest, and the number of its
+    shards, which come first here; None if it was built from nothing"""
+    drift: dict[str, Any] | None = None
+    """how it differs from its last full build: ``asdict(drift.Drift)``; None where it is one"""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
@@ -137,6 +142,11 @@ class Content:
         return found + [
             f"{one.digest}.{ending}" for one in self.shards for ending in of_shard if ending not in one.files
         ]
+
+    @property
+    def inherited(self) -> int:
+        """The number of the first shards whose receipts are another version's: those of its base."""
+        return 0 if self.base is None else int(self.base["shards"])
 
     @property
     def bytes(self) -> int:
@@ -320,7 +330,7 @@ class Version:
         for name in content.files:
             self.read_checked(content, name)
         for mask in content.masks:
-            _checked(self.mask(content, mask), mask["sha256"])
+            checked(self.mask(content, mask), mask["sha256"])
         for shard in content.shards:
             with self.local_files(shard):
                 pass
@@ -352,7 +362,7 @@ class Version:
         Raises:
             Corrupt: it is missing or its digest is not the manifest's.
         """
-        return _checked(self.place(content, name), content.files[name].sha256)
+        return checked(self.place(content, name), content.files[name].sha256)
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
         """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
@@ -373,7 +383,7 @@ class Version:
         masked: list[np.ndarray] = [ids.NONE] * len(content.shards)
         for mask in content.masks:
             address = self.mask(content, mask)
-            data = _checked(address, mask["sha256"])
+            data = checked(address, mask["sha256"])
             with partial.parsed(address, REMEDY):
                 found = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
             # Without a number, as in the first versions with masks, it is about all shards.
@@ -382,7 +392,8 @@ class Version:
         return masked
 
 
-def _checked(address: str, sha256: str) -> bytes:
+def checked(address: str, sha256: str) -> bytes:
+    """The bytes at an address. Raises Corrupt if there are none, or others than those with this sha256."""
     data = storage.read_bytes(address) if storage.exists(address) else None
     if data is None or digest(data) != sha256:
         what = "is missing" if data is None else "has another sha256 than its manifest says"

@@ -193,7 +193,7 @@ def sampled(corpus: str, identity: float) -> int:
 def declared(corpus: str, spec: str, shards: int) -> int:
     """Most memory that a task of the build declares to Ray."""
     from metric_core.index.spec import IndexSpec
-    from workflows.index.build import memory_of
+    from workflows.index.shards import memory_of
 
     source = Corpus.of(Collection.open(corpus))
     built = IndexSpec(source.dim, spec)

@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 from metric_core.index.choose import SHARD_BYTES
 from metric_core.index.sample import MARGIN
 from metric_core.index.spec import IndexSpec, shown
-from workflows.index.build import memory_of
+from workflows.index.shards import memory_of
 
 MEASURED_DIM = 128
 """Components of the vectors of the growth cases."""

@@ -5,6 +5,7 @@ ACCEPTED: dict[str, list[str]] = {
     "train": ["--faces", "faces", "--out", "model"],
     "embed": ["--faces", "faces", "--model", "model", "--out", "embeddings"],
     "index": ["--embeddings", "embeddings", "--out", "index"],
+    "index add": ["--index", "index", "--embeddings", "delta"],
     "index check": ["--index", "index"],
     "index export": ["--index", "index", "--out", "index.faiss"],
     "search": ["--index", "index", "--embeddings", "embeddings"],

@@ -437,8 +437,9 @@ OPTIONS = {
     "embed": "address verbose max-pixels max-bytes "
     "faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out tombstones picture dry-run verify target-identity-recall target-recall "
-    "memory-budget disk-budget spec shards seed",
+    "index": "address verbose embeddings out tombstones publish picture dry-run verify target-identity-recall "
+    "target-recall memory-budget disk-budget spec shards seed",
+    "index add": "address verbose index embeddings version tombstones publish verify",
     "index check": "index version verify",
     "index export": "index version out",
     "search": "index model image embeddings verify identities face-ids views split top out gallery faces",

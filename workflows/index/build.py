@@ -1,23 +1,19 @@
 """The steps of building an index version; each continues from what an interrupted run left."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
 
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import IndexBuildError
-from metric_core.index import check, choose, sample, shard, truth, tuning
+from metric_core.index import choose, sample, shard, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import Choice, Wanted
-from metric_core.index.corpus import Corpus, Part
+from metric_core.index.corpus import Corpus
 from metric_core.index.search import Index
 from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
@@ -25,13 +21,8 @@ from metric_core.index.truth import Probes, Truth
 from metric_core.index.tuning import Target
 from metric_core.index.version import Content, Version
 from workflows.index.config import IndexConfig
-from workflows.shared import cluster
+from workflows.index.shards import Shards, require_same
 
-_PROCESS_BYTES = 256 << 20
-"""Memory of a task beside what grows with its shard: Python, the libraries, a part and a block of similarities."""
-
-_PATIENCE_S = 60.0
-"""Seconds for the other tasks to stop when one has failed; they take their unfinished files away."""
 _BELOW = 4
 """Tuning begins with a fourth of the lists that the sample needed: lists of the whole corpus have more rows."""
 
@@ -107,25 +98,9 @@ class Build:
             IndexBuildError: a shard failed its checks.
         """
         runs = self.corpus.runs(plan.shards)
-        memory = [memory_of(plan.spec, sum(part.rows for part in run)) for run in runs]
-        cluster.require_memory(max(memory), "give more --shards, or a node with more memory")
-        work, decided, running = ray.put(self), ray.put(plan), []
-        for number, run in enumerate(runs):
-            if (done := check.sound_receipt(self.version, number, plan.choice["template"])) is not None:
-                yield done[0].rows
-            else:
-                task = _build_shard.options(memory=memory[number])
-                running.append(task.remote(work, decided, number, run))
-        try:
-            while running:
-                ready, running = ray.wait(running)
-                yield ray.get(ready[0])
-        except RayError as error:
-            for other in running:
-                ray.cancel(other)
-            if running:
-                ray.wait(running, num_returns=len(running), timeout=_PATIENCE_S)
-            raise cluster.as_likeness_error(error) from error
+        return Shards(
+            self.version, self.corpus, plan.spec, plan.template, plan.probes, runs, before=self.before
+        ).build()
 
     def content(self, plan: Plan) -> Content:
         """The manifest's content, before tuning; the files that are made of all shards are stored."""
@@ -183,15 +158,6 @@ class Build:
             )
         return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
 
-    def require_same(self, found: str, expected: str) -> None:
-        """Refuse to replace a file of a finished version by another one. Raises IndexBuildError."""
-        if found != expected:
-            raise IndexBuildError(
-                f"{self.version.uri}: what was built again differs from what its manifest describes, as it does with "
-                f"another processor or other versions of FAISS and NumPy; build a new version beside it with another "
-                f"--seed"
-            )
-
     @property
     def _shares(self) -> bool:
         """Whether files lie beside the versions; not in a version of the first that is mended."""
@@ -203,7 +169,7 @@ class Build:
             expected = {versions.CHOICE: versions.digest(versions.choice_file(self.before.choice))}
             expected |= {name: file.sha256 for name, file in self.before.files.items()}
             for name, data in files.items():
-                self.require_same(versions.digest(data), expected[name])
+                require_same(self.version, versions.digest(data), expected[name])
         for name, data in files.items():
             if name == versions.CHOICE or not self._shares:
                 self.version.put(name, data)
@@ -231,23 +197,3 @@ class Build:
         address = self.version.shared(name, sha256) if self._shares else self.version.file(name)
         data = storage.read_bytes(address) if storage.exists(address) else None
         return data if data is not None and versions.digest(data) == sha256 else None
-
-
-def memory_of(spec: IndexSpec, rows: int) -> int:
-    """Most bytes of memory that a task takes to build a shard of so many rows."""
-    return 2 * spec.disk_bytes(rows, rows, 1) + _PROCESS_BYTES
-
-
-@ray.remote(num_cpus=1, max_retries=3)
-def _build_shard(work: Build, plan: Plan, number: int, parts: list[Part]) -> int:
-    """Build, check and store one shard of these parts, which are read once."""
-    near = plan.probes.nearest()
-    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
-        rows = sum(part.rows for part in parts)
-        blocks = (work.corpus.read(part) for part in parts)
-        built = shard.build(plan.template, plan.spec, blocks, rows, Path(folder), near)
-        if work.before is not None:
-            work.require_same(built.digest, work.before.shards[number].digest)
-        check.require_found(Index.single(built.paths, plan.spec), f"shard {number}")
-        neighbours = versions.ipc(truth.best_table(near.best()))
-        return work.version.put_shard(number, built, versions.digest(plan.template), neighbours).rows

@@ -8,14 +8,14 @@ from metric_core.index import factory
 from metric_core.options import Options, out_of_range
 from workflows.shared.options import RunOptions
 
+_GATED = ("tolerance", "probes", "force")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gated(Options):
     """What a version that takes the place of the live one may lose."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "beside the live version": ("tolerance", "probes", "force"),
-    }
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": _GATED}
 
     tolerance: float = 0.003
     """Share of the probes that may no longer find their person first, of the rows and of the people that may be gone;
@@ -30,7 +30,17 @@ class Gated(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexConfig(RunOptions, Gated):
+class Built(RunOptions, Gated):
+    """What every job takes that makes a version."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": ("publish", *_GATED)}
+
+    publish: bool = True
+    """Make the version the live one when it is finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig(Built):
     """Build and publish a version of an index."""
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -117,6 +127,29 @@ class IndexConfig(RunOptions, Gated):
     def _bytes(self, name: str) -> int | None:
         text = getattr(self, name)
         return None if text is None else bytes_of(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddConfig(Built):
+    """Add embeddings to an index as a new version, which shares what it can with the one that they are added to."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "input and output": ("index", "embeddings", "version", "tombstones", "verify"),
+    }
+
+    index: str
+    """Folder or object-store address of the Index."""
+    embeddings: str
+    """The delta to add, as `embed --since` writes it, or several in order: D1,D2. Other Embeddings may only have faces
+    that are new to the index. Says when a full build is advised: new rows are 10 % less similar to the centroids of
+    their lists than the stored probes, the imbalance of the lists grew 1.5 times, the identity recall of the stored
+    probes fell by 0.5 points, or over 20 % of the rows were added or masked since the last full build."""
+    version: str | None = None
+    """Id of the version to add to; default: the live one."""
+    tombstones: str | None = None
+    """Folder of erased faces, which are left out and hidden; default: the folders tombstones next to their Faces."""
+    verify: bool = False
+    """Hash every file of the index again, also those that have not changed since this machine hashed them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
 from metric_core.index.version import KIND, Content, Version
 from workflows.index import picture, publishing
-from workflows.index.build import Build, memory_of
+from workflows.index.build import Build
 from workflows.index.config import IndexConfig
+from workflows.index.shards import memory_of, require_same
 from workflows.shared import cluster, console, erasures, lease, metrics, preflight, provenance
 from workflows.shared.console import say
 
@@ -85,7 +86,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
                     raise
                 held.confirm()
                 finished = _finished(work, content)
-    publishing.publish(store, version, config, _left_out(source))
+    publishing.finished(store, version, config, _left_out(source))
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
@@ -101,7 +102,8 @@ def _left_out(source: Collection) -> np.ndarray:
 
 def show(result: dict[str, Any]) -> str:
     """The result as lines, with bytes in binary units."""
-    sizes = {name: shown(result[name]) for name in ("bytes", "memory", "task_memory") if result.get(name) is not None}
+    bytes_of = ("bytes", "new_bytes", "memory", "task_memory")
+    sizes = {name: shown(result[name]) for name in bytes_of if result.get(name) is not None}
     return "\n".join(f"{name}: {value}" for name, value in (result | sizes).items() if value is not None)
 
 
@@ -140,10 +142,11 @@ def _finished(work: Build, content: Content) -> Manifest:
             f"{shown(budget)}; nothing was published; give --memory-budget {measured.memory}, or less for a smaller one"
         )
     source = work.corpus.collection
-    about = provenance.record(embeddings=source.uri, faces=source.faces) | {"measured": asdict(measured)}
+    about = provenance.record(embeddings=source.uri, faces=source.faces, plans=source.plan_ids)
+    about |= {"measured": asdict(measured)}
     if work.before is not None:
         new, old = (Manifest.of("", KIND, asdict(one), {}) for one in (content, work.before))
-        work.require_same(new.digest, old.digest)
+        require_same(work.version, new.digest, old.digest)
     return work.version.finish(content, about)
 
 

@@ -15,9 +15,17 @@ from metric_core.index.search import Index, check_fingerprint
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes
 from metric_core.index.version import Content, Version
-from workflows.index.config import Gated
+from workflows.index.config import Built, Gated
 from workflows.shared import provenance
 from workflows.shared.console import say
+
+
+def finished(store: IndexStore, version: Version, how: Built, gone_M: np.ndarray) -> None:
+    """As ``publish``, of a version that a job has built; unless the job was asked not to."""
+    if how.publish:
+        publish(store, version, how, gone_M)
+    else:
+        say(f"version {version.id} of {store.uri} is finished and not published")
 
 
 def publish(store: IndexStore, version: Version, how: Gated, gone_M: np.ndarray = ids.NONE) -> list[Figure]:

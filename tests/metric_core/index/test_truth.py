@@ -1,6 +1,7 @@
 """The probes' exact neighbours: those of all rows, however these were divided among shards."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from metric_core.index import truth
@@ -78,3 +79,73 @@ def test_no_probes(people):
     assert len(back.probes) == 0
     assert back.probes.query_QD.shape == (0, 16)
     assert back.counted_Q.shape == (0,)
+
+
+def _followed(rng, rows, masked, added, least=10):
+    """Neighbours of 12 probes after a change, found by ``followed`` and by looking at all rows."""
+    dim, probes = 8, 12
+    all_ND = rng.standard_normal((rows + added, dim)).astype(np.float32)
+    all_ND /= np.linalg.norm(all_ND, axis=1, keepdims=True)
+    id_N = rng.permutation(10 * (rows + added))[: rows + added].astype(np.int64)
+    names = pa.array([f"p{n % 17}" for n in range(rows + added)]).dictionary_encode()
+    own = Probes(id_N[:probes], names[:probes].to_pylist(), all_ND[:probes])
+    near = own.nearest()
+    near.add(id_N[:rows], all_ND[:rows], names[:rows])
+    new = own.nearest()
+    new.add(id_N[rows:], all_ND[rows:], names[rows:])
+    hidden = rng.choice(rows, masked, replace=False)
+    found = truth.followed(Truth(own, near.best()), rows, np.sort(id_N[hidden]), [new.best()], least)
+    left_N = np.setdiff1d(np.arange(rows + added), hidden)
+    oracle = own.nearest()
+    oracle.add(id_N[left_N], all_ND[left_N], names.take(pa.array(left_N)))
+    kept_Q = ~np.isin(own.face_id_Q, id_N[hidden])
+    return found, oracle.best(), kept_Q, own
+
+
+@pytest.mark.parametrize(
+    ("rows", "masked", "added"), [(400, 0, 40), (400, 40, 0), (400, 60, 30), (30, 5, 9), (20, 10, 0)]
+)
+def test_followed_neighbours_are_those_of_all_rows_that_are_left(rows, masked, added):
+    for seed in range(5):
+        found, best, kept_Q, own = _followed(np.random.default_rng(seed), rows, masked, added)
+        assert found.masked == int((~kept_Q).sum())
+        assert found.short + found.masked + len(found.truth.probes) == len(own)
+        at_Q = [own.face_id_Q.tolist().index(number) for number in found.truth.probes.face_id_Q.tolist()]
+        assert kept_Q[at_Q].all()
+        mine = found.truth.best
+        known_QW = mine.face_id_QW >= 0
+        assert (known_QW.sum(axis=1) >= min(10, rows + added - masked - 1)).all()
+        for name in ("score_QW", "face_id_QW", "same_QW"):
+            np.testing.assert_array_equal(getattr(mine, name)[known_QW], getattr(best, name)[at_Q][known_QW])
+
+
+def test_a_probe_whose_neighbours_are_nearly_all_hidden_does_not_count():
+    found, _, kept_Q, _ = _followed(np.random.default_rng(0), 400, 350, 0)
+    assert found.short > 0
+    assert len(found.truth.probes) == kept_Q.sum() - found.short
+
+
+def test_neighbours_are_followed_over_several_changes():
+    """What was not known after a change is not taken for known after the next one."""
+    rng = np.random.default_rng(3)
+    dim, rows = 8, 300
+    all_ND = rng.standard_normal((rows, dim)).astype(np.float32)
+    all_ND /= np.linalg.norm(all_ND, axis=1, keepdims=True)
+    id_N = np.arange(rows, dtype=np.int64)
+    own = Probes(id_N[:10], [None] * 10, all_ND[:10])
+    near = own.nearest()
+    near.add(id_N[:200], all_ND[:200])
+    known, hidden = Truth(own, near.best()), np.empty(0, np.int64)
+    for step in range(4):
+        more = np.arange(200 + 25 * step, 225 + 25 * step)
+        fresh = np.sort(rng.choice(np.setdiff1d(np.arange(10, 200 + 25 * step), hidden), 30, replace=False))
+        new = known.probes.nearest()
+        new.add(id_N[more], all_ND[more])
+        known = truth.followed(known, 200 + 25 * step - len(hidden), fresh, [new.best()], 5).truth
+        hidden = np.union1d(hidden, fresh)
+        left_N = np.setdiff1d(np.arange(225 + 25 * step), hidden)
+        oracle = known.probes.nearest()
+        oracle.add(id_N[left_N], all_ND[left_N])
+        known_QW = known.best.face_id_QW >= 0
+        assert len(known.probes) > 0
+        np.testing.assert_array_equal(known.best.face_id_QW[known_QW], oracle.best().face_id_QW[known_QW])
