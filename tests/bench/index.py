@@ -8,7 +8,7 @@ has seen. "identity": share of the probes whose person comes first, of those who
 "memory": growth of peak resident memory of a process that searches 10,000 probes over the same process after its
 imports and one search of a 1,000-row index. Where the peer is a target or a budget, a ratio of 1 or more meets it.
 
---case runs some: reads/*, add, build/faiss, build/autofaiss, search/*, budget/1_8, target/.9, growth/1e6, real/*,
+--case runs some: reads/*, add, gate, build/faiss, build/autofaiss, search/*, budget/1_8, target/.9, growth/1e6, real/*,
 kernels/*.
 --work keeps corpora and indexes; everything takes two hours on two cores, 12 GB of memory and 10 GB of disk.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import index_add
 import index_autofaiss as autofaiss
+import index_gate
 import index_kernels as kernels
 import index_ours as ours
 import index_peers as peers
@@ -257,7 +258,7 @@ def cases(*, large: bool, with_real: bool) -> dict[str, Callable[[Work], Cases]]
         found[f"target/{_short(share)}"] = partial(target, share=share)
     for rows in (10**5, 3 * 10**5, 10**6, *([3 * 10**6] if large else [])):
         found[f"growth/{rows:.0e}".replace("e+0", "e")] = partial(growth, rows=rows)
-    found["add"] = index_add.cases
+    found |= {"add": index_add.cases, "gate": index_gate.cases}
     for name in ("kmeans", "assign", "truth", "flat"):
         found[f"kernels/{name}"] = partial(kernel, name=name)
     for name in ("lfw_dev", "drawn") if with_real else ():
