@@ -74,7 +74,7 @@ class _Work:
             table = table.filter(~erased_N)
             new = self._write(part, table, erased_N) if table.num_rows else None
             self.erased.rows["faces"] += int(erased_N.sum())
-            self.erased.wrote(uri, part.name, part.sha256, new and new.name, new and new.sha256)
+            self.erased.wrote(uri, part.name, part.sha256, new.name if new else None, new.sha256 if new else None)
             yield table
 
     def _write(self, part: Part, table: pa.Table, erased_N: np.ndarray) -> Part:

@@ -126,7 +126,8 @@ class EmbedPlan:
 
     def faces_of_units(self) -> dict[Unit, np.ndarray]:
         """int64 (N,) for each unit: the faces that are to go into it. Ids and splits of the catalogue are read once."""
-        setup, found = self.setup, {}
+        setup = self.setup
+        found: dict[Unit, np.ndarray] = {}
         by_part: dict[str, list[Unit]] = {}
         for unit in self.units:
             by_part.setdefault(unit.part.name, []).append(unit)

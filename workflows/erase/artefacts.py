@@ -64,8 +64,8 @@ class Artefacts:
     @property
     def uris(self) -> list[str]:
         """All addresses, sorted: two commands that take several leases take them in the same order."""
-        of_manifests = [one.manifest.uri for one in (self.faces, *self.embeddings)]
-        return sorted({*of_manifests, *self.unfinished, *self.indexes, *(one.uri for one in self.searches)})
+        manifests = [self.faces.manifest, *(one.manifest for one in self.embeddings), *self.searches]
+        return sorted({*(one.uri for one in manifests), *self.unfinished, *self.indexes})
 
 
 @contextmanager
