@@ -26,13 +26,10 @@ import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts import embeddings, ids, partial, schema
-from metric_core.artefacts.embeddings import GONE, REMEDY
+from metric_core.artefacts.embeddings import GONE, REJECTS, REMEDY
 from metric_core.errors import ArtefactError, Corrupt
-from workflows.embed.layout import to_parquet
+from metric_core.artefacts.layout import to_parquet
 from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
-
-REJECTS = b"likeness.rejects"
-"""Key in a part's metadata, whose value lists the faces of the unit that could not be embedded."""
 
 
 @dataclass(frozen=True)
