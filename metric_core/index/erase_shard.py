@@ -83,7 +83,9 @@ def _remove(lists: Any, number: int, gone_L: np.ndarray) -> None:
     at_K = np.flatnonzero(~gone_L)
     if not isinstance(lists, faiss.BlockInvertedLists):
         if len(at_K):
-            code_LC = faiss.rev_swig_ptr(lists.get_codes(number), gone_L.size * lists.code_size).reshape(len(gone_L), -1)
+            code_LC = faiss.rev_swig_ptr(lists.get_codes(number), gone_L.size * lists.code_size).reshape(
+                len(gone_L), -1
+            )
             code_LC[: len(at_K)] = code_LC[at_K]
         lists.resize(number, len(at_K))
         return

@@ -220,7 +220,7 @@ class Version:
         Raises:
             Corrupt: they were damaged.
         """
-        data, near = self.read(_receipt(number)), self.read(_near(number))
+        data, near = self.read(receipt_name(number)), self.read(near_name(number))
         if data is None or near is None:
             return None
         try:
@@ -231,18 +231,27 @@ class Version:
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {REMEDY}") from error
+            raise Corrupt(f"{self.file(receipt_name(number))} is damaged ({error}); {REMEDY}") from error
 
-    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
-        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+    def put_files(self, built: Built, template: str) -> Shard:
+        """Store a shard's files, unless they are there already; ``template`` is the sha256 of its template."""
         shard = Shard(built.digest, built.rows, built.people, built.files, template)
         for ending, path in built.paths.items():
             if not self._is_stored(shard, ending):
                 storage.put_file(path, self.address(shard, ending))
-        self.put(_near(number), near)
-        receipt = asdict(shard) | {"near": digest(near)}
-        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
         return shard
+
+    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+        shard = self.put_files(built, template)
+        self.put_receipt(number, shard, near)
+        return shard
+
+    def put_receipt(self, number: int, shard: Shard, near: bytes) -> None:
+        """Store the probes' neighbours in a shard, and then its receipt, unless they are there already."""
+        self.put(near_name(number), near)
+        receipt = asdict(shard) | {"near": digest(near)}
+        self.put(receipt_name(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
@@ -310,7 +319,7 @@ class Version:
         for name in content.files:
             self.read_checked(content, name)
         for mask in content.masks:
-            _checked(self.mask(content, mask), mask["sha256"])
+            checked(self.mask(content, mask), mask["sha256"])
         for shard in content.shards:
             with self.local_files(shard):
                 pass
@@ -342,7 +351,7 @@ class Version:
         Raises:
             Corrupt: it is missing or its digest is not the manifest's.
         """
-        return _checked(self.place(content, name), content.files[name].sha256)
+        return checked(self.place(content, name), content.files[name].sha256)
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
         """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
@@ -363,7 +372,7 @@ class Version:
         masked: list[np.ndarray] = [ids.NONE] * len(content.shards)
         for mask in content.masks:
             address = self.mask(content, mask)
-            data = _checked(address, mask["sha256"])
+            data = checked(address, mask["sha256"])
             with partial.parsed(address, REMEDY):
                 found = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
             # Without a number, as in the first versions with masks, it is about all shards.
@@ -372,7 +381,8 @@ class Version:
         return masked
 
 
-def _checked(address: str, sha256: str) -> bytes:
+def checked(address: str, sha256: str) -> bytes:
+    """The bytes at an address. Raises Corrupt if nothing is there, or something with another sha256."""
     data = storage.read_bytes(address) if storage.exists(address) else None
     if data is None or digest(data) != sha256:
         what = "is missing" if data is None else "has another sha256 than its manifest says"
@@ -386,6 +396,11 @@ def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
     names = names.take(pc.sort_indices(names))
     codes = [np.empty(0, np.int32), *(pc.index_in(own, names).to_numpy() for own in shards)]
     return ipc(pa.table({"identity": names})), _npy(np.concatenate(codes).astype(np.int32))
+
+
+def choice_file(choice: Mapping[str, Any]) -> bytes:
+    """The file ``choice.json``: how the spec was chosen."""
+    return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
 
 
 def digest(data: bytes) -> str:
@@ -407,9 +422,11 @@ def _npy(array: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def _receipt(number: int) -> str:
+def receipt_name(number: int) -> str:
+    """The file of the receipt of the shard with this number."""
     return f"shard-{number:03d}.json"
 
 
-def _near(number: int) -> str:
+def near_name(number: int) -> str:
+    """The file of the probes' neighbours in the shard with this number."""
     return f"shard-{number:03d}.arrow"

@@ -12,7 +12,7 @@ user's cache folder, which can be deleted when no process is opening files:
     <cache>/digests/<sha256 of a path>    one line: digest, size, mtime, ctime, inode, device, path
     <cache>/files/<sha256>                a downloaded file, readable by the user only
 
-A copy outlives its remote original: where faces must be erased, delete this folder as well.
+A copy outlives its remote original: ``forget`` removes the one of this machine and user.
 
 fsspec's own caches (filecache, simplecache) would not do: they compare no digest, are bounded by age and not by size,
 do not lock a file that is in use, and every process downloads by itself.
@@ -82,3 +82,20 @@ def verified(address: str, sha256: str, *, again: bool = False, cache: Cache | N
     if found != sha256:
         raise wrong(path, found, sha256)
     yield path
+
+
+def forget(address: str, sha256: str, *, cache: Cache | None = None) -> None:
+    """Remove what this machine's cache has of a file that was removed: its remembered digest, and the copy if it is
+    remote. A process that has the copy open or mapped keeps reading it.
+
+    Args:
+        address: the address that the file had.
+        sha256: its digest, 64 lower-case hexadecimal digits.
+        cache: another cache than the user's.
+    """
+    folder = (cache or Cache()).folder.expanduser().absolute()
+    memory = DigestMemory(folder / "digests")
+    if is_local(address):
+        memory.forget(Path(absolute(address)))
+    else:
+        Downloads(folder / "files", 0, memory).forget(sha256)

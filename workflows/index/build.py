@@ -92,7 +92,9 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        self._put({versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: _written(choice)})
+        self._put(
+            {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: versions.choice_file(choice)}
+        )
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -134,7 +136,7 @@ class Build:
         self._put(own)
         own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
         if not self._shares:
-            own[versions.CHOICE] = _written(plan.choice)
+            own[versions.CHOICE] = versions.choice_file(plan.choice)
         return Content(
             fingerprint=self.corpus.collection.fingerprint,
             namespace=self.corpus.collection.namespace,
@@ -225,11 +227,6 @@ class Build:
 
 _DECIDED = {versions.TEMPLATE: "template", versions.PROBES: "probes"}
 """Files that a choice names by their sha256."""
-
-
-def _written(choice: Mapping[str, Any]) -> bytes:
-    """The file of a choice."""
-    return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
 
 
 def memory_of(spec: IndexSpec, rows: int) -> int:
