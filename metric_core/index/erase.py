@@ -102,6 +102,8 @@ class _Erasure:
     unfinished: list[Version] = field(default_factory=list)
     changes: dict[str, FileChange] = field(default_factory=dict)
     """By address."""
+    passing: set[str] = field(default_factory=set)
+    """Addresses of files that an erasure makes and removes again."""
 
     def run(self) -> list[FileChange]:
         self._list_versions()
@@ -184,7 +186,7 @@ class _Erasure:
         """Hide the faces of a finished version from whoever opens it from now on."""
         for mask in one.content.masks:
             if mask.get("why") == _WHY:  # of a run that was killed; it goes in the end, as if it had never been
-                self._note(one.version.mask(one.content, mask), None, mask["sha256"])
+                self.passing.add(one.version.mask(one.content, mask))
         masked = one.version.read_masks(one.content)
         hidden, found = 0, [ids.NONE]
         for shard, masked_M in zip(one.content.shards, masked):
@@ -207,7 +209,7 @@ class _Erasure:
         content = replace(one.content, rows=one.content.rows - hidden, masks=[*one.content.masks, entry])
         if not content.shared:  # a version whose other masks and files are in its own folder reads this one there too
             storage.write_bytes(one.version.file(versions.MASK), data)
-        self._note(one.version.mask(content, entry), None, file.sha256)
+        self.passing |= {one.version.mask(content, entry), one.version.shared(versions.MASK, file.sha256)}
         self.tell(f"version {one.version.id}: {hidden} faces are not found any more")
         self._replace(one, content, one.before.provenance)
 
@@ -455,7 +457,7 @@ class _Erasure:
         """Note what was done to a file; of several things, the first state and the last."""
         if address in self.changes:
             before = self.changes[address].before
-        if before == after:
+        if before == after or address in self.passing:
             self.changes.pop(address, None)
         else:
             self.changes[address] = FileChange(address, before, after)

@@ -249,7 +249,7 @@ def test_killed_at_any_write_it_ends_as_if_undisturbed(crowd, made, monkeypatch,
 def _decide(version: Version, trained: bytes) -> None:
     """Give an unfinished version the choice that a build continues from."""
     shared = Path(version.index_uri, "files")
-    (probes,) = [path for path in shared.glob("*.probes.arrow")]
+    (probes,) = shared.glob("*.probes.arrow")
     choice = {"template": versions.digest(trained), "probes": versions.digest(probes.read_bytes())}
     version.put(versions.CHOICE, versions.choice_file(choice))
 
@@ -340,15 +340,15 @@ def test_no_centroid_of_an_erased_face_stays(factory, crowd, tmp_path):
     if factory != "IVF4,SQfp16":
         assert now == expected
     else:  # rows of the second list were encoded again
-        assert [[i for i, _ in row] for row in now] == [[i for i, _ in row] for row in expected]
-        np.testing.assert_allclose(
-            [[s for _, s in row] for row in now], [[s for _, s in row] for row in expected], atol=1e-3
-        )
+        same = [len({i for i, _ in one} & {i for i, _ in other}) for one, other in zip(now, expected)]
+        assert sum(same) >= 0.99 * 10 * len(now)
+        scores, others = ([[s for _, s in row] for row in rows] for rows in (now, expected))
+        np.testing.assert_allclose(scores, others, atol=1e-3)
 
 
 def test_the_first_format_is_refused_before_anything_is_touched(tmp_path):
     frozen = Path(__file__).parents[2] / "frozen"
-    found = [path for path in frozen.rglob("identities-000.parquet")]
+    found = list(frozen.rglob("identities-000.parquet"))
     assert found
     folder = shutil.copytree(found[0].parents[2], tmp_path / "index")
     version = Version(str(folder), found[0].parent.name)
