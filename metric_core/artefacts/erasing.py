@@ -25,7 +25,7 @@ from metric_core.artefacts import ids, manifest
 from metric_core.artefacts.manifest import Manifest
 
 ERASURES = "erasures"
-"""Field of the provenance that has one entry per erasure: {request, finished, rows, files}."""
+"""Field of the provenance that has one entry per erasure: {request, finished, rows, before, files}."""
 HIDDEN = "(erased)"
 """What stands for an erased person's name or a face_id in a recorded command line."""
 
@@ -55,6 +55,8 @@ class Target:
     """Keyed hash of what was asked for; the same request continues after a kill."""
     finished: str = ""
     """When, as the provenance has times."""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """What a scan found in the artefact before, for its provenance."""
 
     @cached_property
     def names(self) -> pa.Array:
@@ -94,6 +96,8 @@ class Erased:
     rows: Counter[str] = field(default_factory=Counter)
     """Rows removed, by what they were rows of."""
     files: list[FileChange] = field(default_factory=list)
+    before: dict[str, Any] = field(default_factory=dict)
+    """What a scan found before, if an earlier run removed it."""
 
     def wrote(self, uri: str, name: str, before: str, new: str | None, after: str | None) -> None:
         """Note that the file ``new`` takes the place of the file ``name``; None: that nothing does."""
@@ -125,6 +129,7 @@ def switch(
         "request": target.request,
         "finished": target.finished,
         "rows": dict(sorted(erased.rows.items())),
+        "before": dict(target.before),
         "files": relative,
     }
     made = dict(before.provenance)
@@ -137,7 +142,8 @@ def switch(
 
 
 def entries(found: Manifest) -> list[dict[str, Any]]:
-    """The erasures that the provenance tells of; no digest covers them, so that those of another shape are left out."""
+    """{request, finished, rows, before, files} of the erasures that the provenance tells of; no digest covers them, so
+    those of another shape are left out."""
     noted = found.provenance.get(ERASURES)
     listed = noted if isinstance(noted, list) else []
     return [
@@ -152,6 +158,7 @@ def recorded(found: Manifest, request: str) -> Erased:
     erased = Erased()
     listed = entries(found)
     for entry in (one for one in listed if one.get("request") == request):
+        erased.before = erased.before or dict(entry.get("before") or {})
         erased.rows.update({str(name): int(count) for name, count in entry["rows"].items()})
         for file in entry["files"]:
             address, after = storage.join(found.uri, str(file["address"])), file["after"]

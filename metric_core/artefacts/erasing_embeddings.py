@@ -64,8 +64,8 @@ def erase(source: Embeddings, target: Target) -> Erased:
 
 
 def erase_unfinished(uri: str, target: Target) -> Erased:
-    """Remove every unit of an unfinished artefact that holds erased faces; the job that writes it does it again, without
-    them. Whoever calls it holds the artefact's lease.
+    """Remove every unit of an unfinished artefact that holds erased faces; the job that writes it does it again,
+    without them. Whoever calls it holds the artefact's lease.
 
     Raises:
         Corrupt, SchemaMismatch: a file is damaged.

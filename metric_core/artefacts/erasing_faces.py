@@ -121,5 +121,3 @@ def own_words(table: pa.Table) -> set[str]:
     """Keys of pictures, and the uris of those in a file of their own."""
     own = table.filter(pc.equal(table["kind"], "file"))
     return {*table["key"].to_pylist(), *own["uri"].to_pylist()}
-
-

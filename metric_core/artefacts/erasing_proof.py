@@ -43,7 +43,8 @@ class Found:
     vectors: dict[bytes, set[bytes]] = field(default_factory=dict)
     """Digests of the erased faces' vectors, by their first bytes."""
     copies_M: np.ndarray = field(default_factory=lambda: ids.NONE)
-    """int64, sorted: faces that are not erased and have exactly the vector of one that is, as copies of a picture do."""
+    """int64, sorted: faces that are not erased and have exactly the vector of one that is, as copies of a picture
+    do."""
     files: int = 0
     bytes: int = 0
     undecoded: int = 0

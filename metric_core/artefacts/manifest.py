@@ -4,8 +4,9 @@
 (times, hosts, run ids), the format number, or ``files``: digests of files and of their pieces that the content does not
 have. The job that writes a kind decides what its content holds; older formats are in ``migrate``.
 
-A finished artefact changes only by a new generation of its manifest, which replaces the old one in one step. A generation
-that only lacks what was erased names the digests of those before it: a plan that names one of them means this one too.
+A finished artefact changes only by a new generation of its manifest, which replaces the old one in one step. A
+generation that only lacks what was erased names the digests of those before it: a plan that names one of them means
+this one too.
 """
 
 import hashlib

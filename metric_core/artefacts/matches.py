@@ -26,8 +26,11 @@ REMEDY = "search again"
 
 
 def file(found: Manifest) -> str:
-    """The name of the file; the first Matches did not record its digest."""
-    return next(iter(found.files), FILE)
+    """The name of the file; the first Matches did not record its digest. Raises Corrupt if it cannot be one."""
+    name = next(iter(found.files), FILE)
+    if "/" in name or not name.endswith(".parquet"):
+        raise Corrupt(f"{found.uri}/{manifest.NAME} names {name[:60]!r}, which is no file of Matches; {REMEDY}")
+    return name
 
 
 def read(found: Manifest) -> pa.Table:

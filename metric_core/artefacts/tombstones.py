@@ -62,12 +62,6 @@ class Tombstones:
     def __bool__(self) -> bool:
         return bool(self.names)
 
-    def hash_of(self, namespace: str, identity: str) -> str:
-        """The keyed hash of a person, in hexadecimal digits. Raises ValueError while there is no key."""
-        if not self.key:
-            raise ValueError("there are no tombstones yet, and so no key")
-        return _hash(self.key, namespace, identity)
-
     def knows(self, namespace: str, identity: str) -> bool:
         """Whether a person is erased."""
         return bool(self.people) and _hash(self.key, namespace, identity) in self.people
@@ -247,6 +241,16 @@ def add(
         storage.create_if_absent(storage.join(uri, name), data)
     _list(uri, key)
     return read(uri)
+
+
+def keyed(key: bytes, value: Any) -> str:
+    """HMAC-SHA256 of a value's canonical JSON, in hexadecimal digits: who has no key learns nothing from it."""
+    return hmac.new(key, manifest.canonical(value), hashlib.sha256).hexdigest()
+
+
+def person(key: bytes, namespace: str, identity: str) -> str:
+    """The keyed hash of a person, as lists have it."""
+    return _hash(key, namespace, identity)
 
 
 def lists_of(uri: str, request: str) -> dict[str, pa.Table]:

@@ -234,6 +234,8 @@ class _Erasure:
             if (change := changed.get(shard.template)) is not None:
                 self.tell(f"shard {digest}: {len(change.centroids)} lists get other centroids")
                 with self._folder() as folder, one.version.local_files(shard) as paths:
+                    if shard is not old[digest][1]:
+                        self.passing |= {one.version.address(shard, ending) for ending in shard.files}
                     built = erase_lists.with_centroids(paths, one.content.spec, shard, change, Path(folder))
                     new[digest] = one.version.put_files(built, change.sha256)
         return new, changed
@@ -450,7 +452,7 @@ class _Erasure:
         noted = self.changes.get(address)
         sha256 = noted.before if noted is not None and noted.before is not None else storage.sha256(address)
         storage.remove(address)
-        storage.forget(address, sha256)
+        storage.forget([sha256])
         self._note(address, sha256, None)
 
     def _note(self, address: str, before: str | None, after: str | None) -> None:

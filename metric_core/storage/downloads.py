@@ -60,18 +60,9 @@ class Downloads:
                         f"of this machine is failing; use another cache folder"
                     )
 
-    def forget(self, sha256: str) -> None:
-        """Remove the local copy with this digest, whole or unfinished, and the memory of it."""
-        for path in (self.folder / sha256, self._unfinished(sha256)):
-            path.unlink(missing_ok=True)
-            self.memory.forget(path)
-
-    def _unfinished(self, sha256: str) -> Path:
-        return self.folder / f".{sha256}{durable.UNFINISHED}"
-
     def _download(self, address: str, sha256: str, path: Path) -> bool:
         """Put the file at ``path``; False if another process did. Raises Missing, Corrupt, ConfigError, StorageFull."""
-        temp = self._unfinished(sha256)
+        temp = self.folder / f".{sha256}{durable.UNFINISHED}"
         with durable.raising_storage_full(path), self._opened(temp) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_at(file, temp):  # finished, or given up, by another process

@@ -12,14 +12,14 @@ user's cache folder, which can be deleted when no process is opening files:
     <cache>/digests/<sha256 of a path>    one line: digest, size, mtime, ctime, inode, device, path
     <cache>/files/<sha256>                a downloaded file, readable by the user only
 
-A copy outlives its remote original: ``forget`` removes the one of this machine and user.
+A copy outlives its remote original: where faces must be erased, ``forget`` the copies, or delete this folder.
 
 fsspec's own caches (filecache, simplecache) would not do: they compare no digest, are bounded by age and not by size,
 do not lock a file that is in use, and every process downloads by itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,18 +84,14 @@ def verified(address: str, sha256: str, *, again: bool = False, cache: Cache | N
     yield path
 
 
-def forget(address: str, sha256: str, *, cache: Cache | None = None) -> None:
-    """Remove what this machine's cache has of a file that was removed: its remembered digest, and the copy if it is
-    remote. A process that has the copy open or mapped keeps reading it.
-
-    Args:
-        address: the address that the file had.
-        sha256: its digest, 64 lower-case hexadecimal digits.
-        cache: another cache than the user's.
-    """
-    folder = (cache or Cache()).folder.expanduser().absolute()
-    memory = DigestMemory(folder / "digests")
-    if is_local(address):
-        memory.forget(Path(absolute(address)))
-    else:
-        Downloads(folder / "files", 0, memory).forget(sha256)
+def forget(sha256s: Iterable[str], *, cache: Cache | None = None) -> int:
+    """Remove this user's copies of remote files on this machine; who has one open keeps it until it is closed. Returns
+    the number of copies that were there."""
+    folder = (cache or Cache()).folder.expanduser().absolute() / "files"
+    removed = 0
+    for sha256 in sha256s:
+        copy = folder / sha256
+        if re.fullmatch("[0-9a-f]{64}", sha256) and copy.exists():
+            copy.unlink(missing_ok=True)
+            removed += 1
+    return removed
