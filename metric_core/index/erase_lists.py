@@ -26,6 +26,11 @@ NEAR = 0.99
 """Cosine from which a centroid is nearly a vector. Means of two people's are below it, and a vector stored in 8 bits is
 above it with its own."""
 
+_OWN = 0.97
+"""Cosine of a vector with the centroid of its own list from which others are looked at: its own may not be the very
+nearest (``assign``)."""
+_TILE = 1024  # vectors that are compared with all centroids at a time
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -69,19 +74,28 @@ def look(paths: Mapping[str, Path], spec: IndexSpec, gone_N: np.ndarray, trained
     emptied = np.flatnonzero((count_M > 0) & (count_M == size_M))
     centroid_MD = template.centroids(index, copy=False)
     assert centroid_MD is not None
-    near: set[int] = set()
+    close: set[int] = set()
     for number in np.unique(list_E).tolist():
-        cosine_R = cosines(_vectors(index, paths, spec, at_E[list_E == number], number, size_M), centroid_MD[number])
-        if (cosine_R >= NEAR).any():
-            near.add(number)
-    return Seen(trained, frozenset(emptied.tolist()), frozenset(near))
+        vector_RD = _vectors(index, paths, spec, at_E[list_E == number], number, size_M)
+        own_R = _unit(vector_RD) @ _unit(centroid_MD[number])
+        if (own_R >= _OWN).any():  # another centroid can be near as well
+            close |= {*np.flatnonzero(near(vector_RD[own_R >= _OWN], centroid_MD)).tolist()}
+    return Seen(trained, frozenset(emptied.tolist()), frozenset(close))
 
 
-def cosines(vector_RD: np.ndarray, centroid_D: np.ndarray) -> np.ndarray:
-    """float32 (R,): of vectors with a centroid; 0 for one of length 0."""
-    length_R = np.linalg.norm(vector_RD, axis=1) * np.linalg.norm(centroid_D)
-    cosine_R: np.ndarray = vector_RD @ centroid_D / np.where(length_R > 0, length_R, 1)
-    return cosine_R
+def near(vector_RD: np.ndarray, centroid_MD: np.ndarray) -> np.ndarray:
+    """bool (M,): which centroids are nearly one of some vectors."""
+    near_M, unit_MD = np.zeros(len(centroid_MD), bool), _unit(centroid_MD)
+    for start in range(0, len(vector_RD), _TILE):
+        near_M |= (_unit(vector_RD[start : start + _TILE]) @ unit_MD.T >= NEAR).any(axis=0)
+    return near_M
+
+
+def _unit(vector_RD: np.ndarray) -> np.ndarray:
+    """Vectors of unit length; one of length 0 stays."""
+    length_R = np.linalg.norm(vector_RD, axis=-1, keepdims=True)
+    unit_RD: np.ndarray = vector_RD / np.where(length_R > 0, length_R, 1)
+    return unit_RD
 
 
 def changed(seen: Sequence[Seen], held: Sequence[tuple[Version, Content, Shard]]) -> dict[str, Changed]:
@@ -93,9 +107,9 @@ def changed(seen: Sequence[Seen], held: Sequence[tuple[Version, Content, Shard]]
     """
     found = {}
     for trained in sorted({one.template for one in seen}):
-        near = frozenset().union(*(one.near for one in seen if one.template == trained))
+        close = frozenset().union(*(one.near for one in seen if one.template == trained))
         emptied = frozenset().union(*(one.emptied for one in seen if one.template == trained))
-        if not near | emptied:
+        if not close | emptied:
             continue
         own = [(version, content, one) for version, content, one in held if one.template == trained]
         left_M = np.sum([_sizes(version, one) for version, _, one in own], axis=0)
@@ -103,11 +117,11 @@ def changed(seen: Sequence[Seen], held: Sequence[tuple[Version, Content, Shard]]
         index = codec.load(data)
         centroid_MD = template.centroids(index, copy=False)
         assert centroid_MD is not None
-        empty = {number for number in near | emptied if not left_M[number]}
+        empty = {number for number in close | emptied if not left_M[number]}
         centroids = {number: np.zeros_like(centroid_MD[number]) for number in sorted(empty)}
-        for number in sorted(near - empty):
+        for number in sorted(close - empty):
             score_M = centroid_MD @ centroid_MD[number]
-            score_M[[*(near | empty)]] = -np.inf
+            score_M[[*(close | empty)]] = -np.inf
             if np.isfinite(score_M).any():
                 centroids[number] = centroid_MD[int(score_M.argmax())].copy()
         if centroids:
