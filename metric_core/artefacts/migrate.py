@@ -63,6 +63,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
                 }
             },
         ),
+        # 3: files that versions may share lie beside them; without it, in a version's own folder.
+        Step(since="0.1.0", added={"content": {"shared": False}}),
     ),
     # 2: a search may be restricted to some faces.
     "matches": (Step(since="0.1.0", added={"plan": {"conditions": None}}),),

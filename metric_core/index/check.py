@@ -65,9 +65,9 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
                 yield f"shard {number}: {problem}; {versions.REMEDY}"
         except Corrupt as error:
             yield f"shard {number}: {error}"
-    for name, file in content.files.items():
+    for name in content.files:
         try:
-            version.read_checked(name, file)
+            version.read_checked(content, name)
         except Corrupt as error:
             yield str(error)
 
@@ -110,6 +110,6 @@ def lookup(index: Index) -> tuple[int, int]:
 
 def remeasured(index: Index, content: Content) -> tuple[float, float]:
     """The identity recall of the stored probes now, and as the manifest has it. Raises Corrupt."""
-    data = index.version.read_checked(versions.TRUTH, content.files[versions.TRUTH])
+    data = index.version.read_checked(content, versions.TRUTH)
     point = tuning.measure(index, Truth.parse(data), content.nprobe, content.depth)
     return point.identity, float(content.recall["identity"])

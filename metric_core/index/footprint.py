@@ -106,7 +106,7 @@ def _measured(version: Version, content: Content) -> Footprint:
     before, clock = _resident(), time.process_time()
     index = Index.load(version, content)
     opening = time.process_time() - clock
-    own_QD = Probes.parse(version.read_checked(versions.TRUTH, content.files[versions.TRUTH])).query_QD
+    own_QD = Probes.parse(version.read_checked(content, versions.TRUTH)).query_QD
     query_QD = np.empty((PROBES, dim), np.float32)
     for start in range(0, PROBES, _BATCH):  # as many probes as are promised, near the held-out ones; in small steps,
         batch_BD = query_QD[start : start + _BATCH]  # so that making them takes no memory that a search does not take

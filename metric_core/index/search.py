@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_core import storage
-from metric_core.artefacts import schema
+from metric_core.artefacts import ids, schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import filtering, format1, merging, threads
@@ -128,8 +128,8 @@ class Index:
             depth=content.depth,
             mapped=content.mapped,
         )
-        masked_M = version.read_masks(content)
-        return index.without(masked_M) if len(masked_M) else index
+        masked = version.read_masks(content)
+        return index._masked(masked) if any(map(len, masked)) else index
 
     @classmethod
     def single(cls, paths: Mapping[str, Path], spec: IndexSpec) -> "Index":
@@ -224,6 +224,14 @@ class Index:
         """The same index, without some faces: int64 (any number,), their ids."""
         rows = [(~np.isin(shard.face_id_N, face_ids), before) for shard, before in self.restricted]
         return replace(self, allowed=tuple(now if before is None else now & before for now, before in rows))
+
+    def _masked(self, masked: list[np.ndarray]) -> "Index":
+        """The same index, without some faces: for each shard int64, sorted, the ids of its own."""
+        allowed, numbers = [], iter(masked)
+        for shard in self.shards:
+            parts = [~ids.within(shard.face_id_N[span.start : span.stop], next(numbers)) for span in shard.spans]
+            allowed.append(np.concatenate(parts))
+        return replace(self, allowed=tuple(None if found.all() else found for found in allowed))
 
     def search(
         self,

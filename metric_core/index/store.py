@@ -16,7 +16,7 @@ from metric_core.artefacts import manifest
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
 from metric_core.index import format1
-from metric_core.index.version import KIND, SHARDS, VERSIONS, Version
+from metric_core.index.version import FILES, KIND, SHARDS, VERSIONS, Version
 
 CURRENT = "CURRENT"
 GENERATION = "generation.txt"
@@ -56,7 +56,7 @@ class IndexStore:
         """
         manifest.require_own(self.uri)
         inside = [name for name in storage.names(self.uri) if not name.startswith(".")]
-        if inside and not {VERSIONS, SHARDS} & set(inside):
+        if inside and not {VERSIONS, SHARDS, FILES} & set(inside):
             raise Occupied(
                 f"{self.uri} holds {', '.join(inside[:3])} and is no index; give --out an empty or a new folder"
             )

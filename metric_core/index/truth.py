@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from metric_core.artefacts import ids
 from metric_core.index.nearest import Best, Nearest
 
 WIDTH = 36
@@ -31,6 +32,11 @@ class Probes:
     def nearest(self) -> Nearest:
         """Finds the exact neighbours in the blocks that it is shown."""
         return Nearest(self.query_QD, WIDTH, exclude_face_id_Q=self.face_id_Q, identity_Q=self.identity_Q)
+
+    def take(self, kept_Q: np.ndarray) -> "Probes":
+        """Some of them: bool (Q,)."""
+        identity_Q = [name for name, kept in zip(self.identity_Q, kept_Q.tolist()) if kept]
+        return Probes(self.face_id_Q[kept_Q], identity_Q, self.query_QD[kept_Q])
 
     def to_table(self) -> pa.Table:
         """Columns face_id, identity and embedding."""
@@ -102,6 +108,23 @@ def merged(parts: Sequence[Best]) -> Best:
     score_QC, face_id_QC, same_QC = (np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names)
     order_QW = np.lexsort((face_id_QC, -score_QC), axis=-1)[:, :WIDTH]
     return Best(*(np.take_along_axis(column, order_QW, 1) for column in (score_QC, face_id_QC, same_QC)))
+
+
+def taken(best: Best, kept_Q: np.ndarray) -> Best:
+    """The neighbours of some of the probes: bool (Q,)."""
+    return Best(best.score_QW[kept_Q], best.face_id_QW[kept_Q], best.same_QW[kept_Q])
+
+
+def without(best: Best, face_id_M: np.ndarray) -> Best:
+    """The neighbours without some faces, int64 (M,), sorted; those behind them move up. What is left are still the best
+    of the rows that remain, but fewer than there would be room for."""
+    gone_QW = ids.within(best.face_id_QW.ravel(), face_id_M).reshape(best.face_id_QW.shape)
+    order_QW = np.argsort(gone_QW, axis=1, kind="stable")
+    columns = [
+        np.where(gone_QW, nothing, column)
+        for column, nothing in ((best.score_QW, np.float32(-np.inf)), (best.face_id_QW, -1), (best.same_QW, False))
+    ]
+    return Best(*(np.take_along_axis(column, order_QW, 1) for column in columns))
 
 
 def _table(data: bytes) -> pa.Table:

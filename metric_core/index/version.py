@@ -1,18 +1,20 @@
 """One version of an index: the handle that writes and reads its files.
 
     INDEX/shards/<digest>.faiss, .rows, .vectors   files of ``shard``, named by their content and shared by versions
+    INDEX/files/<digest>.template.faiss            trained once, every shard starts as a copy
+                         .probes.arrow             the held-out probes
+                         .truth.arrow              the probes' exact neighbours among all rows
+                         .names.arrow              the distinct identities of all shards
+                         .codes.npy                the position in them of each shard's identities, shard by shard
+                         .mask.parquet             faces that are in shards and must not be found
     INDEX/versions/<id>/plan.json                  inputs and options of the version
                         choice.json                the spec that was chosen, and from what
-                        template.faiss             trained once, every shard starts as a copy
-                        probes.arrow               the held-out probes
                         shard-000.json             a shard's receipt, written after its files
                         shard-000.arrow            the probes' exact neighbours among its rows
-                        truth.arrow                the probes' exact neighbours among all rows
-                        names.arrow                the distinct identities of all shards
-                        codes.npy                  the position in them of each shard's identities, shard by shard
                         manifest.json              written last: the version is finished
 
-Listing versions and choosing the live one is left to ``store``.
+What lies beside the versions is named by its content and shared by those that have it. At first, a version had such
+files but its shards for itself; these are still read. Listing versions and choosing the live one is left to ``store``.
 """
 
 # M: identities of a shard.
@@ -39,9 +41,9 @@ from metric_core.index.shard import Built, File, files_of
 from metric_core.index.spec import IndexSpec
 
 KIND = "index"
-VERSIONS, SHARDS = "versions", "shards"
-TEMPLATE, PROBES, TRUTH, NAMES, CODES, CHOICE = (
-    "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "choice.json",
+VERSIONS, SHARDS, FILES = "versions", "shards", "files"
+TEMPLATE, PROBES, TRUTH, NAMES, CODES, MASK, CHOICE = (
+    "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "mask.parquet", "choice.json",
 )  # fmt: skip
 REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
@@ -102,9 +104,12 @@ class Content:
     mapped: bool = False
     """whether there is memory to map the records for reranking, which are read one by one otherwise"""
     masks: list[dict[str, Any]] = field(default_factory=list)
-    """faces that are in the shards and must not be found: {name, rows, sha256, why} of each list of face_ids"""
+    """faces that are in shards and must not be found: {name, rows, sha256, why, shards} of each list of face_ids, with
+    the number of the first shards that it is about: a later one may hold a face again"""
     calibration: dict[str, Any] | None = None
     """thresholds for target rates of false identifications; None until they are measured"""
+    shared: bool = True
+    """whether its files lie beside the versions, named by their content; in its own folder otherwise"""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "Content":
@@ -142,8 +147,8 @@ class Content:
         foreign = [shard.digest for shard in self.shards if shard.template != self.template]
         if foreign:
             found.append(f"shards {foreign} were started from another template")
-        if (rows := sum(shard.rows for shard in self.shards)) != self.rows:
-            found.append(f"the shards hold {rows} rows, the inputs {self.rows}")
+        if (rows := sum(shard.rows for shard in self.shards) - sum(mask["rows"] for mask in self.masks)) != self.rows:
+            found.append(f"the shards hold {rows} rows that may be found, the inputs {self.rows}")
         return found
 
 
@@ -179,6 +184,18 @@ class Version:
         """The address of one of a shard's files."""
         return storage.join(self.index_uri, SHARDS, f"{shard.digest}.{ending}")
 
+    def place(self, content: Content, name: str) -> str:
+        """The address of one of the files that its manifest lists."""
+        return self.shared(name, content.files[name].sha256) if content.shared else self.file(name)
+
+    def shared(self, name: str, sha256: str) -> str:
+        """The address of a file that lies beside the versions, named by its content."""
+        return storage.join(self.index_uri, FILES, f"{sha256[:32]}.{name}")
+
+    def mask(self, content: Content, mask: Mapping[str, Any]) -> str:
+        """The address of one of the content's masks."""
+        return self.shared(mask["name"], mask["sha256"]) if content.shared else self.file(mask["name"])
+
     def read(self, name: str) -> bytes | None:
         """The bytes of one of its own files; None if there is none yet."""
         address = self.file(name)
@@ -189,13 +206,21 @@ class Version:
         if self.read(name) != data:
             storage.write_bytes(self.file(name), data)
 
+    def share(self, name: str, data: bytes) -> File:
+        """Store a file beside the versions, unless it is there already."""
+        file = File(len(data), digest(data))
+        address = self.shared(name, file.sha256)
+        if not storage.exists(address) or digest(storage.read_bytes(address)) != file.sha256:
+            storage.write_bytes(address, data)
+        return file
+
     def receipt(self, number: int) -> tuple[Shard, bytes] | None:
         """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.
 
         Raises:
             Corrupt: they were damaged.
         """
-        data, near = self.read(_receipt(number)), self.read(_near(number))
+        data, near = self.read(receipt_name(number)), self.read(near_name(number))
         if data is None or near is None:
             return None
         try:
@@ -206,18 +231,27 @@ class Version:
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {REMEDY}") from error
+            raise Corrupt(f"{self.file(receipt_name(number))} is damaged ({error}); {REMEDY}") from error
 
-    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
-        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+    def put_files(self, built: Built, template: str) -> Shard:
+        """Store a shard's files, unless they are there already; ``template`` is the sha256 of its template."""
         shard = Shard(built.digest, built.rows, built.people, built.files, template)
         for ending, path in built.paths.items():
             if not self._is_stored(shard, ending):
                 storage.put_file(path, self.address(shard, ending))
-        self.put(_near(number), near)
-        receipt = asdict(shard) | {"near": digest(near)}
-        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
         return shard
+
+    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+        shard = self.put_files(built, template)
+        self.put_receipt(number, shard, near)
+        return shard
+
+    def put_receipt(self, number: int, shard: Shard, near: bytes) -> None:
+        """Store the probes' neighbours in a shard, and then its receipt, unless they are there already."""
+        self.put(near_name(number), near)
+        receipt = asdict(shard) | {"near": digest(near)}
+        self.put(receipt_name(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
@@ -271,7 +305,7 @@ class Version:
     def sizes(self) -> dict[str, int]:
         """The size in bytes of every file of a finished version, by address. Raises as ``manifest``."""
         content = self.content()
-        sizes = {self.file(name): file.bytes for name, file in content.files.items()}
+        sizes = {self.place(content, name): file.bytes for name, file in content.files.items()}
         for shard in content.shards:
             sizes |= {self.address(shard, ending): file.bytes for ending, file in shard.files.items()}
         return sizes
@@ -282,10 +316,10 @@ class Version:
             if not storage.exists(address) or storage.size(address) != size:
                 raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; build the index again")
         content = self.content()
-        for name, file in content.files.items():
-            self.read_checked(name, file)
+        for name in content.files:
+            self.read_checked(content, name)
         for mask in content.masks:
-            self.read_checked(mask["name"], File(0, mask["sha256"]))
+            checked(self.mask(content, mask), mask["sha256"])
         for shard in content.shards:
             with self.local_files(shard):
                 pass
@@ -311,17 +345,13 @@ class Version:
         except (Missing, Corrupt):
             return False
 
-    def read_checked(self, name: str, file: File) -> bytes:
-        """The bytes of one of its own files.
+    def read_checked(self, content: Content, name: str) -> bytes:
+        """The bytes of one of the files that its manifest lists.
 
         Raises:
             Corrupt: it is missing or its digest is not the manifest's.
         """
-        data = self.read(name)
-        if data is None or digest(data) != file.sha256:
-            what = "is missing" if data is None else "has another sha256 than its manifest says"
-            raise Corrupt(f"{self.file(name)} {what}; {REMEDY}")
-        return data
+        return checked(self.place(content, name), content.files[name].sha256)
 
     def read_names(self, content: Content, *, verify: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
         """The distinct identities of the version, and for each shard int32 (M,), the positions in them of its own.
@@ -329,21 +359,35 @@ class Version:
         Raises:
             Corrupt: as ``read_checked``.
         """
-        with storage.verified(self.file(NAMES), content.files[NAMES].sha256, again=verify) as path:
+        with storage.verified(self.place(content, NAMES), content.files[NAMES].sha256, again=verify) as path:
             column = pa.ipc.open_file(pa.memory_map(str(path))).read_all()["identity"]
             names = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # the latter copies
-        with storage.verified(self.file(CODES), content.files[CODES].sha256, again=verify) as path:
+        with storage.verified(self.place(content, CODES), content.files[CODES].sha256, again=verify) as path:
             code_N = np.load(path, mmap_mode="r", allow_pickle=False)
         return names, np.split(code_N, np.cumsum([shard.people for shard in content.shards])[:-1])
 
-    def read_masks(self, content: Content) -> np.ndarray:
-        """int64 (any number,), sorted: the faces that must not be found. Raises Corrupt as ``read_checked``."""
-        masked = [ids.NONE]
+    def read_masks(self, content: Content) -> list[np.ndarray]:
+        """For each shard int64 (any number,), sorted: its faces that must not be found. Raises Corrupt as
+        ``read_checked``."""
+        masked: list[np.ndarray] = [ids.NONE] * len(content.shards)
         for mask in content.masks:
-            data = self.read_checked(mask["name"], File(0, mask["sha256"]))
-            with partial.parsed(self.file(mask["name"]), REMEDY):
-                masked.append(pq.read_table(pa.BufferReader(data))["face_id"].to_numpy())
-        return np.unique(np.concatenate(masked))
+            address = self.mask(content, mask)
+            data = checked(address, mask["sha256"])
+            with partial.parsed(address, REMEDY):
+                found = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
+            # Without a number, as in the first versions with masks, it is about all shards.
+            for number in range(min(mask.get("shards", len(masked)), len(masked))):
+                masked[number] = np.union1d(masked[number], found)
+        return masked
+
+
+def checked(address: str, sha256: str) -> bytes:
+    """The bytes at an address. Raises Corrupt if nothing is there, or something with another sha256."""
+    data = storage.read_bytes(address) if storage.exists(address) else None
+    if data is None or digest(data) != sha256:
+        what = "is missing" if data is None else "has another sha256 than its manifest says"
+        raise Corrupt(f"{address} {what}; {REMEDY}")
+    return data
 
 
 def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
@@ -352,6 +396,11 @@ def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
     names = names.take(pc.sort_indices(names))
     codes = [np.empty(0, np.int32), *(pc.index_in(own, names).to_numpy() for own in shards)]
     return ipc(pa.table({"identity": names})), _npy(np.concatenate(codes).astype(np.int32))
+
+
+def choice_file(choice: Mapping[str, Any]) -> bytes:
+    """The file ``choice.json``: how the spec was chosen."""
+    return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
 
 
 def digest(data: bytes) -> str:
@@ -373,9 +422,11 @@ def _npy(array: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def _receipt(number: int) -> str:
+def receipt_name(number: int) -> str:
+    """The file of the receipt of the shard with this number."""
     return f"shard-{number:03d}.json"
 
 
-def _near(number: int) -> str:
+def near_name(number: int) -> str:
+    """The file of the probes' neighbours in the shard with this number."""
     return f"shard-{number:03d}.arrow"

@@ -13,7 +13,6 @@ from metric_core.index import shard, template, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
 from metric_core.index.search import Index
-from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes, Truth
@@ -45,8 +44,8 @@ def write(
     trained = trained or template.train(v.embedding_ND, spec, seed)
     some = v.take(np.arange(0, len(v), max(1, len(v) // 20)))
     probes = Probes(some.face_id_N, some.identity.to_pylist(), some.embedding_ND)
-    version.put(versions.TEMPLATE, trained)
-    version.put(versions.PROBES, versions.ipc(probes.to_table()))
+    version.share(versions.TEMPLATE, trained)
+    version.share(versions.PROBES, versions.ipc(probes.to_table()))
     version.put(versions.CHOICE, b"{}")
     for number, at_N in enumerate(np.array_split(np.arange(len(v)), shards)[:until]):
         if version.receipt(number) is not None:
@@ -60,7 +59,7 @@ def write(
         content = _content(version, spec, shards, trained, probes, len(v), masked)
         content = replace(content, nprobe=nprobe or (1 if spec.nlist else None), depth=depth)
         if len(probes) and not len(masked):
-            known = Truth.parse(version.read_checked(versions.TRUTH, content.files[versions.TRUTH]))
+            known = Truth.parse(version.read_checked(content, versions.TRUTH))
             point = tuning.measure(Index.load(version, content), known, content.nprobe, depth)
             content = replace(content, recall=asdict(point) | {"counted": int(known.counted_Q.sum())})
         version.finish(content, {"finished": f"2025-01-0{seed}T00:00:00+00:00", "faces": "FACES"})
@@ -88,30 +87,28 @@ def _content(
             names.append(shard.read_rows(paths["rows"])["identity"].dictionary)
     own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
     own[versions.TRUTH] = versions.ipc(Truth(probes, truth.merged(near)).to_table())
-    for name, data in own.items():
-        version.put(name, data)
-    for name in (versions.TEMPLATE, versions.PROBES, versions.CHOICE):
-        own[name] = version.read(name) or b""
+    own |= {versions.TEMPLATE: trained, versions.PROBES: versions.ipc(probes.to_table())}
+    files = {name: version.share(name, data) for name, data in sorted(own.items())}
     masks = []
     if len(masked):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"face_id": pa.array(masked, pa.int64())}), sink)
         data = sink.getvalue().to_pybytes()
-        version.put("mask-000.parquet", data)
-        masks = [{"name": "mask-000.parquet", "rows": len(masked), "sha256": versions.digest(data), "why": "erased"}]
+        sha256 = version.share(versions.MASK, data).sha256
+        masks = [{"name": versions.MASK, "rows": len(masked), "sha256": sha256, "why": "erased", "shards": shards}]
     return Content(
         fingerprint="f" * 64,
         namespace="test",
         spec=spec,
         template=versions.digest(trained),
         shards=receipts,
-        rows=rows,
+        rows=rows - len(masked),
         people=len(pa.ipc.open_file(own[versions.NAMES]).read_all()),
         nprobe=None,
         depth=None,
         recall={"identity": 1.0},
         inputs={"embeddings": "e" * 64},
         choice={},
-        files={name: File(len(data), versions.digest(data)) for name, data in sorted(own.items())},
+        files=files,
         masks=masks,
     )

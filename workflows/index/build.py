@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import IndexBuildError
 from metric_core.index import check, choose, sample, shard, truth, tuning
@@ -93,8 +94,9 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        written = manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
-        self._put({versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: written})
+        self._put(
+            {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: versions.choice_file(choice)}
+        )
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -134,8 +136,9 @@ class Build:
         own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
         own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
         self._put(own)
-        for name in (versions.TEMPLATE, versions.PROBES, versions.CHOICE):
-            own[name] = self.version.read(name) or b""
+        own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
+        if not self._shares:
+            own[versions.CHOICE] = versions.choice_file(plan.choice)
         return Content(
             fingerprint=self.corpus.collection.fingerprint,
             namespace=self.corpus.collection.namespace,
@@ -151,6 +154,7 @@ class Build:
             inputs={"embeddings": self.embeddings or self.corpus.collection.origin},
             choice=plan.choice,
             files={name: File(len(data), versions.digest(data)) for name, data in sorted(own.items())},
+            shared=self._shares,
         )
 
     def tune(self, content: Content) -> Content:
@@ -160,7 +164,7 @@ class Build:
             IndexBuildError: the index does not reach the target, whatever the parameters.
         """
         target = self.wanted.target
-        known = Truth.parse(self.version.read_checked(versions.TRUTH, content.files[versions.TRUTH]))
+        known = Truth.parse(self.version.read_checked(content, versions.TRUTH))
         # Many candidates are compared here: their records are mapped, whatever a search has room for later.
         index = replace(Index.load(self.version, replace(content, mapped=True)), mapped=content.mapped)
         tried = next(one for one in content.choice["candidates"] if one["spec"] == content.spec.factory)
@@ -184,29 +188,47 @@ class Build:
                 f"--seed"
             )
 
+    @property
+    def _shares(self) -> bool:
+        """Whether files lie beside the versions; not in a version of the first that is mended."""
+        return self.before is None or self.before.shared
+
     def _put(self, files: Mapping[str, bytes]) -> None:
-        """Store some of the version's own files."""
+        """Store some of the version's files."""
         for name, data in files.items():
-            if self.before is not None:
+            if self.before is not None and name in self.before.files:
                 self.require_same(versions.digest(data), self.before.files[name].sha256)
         for name, data in files.items():
-            self.version.put(name, data)
+            if name == versions.CHOICE or not self._shares:
+                self.version.put(name, data)
+            else:
+                self.version.share(name, data)
 
     def _stored_plan(self) -> Plan | None:
         """The plan of an earlier run; None if there is none, or if a part of it was damaged."""
-        choice, trained, probes = (self.version.read(n) for n in (versions.CHOICE, versions.TEMPLATE, versions.PROBES))
-        if choice is None or trained is None or probes is None:
+        choice = self.version.read(versions.CHOICE)
+        if choice is None:
             return None
         try:
             stored = json.loads(choice)
             found = stored["choice"]
-            sound = found["template"] == versions.digest(trained) and found["probes"] == versions.digest(probes)
-            if not sound or stored["digest"] != manifest.digest(found):
+            trained, probes = (self._stored(name, found[key]) for name, key in _DECIDED.items())
+            if trained is None or probes is None or stored["digest"] != manifest.digest(found):
                 return None
             spec, shards = IndexSpec(**found["spec"]), found["shards"]
             return Plan(spec, shards, trained, Probes.parse(probes), found["mapped"], found)
         except (ValueError, KeyError, TypeError):  # not what was written: decided again, to the same result
             return None
+
+    def _stored(self, name: str, sha256: str) -> bytes | None:
+        """A file with this digest that an earlier run stored; None if it is not there, or another one is."""
+        address = self.version.shared(name, sha256) if self._shares else self.version.file(name)
+        data = storage.read_bytes(address) if storage.exists(address) else None
+        return data if data is not None and versions.digest(data) == sha256 else None
+
+
+_DECIDED = {versions.TEMPLATE: "template", versions.PROBES: "probes"}
+"""Files that a choice names by their sha256."""
 
 
 def memory_of(spec: IndexSpec, rows: int) -> int:
