@@ -35,7 +35,7 @@ class Section:
     """Rows removed, by what they were rows of, in all runs of this request."""
     files: list[FileChange] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
-    """Figures of the scan before; None of them for an index, which proves its own."""
+    """Figures of the scan before."""
     after: dict[str, Any] = field(default_factory=dict)
     """Figures of the scan afterwards."""
 
@@ -65,8 +65,8 @@ def remove(found: Artefacts, target: Target) -> list[Section]:
         for first, digests in scans[step.uri].vectors.items():
             vectors.setdefault(first, set()).update(digests)
     _require_seen(found, target, scans)
-    of_index = [_of_index(uri, target) for uri in found.indexes]
-    return [*(_of(step, target, scans[step.uri], vectors) for step in steps), *of_index]
+    of_index = [_of_index(uri, target) for uri in found.indexes]  # first: an index answers, the others only store
+    return [*of_index, *(_of(step, target, scans[step.uri], vectors) for step in steps)]
 
 
 def _steps(found: Artefacts) -> Iterator[_Step]:
@@ -82,25 +82,42 @@ def _steps(found: Artefacts) -> Iterator[_Step]:
 def _of(step: _Step, target: Target, before: Found, vectors: dict[bytes, set[bytes]]) -> Section:
     """Erase from one artefact, and look whether anybody is left."""
     step.erase(replace(target, before=before.figures()))
-    after = erasing_proof.scan(step.uri, target, vectors)
-    if after.total:
-        places = ", ".join(f"{count} in {place}" for place, count in sorted(after.places.items()))
-        raise JobFailed(
-            f"{step.uri}: a scan still finds {after.total} traces of who was erased ({places}); they stay left out "
-            f"everywhere; start the same command again, and if that does not help, remove these files"
-        )
-    section = Section(step.uri, step.kind, before=before.figures(), after=after.figures())
+    section = Section(step.uri, step.kind, before=before.figures())
     if step.finished:
         noted = erasing.recorded(manifest.read(step.uri, step.kind), target.request)
         section.rows, section.files = dict(sorted(noted.rows.items())), noted.files
         section.before = noted.before or section.before
+    return _proved(section, erasing_proof.scan(step.uri, target, vectors))
+
+
+def _of_index(uri: str, target: Target) -> Section:
+    """The same for an index: every version of it, and what lies beside them."""
+    from metric_core.index import erase, erase_scan  # import FAISS, which commands without an index do without
+
+    names = sorted(target.identities)
+    before = erase_scan.scan(uri, target.face_id_M, names)
+    how = {"request": target.request, "finished": target.finished}
+    changes = erase.erase(uri, target.face_id_M, names, say, **how)
+    section = Section(uri, "index", files=list(changes), before=before.figures())
+    return _proved(section, erase_scan.scan(uri, target.face_id_M, names, before))
+
+
+def _proved(section: Section, after: Found) -> Section:
+    """The section with the figures of the scan afterwards. Raises JobFailed if it found somebody."""
+    if after.total:
+        places = ", ".join(f"{count} in {place}" for place, count in sorted(after.places.items()))
+        raise JobFailed(
+            f"{section.uri}: a scan still finds {after.total} traces of who was erased ({places}); they stay left out "
+            f"everywhere; start the same command again, and if that does not help, remove these files"
+        )
+    section.after = after.figures()
     storage.forget(change.before for change in section.files if change.before)
-    say(f"{step.uri}: {before.total} traces found before, none afterwards, in {after.files} files")
+    say(f"{section.uri}: {section.before['occurrences']} traces found before, none in {after.files} files afterwards")
     if len(after.copies_M):
         some = ", ".join(map(str, after.copies_M[:5].tolist()))
         say(
-            f"{step.uri}: {len(after.copies_M)} other faces have exactly the vector of an erased one, as copies of one "
-            f"picture do ({some}); erase them with --face-id if they are"
+            f"{section.uri}: {len(after.copies_M)} other faces have exactly the vector of an erased one, as copies of "
+            f"one picture do ({some}); erase them with --face-id if they are"
         )
     return section
 
@@ -122,12 +139,3 @@ def _inputs(source: Embeddings, target: Target) -> Iterator[np.ndarray]:
     for table in source.iter_tags():
         id_N = table["face_id"].to_numpy()
         yield id_N[target.has(id_N)]
-
-
-def _of_index(uri: str, target: Target) -> Section:
-    """Erase from every version of an index."""
-    from metric_core.index import erase  # imports FAISS, which commands without an index do without
-
-    changes = erase.erase(uri, target.face_id_M, sorted(target.identities), say)
-    storage.forget(change.before for change in changes if change.before)
-    return Section(uri, "index", files=list(changes))

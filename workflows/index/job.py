@@ -6,8 +6,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from metric_core import storage
-from metric_core.artefacts import manifest
+from metric_core.artefacts import ids, manifest
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, IndexBuildError, Occupied
@@ -110,7 +112,8 @@ def _generation(source: Collection) -> str:
 
 def _require_without_erased(version: Version, before: Content, corpus: Corpus) -> None:
     """Raises Occupied if a finished version has faces that were erased from its embeddings since."""
-    more = before.rows - len(version.read_masks(before)) - corpus.rows
+    masked = np.unique(np.concatenate([ids.NONE, *version.read_masks(before)]))
+    more = before.rows - len(masked) - corpus.rows
     if more > 0:
         raise Occupied(
             f"version {version.id} of {version.index_uri} was built before {more} faces were erased from its "
