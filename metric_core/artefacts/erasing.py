@@ -169,12 +169,12 @@ def recorded(found: Manifest, request: str) -> Erased:
 
 
 def sweep(folder: str, keep: Iterable[str]) -> None:
-    """Remove the Parquet files of a folder that are not of its manifest's generation, and unfinished files.
+    """Remove the Parquet files of a folder that are not of its manifest's generation, and what killed writers left.
 
     Whoever calls it holds the artefact's lease.
     """
-    kept = set(keep)
+    kept, lock = set(keep), f"{manifest.NAME}.lock"
     for name in storage.names(folder):
-        if name.endswith(".parquet") and name not in kept:
+        if name == lock or (name.endswith(".parquet") and name not in kept):
             storage.remove(storage.join(folder, name))
     storage.remove_unfinished(folder)

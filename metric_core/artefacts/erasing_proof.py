@@ -114,7 +114,7 @@ def _parquet(data: bytes, kind: str, target: Target, vectors: dict[bytes, set[by
                 if pa.types.is_int64(column.type):
                     numbers_N = table[column.name].fill_null(-1).to_numpy()
                     found.face_id_M = np.union1d(found.face_id_M, numbers_N[hit_N])
-            if own_N is not None and pa.types.is_fixed_size_list(column.type):
+            if own_N is not None and len(own_N) and pa.types.is_fixed_size_list(column.type):
                 _vectors(table, column, own_N, vectors, found)
 
 

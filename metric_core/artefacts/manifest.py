@@ -230,8 +230,8 @@ def read(uri: str, kind: str) -> Manifest:
     migrate.require_complete(kind, content, uri)
     if wrong := contents.problem(kind, content):
         raise Corrupt(f"{address} does not describe {kind}: {wrong}; {REMEDY}")
-    more = body["files"], tuple(body["predecessors"])
-    return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"], *more)
+    more = body["format"], body["files"], body["predecessors"]
+    return Manifest(uri, kind, content, body["digest"], body["provenance"], *more)
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
@@ -243,10 +243,12 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         body |= {name: {**body[name]} for name in ("content", "provenance")}
         body["files"] = {**body.get("files", {})}
         matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
-        before = body.setdefault("predecessors", [])
-        if before and not (isinstance(before, list) and all(isinstance(one, str) for one in before)):
-            raise ValueError(f"predecessors is {str(before)[:40]}, not a list of digests")
-        matches = matches and (not before or body["predecessors_digest"] == _succession(body["digest"], before))
+        if {"predecessors", "predecessors_digest"} & body.keys():
+            before = body["predecessors"]
+            if not before or not isinstance(before, list) or not all(isinstance(one, str) for one in before):
+                raise ValueError(f"predecessors is {str(before)[:40]}, not a list of digests")
+            matches = matches and body["predecessors_digest"] == _succession(body["digest"], before)
+        body["predecessors"] = tuple(body.get("predecessors", ()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # the latter: lists in lists
         raise Corrupt(f"{address} is not a manifest ({error}); {REMEDY}") from error
     if not matches:

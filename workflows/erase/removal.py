@@ -57,6 +57,7 @@ def remove(found: Artefacts, target: Target) -> list[Section]:
         JobFailed: a scan missed somebody before, or finds somebody afterwards.
         Corrupt: an artefact is damaged.
     """
+    of_index = [_of_index(uri, target) for uri in found.indexes]  # first: an index answers, the others only store
     steps = list(_steps(found))
     scans: dict[str, Found] = {}
     vectors: dict[bytes, set[bytes]] = {}
@@ -65,7 +66,6 @@ def remove(found: Artefacts, target: Target) -> list[Section]:
         for first, digests in scans[step.uri].vectors.items():
             vectors.setdefault(first, set()).update(digests)
     _require_seen(found, target, scans)
-    of_index = [_of_index(uri, target) for uri in found.indexes]  # first: an index answers, the others only store
     return [*of_index, *(_of(step, target, scans[step.uri], vectors) for step in steps)]
 
 
@@ -131,7 +131,7 @@ def _require_seen(found: Artefacts, target: Target, scans: dict[str, Found]) -> 
         if len(missed_M):
             raise JobFailed(
                 f"{uri}: a scan does not find {len(missed_M)} of the faces to erase, so it could not prove that they "
-                f"are gone; nothing was removed; please report this"
+                f"are gone; nothing was removed from it; please report this"
             )
 
 
