@@ -108,15 +108,6 @@ class _Work:
         return {"rows": self._rows.total(), "identities": people, "splits": splits, **unnamed}
 
 
-def pictures(faces: Faces, target: Target) -> Iterator[pa.Table]:
-    """{face_id, identity, key, kind, uri} of the erased rows that are still there, part by part."""
-    for part in faces.parts:
-        table = rows.read_range(faces.uri, part, 0, part.rows, ["face_id", "identity", "key", "kind", "uri"])
-        erased = target.has(table["face_id"].to_numpy())
-        if erased.any():
-            yield table.filter(pa.array(erased))
-
-
 def own_words(table: pa.Table) -> set[str]:
     """Keys of pictures, and the uris of those in a file of their own."""
     own = table.filter(pc.equal(table["kind"], "file"))

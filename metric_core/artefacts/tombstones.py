@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
@@ -43,6 +44,8 @@ COLUMNS = tuple(dict.fromkeys(("face_id", "identity", *keys.NAMED_BY, *members.C
 _REMEDY = "restore it from a backup"
 _TRIES = 100
 """How often the manifest is replaced again when other processes replace it meanwhile."""
+_OF_PICTURE = r"([^/])\.[^./]+$"
+"""As ``keys.ending``, with the character before it."""
 _SLICE = 4096
 """Rows per batch when the other ids of pictures are computed."""
 
@@ -101,6 +104,21 @@ class Tombstones:
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
         """bool (N,): whether the row's picture, by its path, would have an erased id if it had other twins."""
+        erased_N = np.zeros(table.num_rows, bool)
+        # Of most rows, those of a file without twins, the other keys are the uri, and the uri with a slash.
+        stem = pc.replace_substring_regex(table["uri"], _OF_PICTURE, r"\1")
+        file = pc.and_(pc.equal(table["kind"], "file"), pc.not_equal(stem, table["uri"]))
+        file_n = np.flatnonzero(pc.and_(file, pc.equal(stem, table["key"])).to_numpy())
+        for first in range(0, len(file_n), _SLICE):
+            at_n = file_n[first : first + _SLICE]
+            id_nE = faces.face_ids_with(namespace, table["uri"].take(at_n).to_pylist(), ("", "/"))
+            erased_N[at_n] = ids.within(id_nE.ravel(), self.face_id_M).reshape(id_nE.shape).any(axis=1)
+        other_n = np.setdiff1d(np.arange(table.num_rows), file_n, assume_unique=True)
+        erased_N[other_n] = self._had_erased_slowly(table.select(keys.NAMED_BY).take(other_n), namespace)
+        return erased_N
+
+    def _had_erased_slowly(self, table: pa.Table, namespace: str) -> np.ndarray:
+        """The same, for rows of any kind."""
         erased_N = np.zeros(table.num_rows, bool)
         for first in range(0, table.num_rows, _SLICE):
             rows = zip(*(table[name].slice(first, _SLICE).to_pylist() for name in keys.NAMED_BY))
@@ -245,7 +263,7 @@ def add(
 
 def keyed(key: bytes, value: Any) -> str:
     """HMAC-SHA256 of a value's canonical JSON, in hexadecimal digits: who has no key learns nothing from it."""
-    return hmac.new(key, manifest.canonical(value), hashlib.sha256).hexdigest()
+    return hmac.digest(key, manifest.canonical(value), "sha256").hex()
 
 
 def person(key: bytes, namespace: str, identity: str) -> str:
@@ -372,4 +390,4 @@ def _read(uri: str, name: str) -> pa.Table:
 
 
 def _hash(key: bytes, namespace: str, identity: str) -> str:
-    return hmac.new(key, f"{namespace}\0{identity}".encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, f"{namespace}\0{identity}".encode(), "sha256").hex()

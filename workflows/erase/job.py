@@ -46,8 +46,8 @@ def run(config: EraseConfig) -> dict[str, Any]:
         who = asked.resolve(wanted, faces, found.embeddings, found.searches, tombstones.read(folder))
         _require_somebody_left(config, faces, who)
         request = _note(folder, faces, wanted, who)
-        target = _target(folder, faces, wanted, who, request)
-        sections = removal.remove(found, target)
+        target, there_M = _target(folder, faces, wanted, who, request)
+        sections = removal.remove(found, target, there_M)
         out = storage.absolute(config.receipt) if config.receipt else receipt.beside(folder)
         written = receipt.write(out, folder, faces.namespace, wanted, target, sections)
     return {
@@ -95,18 +95,20 @@ def _note(folder: str, faces: Faces, wanted: Asked, who: Resolved) -> str:
     return request
 
 
-def _target(folder: str, faces: Faces, wanted: Asked, who: Resolved, request: str) -> Target:
-    """What to remove: everything that the tombstones leave out of the catalogue, earlier erasures included."""
+def _target(folder: str, faces: Faces, wanted: Asked, who: Resolved, request: str) -> tuple[Target, np.ndarray]:
+    """What to remove: everything that the tombstones leave out of the catalogue, earlier erasures included. With the
+    sorted ids that the catalogue has of it."""
     erased = tombstones.read(folder)
     there_M, table = asked.still_erased(faces, erased)
     more_M = np.setdiff1d(there_M, erased.face_id_M)
     if len(more_M):
         more_M = np.union1d(more_M, asked.other_ids(faces, table))
         tombstones.add(folder, faces.namespace, face_ids=more_M.tolist(), request=request)
-    return Target(
+    target = Target(
         face_id_M=np.unique(np.concatenate([erased.face_id_M, more_M, who.face_id_M])),
         identities=frozenset(asked.spellings({*wanted.names, *who.spellings})),
         keys=frozenset(erasing_faces.own_words(table)),
         request=request,
         finished=str(provenance.record()["finished"]),
     )
+    return target, there_M

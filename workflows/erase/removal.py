@@ -50,8 +50,13 @@ class _Step:
     finished: bool = True
 
 
-def remove(found: Artefacts, target: Target) -> list[Section]:
+def remove(found: Artefacts, target: Target, there_M: np.ndarray) -> list[Section]:
     """Remove everybody in ``target`` from all artefacts; what was done to each.
+
+    Args:
+        found: the artefacts.
+        target: whom to remove.
+        there_M: int64, sorted: the faces that the catalogue has of them, which the scan must find.
 
     Raises:
         JobFailed: a scan missed somebody before, or finds somebody afterwards.
@@ -65,7 +70,9 @@ def remove(found: Artefacts, target: Target) -> list[Section]:
         scans[step.uri] = erasing_proof.scan(step.uri, target)
         for first, digests in scans[step.uri].vectors.items():
             vectors.setdefault(first, set()).update(digests)
-    _require_seen(found, target, scans)
+    there = {found.faces.uri: there_M} | {source.manifest.uri: _inputs(source, target) for source in found.embeddings}
+    for uri, id_M in there.items():
+        _require_seen(uri, id_M, scans[uri])
     return [*of_index, *(_of(step, target, scans[step.uri], vectors) for step in steps)]
 
 
@@ -122,20 +129,17 @@ def _proved(section: Section, after: Found) -> Section:
     return section
 
 
-def _require_seen(found: Artefacts, target: Target, scans: dict[str, Found]) -> None:
+def _require_seen(uri: str, there_M: np.ndarray, before: Found) -> None:
     """Raises JobFailed if a scan did not find everybody who is there by the artefact's own reader."""
-    there = {found.faces.uri: [table["face_id"].to_numpy() for table in erasing_faces.pictures(found.faces, target)]}
-    there |= {source.manifest.uri: list(_inputs(source, target)) for source in found.embeddings}
-    for uri, id_M in there.items():
-        missed_M = np.setdiff1d(np.concatenate([ids.NONE, *id_M]), scans[uri].face_id_M)
-        if len(missed_M):
-            raise JobFailed(
-                f"{uri}: a scan does not find {len(missed_M)} of the faces to erase, so it could not prove that they "
-                f"are gone; nothing was removed from it; please report this"
-            )
+    missed_M = np.setdiff1d(there_M, before.face_id_M)
+    if len(missed_M):
+        raise JobFailed(
+            f"{uri}: a scan does not find {len(missed_M)} of the faces to erase, so it could not prove that they are "
+            f"gone; nothing was removed from it; please report this"
+        )
 
 
-def _inputs(source: Embeddings, target: Target) -> Iterator[np.ndarray]:
-    for table in source.iter_tags():
-        id_N = table["face_id"].to_numpy()
-        yield id_N[target.has(id_N)]
+def _inputs(source: Embeddings, target: Target) -> np.ndarray:
+    """int64 (M,): the erased faces that went into embeddings."""
+    inputs = (table["face_id"].to_numpy() for table in source.iter_tags())
+    return np.concatenate([ids.NONE, *(id_N[target.has(id_N)] for id_N in inputs)])
