@@ -26,7 +26,7 @@ OWNERS = {
     "mlflow": "workflows/shared/tracking.py",
     "argparse": "workflows/arguments.py",
 }
-JOBS = {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "embeddings", "demo", "submit"}
+JOBS = {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "embeddings", "erase", "demo", "submit"}
 COMPOSERS = {"demo"}
 
 

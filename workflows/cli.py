@@ -64,6 +64,7 @@ JOBS = {
     "embeddings stats": _job("embeddings", "StatsConfig", "say what embeddings hold", "stats"),
     "embeddings export": _job("embeddings", "ExportConfig", "write vectors as .npy or .fvecs", "export"),
     "embeddings compare": _job("embeddings", "CompareConfig", "show how scores move with a new model", "compare"),
+    "erase": _job("erase", "EraseConfig", "erase people from everything, for ever"),
     "demo": _job("demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
     "submit": _job("submit", "SubmitConfig", "run a job on a cluster"),
     "jobs list": _job("submit", "ListConfig", "say which jobs a cluster has", "listing"),

@@ -8,7 +8,7 @@ Shape letters: M ids of a sorted set, N faces, D components.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ class Layer:
     source: Embeddings
     hidden_M: np.ndarray
     """int64, sorted: its faces that are not read."""
+    erased_M: np.ndarray = field(default_factory=lambda: ids.NONE)
+    """int64, sorted: those of them that are hidden because they are erased."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,18 @@ class Collection:
             return self.first.manifest.digest
         return manifest.digest([[a.source.manifest.digest, ids.digest(a.hidden_M)] for a in self.layers])
 
+    @property
+    def origin(self) -> str:
+        """What plans name the collection by: as ``digest``, before anything was erased from the artefacts' files.
+
+        Faces that are hidden as erased and are still in the files count, those that are gone from the files do not. So
+        the plan of what was made before an erasure is the same again once the files are without the erased; until then
+        there are others. Which faces a later artefact hides follows from the artefacts.
+        """
+        if len(self.layers) == 1 and not len(self.layers[0].hidden_M):
+            return self.first.manifest.origin
+        return manifest.digest([[a.source.manifest.origin, ids.digest(a.erased_M)] for a in self.layers])
+
     def require_whole(self) -> "Collection":
         """The collection itself, if it does not start with a delta, which would lack what was embedded before.
 
@@ -169,11 +183,12 @@ class Collection:
             return self
         layers = []
         for layer in self.layers:
-            hidden = [layer.hidden_M]
+            erased = [ids.NONE]
             for table in layer.source.iter_columns(["face_id", "identity"]):
                 erased_N = np.any([found.erased(table, self.namespace) for found in lists], axis=0)
-                hidden.append(table["face_id"].to_numpy()[erased_N])
-            layers.append(Layer(layer.source, np.unique(np.concatenate(hidden))))
+                erased.append(table["face_id"].to_numpy()[erased_N])
+            erased_M = np.unique(np.concatenate(erased))
+            layers.append(Layer(layer.source, np.union1d(layer.hidden_M, erased_M), erased_M))
         return Collection(layers)
 
     def unguarded(self) -> list[Embeddings]:

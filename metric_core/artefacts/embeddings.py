@@ -28,6 +28,9 @@ from metric_core.errors import Corrupt
 
 UNIT_TOLERANCE = 1e-3
 GONE = "gone.parquet"
+REJECTS = b"likeness.rejects"
+"""Key in a part's metadata, whose value lists the faces of the unit that could not be embedded, as JSON:
+[[face_id, uri, reason, detail]]."""
 REMEDY = "embed again to another --out"
 """What to do about a damaged artefact, for messages."""
 

@@ -113,7 +113,8 @@ class Faces:
         Raises:
             Corrupt, SchemaMismatch: as ``rows.read``.
         """
-        table = pa.concat_tables([rows.read(self.uri, part, self.schema) for part in self.parts])
+        parts = (rows.read(self.uri, part, self.schema) for part in self.parts)
+        table = pa.concat_tables([self.schema.empty_table(), *parts])
         if table.num_rows != self.manifest.content["rows"]:
             raise Corrupt(f"{self.uri}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
         return table

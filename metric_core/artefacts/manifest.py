@@ -3,11 +3,15 @@
 ``content`` is a pure function of inputs and config, and the digest covers it. The digest does not cover ``provenance``
 (times, hosts, run ids), the format number, or ``files``: digests of files and of their pieces that the content does not
 have. The job that writes a kind decides what its content holds; older formats are in ``migrate``.
+
+A finished artefact changes only by a new generation of its manifest, which replaces the old one in one step. A
+generation that only lacks what was erased names the digests of those before it: a plan that names one of them means
+this one too.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +45,14 @@ class Manifest:
     """The format number that it was written with."""
     files: dict[str, Any] = field(default_factory=dict)
     """More about files, by name, than the content has, such as digests of their pieces; empty in older artefacts."""
+    predecessors: tuple[str, ...] = ()
+    """Digests of the generations before this one that had more only because nothing was erased yet, oldest first."""
+
+    @property
+    def origin(self) -> str:
+        """The digest of the first of these generations, this one's own if it is the first. Plans name artefacts by it:
+        what was begun before an erasure is finished, or continues, after it."""
+        return self.predecessors[0] if self.predecessors else self.digest
 
     @classmethod
     def of(
@@ -50,11 +62,12 @@ class Manifest:
         content: Mapping[str, Any],
         provenance: Mapping[str, Any],
         files: Mapping[str, Any] | None = None,
+        predecessors: tuple[str, ...] = (),
     ) -> "Manifest":
-        """The manifest of a new artefact, in today's format."""
+        """The manifest of a new artefact or generation, in today's format."""
         content_digest = digest(migrate.hashed(kind, "content", content))
-        number = migrate.format_of(kind)
-        return cls(uri, kind, dict(content), content_digest, dict(provenance), number, dict(files or {}))
+        number, more = migrate.format_of(kind), dict(files or {})
+        return cls(uri, kind, dict(content), content_digest, dict(provenance), number, more, predecessors)
 
     def noted(self, name: str) -> str | None:
         """A text of the provenance; None if there is none, or something else: no digest covers it."""
@@ -160,16 +173,30 @@ def write(
 
 
 def replace(
-    before: Manifest, content: Mapping[str, Any], provenance: Mapping[str, Any], files: Mapping[str, Any] | None = None
+    before: Manifest,
+    content: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    files: Mapping[str, Any] | None = None,
+    *,
+    erased: bool = False,
 ) -> Manifest:
     """Replace the manifest of a finished artefact in one atomic step, if it is still the one that was read.
+
+    Args:
+        before: the manifest that was read.
+        content: of the new generation.
+        provenance: of the new generation.
+        files: as ``Manifest.files``.
+        erased: whether the new generation only lacks what was erased, so that it names its predecessors. Any other is
+            an artefact of its own, with an origin of its own.
 
     Raises:
         Occupied: another run has replaced it meanwhile.
     """
     address = storage.join(before.uri, NAME)
     data = storage.read_bytes(address)
-    new = Manifest.of(before.uri, before.kind, content, provenance, files)
+    predecessors = (*before.predecessors, before.digest) if erased else ()
+    new = Manifest.of(before.uri, before.kind, content, provenance, files, predecessors)
     unchanged = parse(data, address)["digest"] == before.digest
     if not (unchanged and storage.replace_if_match(address, body(new), expected=data)):
         raise Occupied(f"{before.uri} was changed by another run meanwhile; check it and start again")
@@ -203,7 +230,8 @@ def read(uri: str, kind: str) -> Manifest:
     migrate.require_complete(kind, content, uri)
     if wrong := contents.problem(kind, content):
         raise Corrupt(f"{address} does not describe {kind}: {wrong}; {REMEDY}")
-    return Manifest(uri, kind, content, body["digest"], body["provenance"], body["format"], body["files"])
+    more = body["format"], body["files"], body["predecessors"]
+    return Manifest(uri, kind, content, body["digest"], body["provenance"], *more)
 
 
 def parse(data: bytes, address: str) -> dict[str, Any]:
@@ -215,6 +243,12 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
         body |= {name: {**body[name]} for name in ("content", "provenance")}
         body["files"] = {**body.get("files", {})}
         matches = matches and (not body["files"] or body["files_digest"] == digest(body["files"]))
+        if {"predecessors", "predecessors_digest"} & body.keys():
+            before = body["predecessors"]
+            if not before or not isinstance(before, list) or not all(isinstance(one, str) for one in before):
+                raise ValueError(f"predecessors is {str(before)[:40]}, not a list of digests")
+            matches = matches and body["predecessors_digest"] == _succession(body["digest"], before)
+        body["predecessors"] = tuple(body.get("predecessors", ()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # the latter: lists in lists
         raise Corrupt(f"{address} is not a manifest ({error}); {REMEDY}") from error
     if not matches:
@@ -225,12 +259,27 @@ def parse(data: bytes, address: str) -> dict[str, Any]:
 def body(new: Manifest) -> bytes:
     """The bytes of a manifest's file."""
     more = {"digest": new.digest, "content": new.content, "provenance": new.provenance}
-    return _pretty({**migrate.head(new.kind), **more, **_files(new)})
+    return _pretty({**migrate.head(new.kind), **more, **_files(new), **_predecessors(new)})
 
 
 def _files(new: Manifest) -> dict[str, Any]:
     files = json.loads(canonical(new.files))
     return {"files": files, "files_digest": digest(files)} if files else {}
+
+
+def _predecessors(new: Manifest) -> dict[str, Any]:
+    """Nothing in a first generation, whose bytes are those of a time without generations."""
+    if not new.predecessors:
+        return {}
+    return {
+        "predecessors": list(new.predecessors),
+        "predecessors_digest": _succession(new.digest, new.predecessors),
+    }
+
+
+def _succession(own: str, before: Sequence[str]) -> str:
+    """What shows that a manifest's list of predecessors is its own and as it was written."""
+    return digest([*before, own])
 
 
 def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -44,6 +44,14 @@ class Part:
     pieces: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)
     """Of each row group and of the footer, which follow one another: where it ends in the file, and its sha256. Empty
     in older Faces, whose parts are checked whole."""
+    erased: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Sorted numbers, in the part as it was catalogued, of the rows that were erased from it: the others keep theirs,
+    by which work on them is divided."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int64 (rows,): the number that each row had when the part was catalogued."""
+        return np.delete(np.arange(self.rows + len(self.erased)), np.array(self.erased, np.int64))
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -73,10 +81,12 @@ def with_pieces(part: Part, found: Any) -> Part:
         if found["sha256"] != part.sha256:
             return part
         listed = tuple((int(end), str(sha256)) for end, sha256 in found["pieces"])
+        erased = tuple(map(int, found.get("erased", ())))
     except (TypeError, KeyError, ValueError, AttributeError):
         return part
     sound = len(listed) > 1 and all(one < other for one, other in pairwise([0, *(end for end, _ in listed)]))
-    return replace(part, pieces=listed) if sound else part
+    sound = sound and all(one < other < part.rows + len(erased) for one, other in pairwise([-1, *erased]))
+    return replace(part, pieces=listed, erased=erased) if sound else part
 
 
 def write(uri: str, tables: Iterable[pa.Table], columns: pa.Schema = schema.FACES) -> Iterator[Part]:
@@ -98,11 +108,11 @@ def write(uri: str, tables: Iterable[pa.Table], columns: pa.Schema = schema.FACE
         number += 1
 
 
-def rewrite(uri: str, part: Part, table: pa.Table, columns: pa.Schema = schema.FACES) -> Part:
-    """Replace a part of an unfinished artefact with other values of the same rows."""
+def rewrite(uri: str, part: Part, table: pa.Table, columns: pa.Schema = schema.FACES, name: str | None = None) -> Part:
+    """Write a part with other values or fewer rows: under another name, or in an unfinished artefact in its place."""
     sink = pa.BufferOutputStream()
     pq.write_table(schema.check(table, columns, part.name), sink, row_group_size=ROW_GROUP, **LAYOUT)
-    return _put(uri, part.name, sink.getvalue(), table.num_rows)
+    return _put(uri, name or part.name, sink.getvalue(), table.num_rows)
 
 
 def name(number: int) -> str:

@@ -6,8 +6,9 @@ They are in the folder ``tombstones`` beside the Faces artefacts, shared by all 
     erased-<sha256>.parquet one file per erasure
     manifest.json           the files that must be there, and a check value of the key: neither is lost without notice
 
-People are kept as keyed hashes of their names, which tell whether a given name was erased but not which names were.
-Removing vectors from finished artefacts is left to other jobs.
+People are kept as keyed hashes of their names, which tell whether a given name was erased but not which names were. A
+file may name, as another keyed hash, the request that made it, by which it can be lifted. Removing what is erased from
+finished artefacts is left to ``erasing``.
 
 Shape letters: M erased faces, P erased people, N names or faces that are looked up.
 """
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metric_core import storage
@@ -34,10 +36,16 @@ from metric_core.errors import ArtefactError, ConfigError, Corrupt, Missing, Not
 FOLDER = KIND = "tombstones"
 KEY = "key"
 _KEY_BYTES = 32
+_REQUEST = b"likeness.request"
+"""Key in a list's metadata, whose value is the keyed hash of the request that made it."""
 _BEGINNING, _ENDING = "erased-", ".parquet"
 COLUMNS = tuple(dict.fromkeys(("face_id", "identity", *keys.NAMED_BY, *members.COLUMNS)))
 """Columns of a catalogue by which its rows are found to be erased."""
 _REMEDY = "restore it from a backup"
+_TRIES = 100
+"""How often the manifest is replaced again when other processes replace it meanwhile."""
+_OF_PICTURE = r"([^/])\.[^./]+$"
+"""As ``keys.ending``, with the character before it."""
 _SLICE = 4096
 """Rows per batch when the other ids of pictures are computed."""
 
@@ -56,6 +64,10 @@ class Tombstones:
 
     def __bool__(self) -> bool:
         return bool(self.names)
+
+    def knows(self, namespace: str, identity: str) -> bool:
+        """Whether a person is erased."""
+        return bool(self.people) and _hash(self.key, namespace, identity) in self.people
 
     @property
     def digest(self) -> str | None:
@@ -92,6 +104,21 @@ class Tombstones:
 
     def _had_erased(self, table: pa.Table, namespace: str) -> np.ndarray:
         """bool (N,): whether the row's picture, by its path, would have an erased id if it had other twins."""
+        erased_N = np.zeros(table.num_rows, bool)
+        # Of most rows, those of a file without twins, the other keys are the uri, and the uri with a slash.
+        stem = pc.replace_substring_regex(table["uri"], _OF_PICTURE, r"\1")
+        file = pc.and_(pc.equal(table["kind"], "file"), pc.not_equal(stem, table["uri"]))
+        file_n = np.flatnonzero(pc.and_(file, pc.equal(stem, table["key"])).to_numpy())
+        for first in range(0, len(file_n), _SLICE):
+            at_n = file_n[first : first + _SLICE]
+            id_nE = faces.face_ids_with(namespace, table["uri"].take(at_n).to_pylist(), ("", "/"))
+            erased_N[at_n] = ids.within(id_nE.ravel(), self.face_id_M).reshape(id_nE.shape).any(axis=1)
+        other_n = np.setdiff1d(np.arange(table.num_rows), file_n, assume_unique=True)
+        erased_N[other_n] = self._had_erased_slowly(table.select(keys.NAMED_BY).take(other_n), namespace)
+        return erased_N
+
+    def _had_erased_slowly(self, table: pa.Table, namespace: str) -> np.ndarray:
+        """The same, for rows of any kind."""
         erased_N = np.zeros(table.num_rows, bool)
         for first in range(0, table.num_rows, _SLICE):
             rows = zip(*(table[name].slice(first, _SLICE).to_pylist() for name in keys.NAMED_BY))
@@ -189,11 +216,27 @@ def _read_all(uri: str) -> Tombstones:
     return Tombstones(np.unique(np.concatenate([ids.NONE, *face_ids])), people, key, names)
 
 
-def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: Iterable[str] = ()) -> Tombstones:
+def prepare(uri: str) -> bytes:
+    """The key, which is made if nothing was erased yet. Raises as ``read``."""
+    if not _names(uri) and not _listed(uri):
+        storage.create_if_absent(storage.join(uri, KEY), os.urandom(_KEY_BYTES), private=True)
+    return _key(uri, _listed(uri))
+
+
+def add(
+    uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: Iterable[str] = (), request: str = ""
+) -> Tombstones:
     """Erase faces, and people with all their present and future pictures in ``namespace``.
 
     Each call writes its own file, named by its content: concurrent calls do not affect each other, and repeating a call
     changes nothing.
+
+    Args:
+        uri: the folder of tombstones.
+        namespace: of the faces.
+        face_ids: of the faces.
+        identities: names of the people.
+        request: keyed hash of what was asked for, to find the file by; see ``lists_of``.
 
     Returns:
         Everything that is erased now.
@@ -201,21 +244,82 @@ def add(uri: str, namespace: str, *, face_ids: Iterable[int] = (), identities: I
     Raises:
         Corrupt, Missing: as ``read``; nothing is added to what is damaged.
     """
-    if not _names(uri) and not _listed(uri):
-        storage.create_if_absent(storage.join(uri, KEY), os.urandom(_KEY_BYTES), private=True)
+    prepare(uri)
     read(uri)
     key = _key(uri, _listed(uri))
     hashes = sorted({_hash(key, namespace, name) for name in identities})
     rows: list[dict[str, Any]] = [{"face_id": number, "identity": None} for number in sorted(set(face_ids))]
     rows += [{"face_id": None, "identity": hash} for hash in hashes]
     if rows:
+        table = pa.Table.from_pylist(rows, schema.TOMBSTONES)
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema.TOMBSTONES), sink)
+        pq.write_table(table.replace_schema_metadata({_REQUEST: request}) if request else table, sink)
         data = sink.getvalue()
         name = f"{_BEGINNING}{hashlib.sha256(data).hexdigest()}{_ENDING}"
         storage.create_if_absent(storage.join(uri, name), data)
     _list(uri, key)
     return read(uri)
+
+
+def keyed(key: bytes, value: Any) -> str:
+    """HMAC-SHA256 of a value's canonical JSON, in hexadecimal digits: who has no key learns nothing from it."""
+    return hmac.digest(key, manifest.canonical(value), "sha256").hex()
+
+
+def person(key: bytes, namespace: str, identity: str) -> str:
+    """The keyed hash of a person, as lists have it."""
+    return _hash(key, namespace, identity)
+
+
+def lists_of(uri: str, request: str) -> dict[str, pa.Table]:
+    """The files that a request made, by name, each with columns face_id and identity. Raises as ``read``."""
+    tables = {name: _read(uri, name) for name in _names(uri)}
+    return {
+        name: table
+        for name, table in tables.items()
+        if (table.schema.metadata or {}).get(_REQUEST, b"").decode(errors="replace") == request
+    }
+
+
+def check_value(uri: str) -> str:
+    """Tells which tombstones these are; the key does not follow from it. Raises as ``read``."""
+    return _check_value(_key(uri, _listed(uri)))
+
+
+def lift(uri: str, names: Iterable[str]) -> int:
+    """Take back some of the files, so that who is in no other one can be catalogued and embedded again. Killed and
+    called again, it completes.
+
+    Args:
+        uri: the folder of tombstones.
+        names: of the files; those that are not there were lifted before.
+
+    Returns:
+        The number of files that were lifted now.
+
+    Raises:
+        Corrupt, Missing: as ``read``; nothing is lifted from what is damaged.
+        ArtefactError: other jobs erase all the time.
+    """
+    lifted = set(names)
+    there = lifted & set(_names(uri))
+    if not there:
+        return 0
+    read(uri)
+    for _ in range(_TRIES):
+        before = _listed(uri)
+        left = sorted(set(before.content["lists"]) - lifted) if before else []
+        try:
+            if before and left != before.content["lists"]:
+                manifest.replace(before, before.content | {"lists": left}, {})
+            break
+        except Occupied:  # another process lists its own
+            continue
+    else:
+        raise ArtefactError(f"{uri}/{manifest.NAME} keeps changing because other jobs erase all the time; lift again")
+    for name in sorted(there):  # last: until then they are honoured, and the next call lifts them
+        storage.remove(storage.join(uri, name))
+    return len(there)
 
 
 def _names(uri: str) -> tuple[str, ...]:
@@ -252,7 +356,7 @@ def _key(uri: str, listed: Manifest | None) -> bytes:
 
 def _list(uri: str, key: bytes) -> None:
     """Add the files that are there to the manifest; what it lists already stays listed."""
-    for _ in range(100):
+    for _ in range(_TRIES):
         before, names = _listed(uri), set(_names(uri))
         content = {"key": _check_value(key), "lists": sorted(names.union(before.content["lists"] if before else ()))}
         try:
@@ -286,4 +390,4 @@ def _read(uri: str, name: str) -> pa.Table:
 
 
 def _hash(key: bytes, namespace: str, identity: str) -> str:
-    return hmac.new(key, f"{namespace}\0{identity}".encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, f"{namespace}\0{identity}".encode(), "sha256").hex()

@@ -22,13 +22,13 @@ _reading = threading.Lock()  # the limits are global to the process
 def load(data: bytes) -> Any:
     """An index from bytes that are known to be ours. Raises Corrupt if FAISS cannot read them."""
     with _limited(len(data)):
-        return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+        return _completed(faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8)))
 
 
 def map_file(path: Path) -> Any:
     """An index whose codes stay in the file, which is mapped into memory. Raises Corrupt if FAISS cannot read it."""
     with _limited(path.stat().st_size):
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        return _completed(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
 
 
 def map_codes(path: Path, codes: Path) -> Any:
@@ -110,7 +110,15 @@ def list_sizes(ivf: Any) -> list[int]:
 def read_file(path: Path) -> Any:
     """An index in memory, which may be changed. Raises Corrupt if FAISS cannot read it."""
     with _limited(path.stat().st_size):
-        return faiss.read_index(str(path))
+        return _completed(faiss.read_index(str(path)))
+
+
+def _completed(index: Any) -> Any:
+    """The index with the pointer to its product quantizer, which FAISS 1.15 leaves empty in fast-scan ones that it
+    reads, so that decoding a vector crashes (``IndexIVFFastScan::sa_decode``)."""
+    if isinstance(index, faiss.IndexIVFPQFastScan) and index.fine_quantizer is None:
+        index.fine_quantizer = index.pq
+    return index
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def build(
         at += _spool(spool, assign, waiting, np.concatenate(face_ids[-len(waiting) :]), at)
     face_id_N = np.concatenate(face_ids)
     _require_distinct(face_id_N)
-    names, code_N = _codes(identities)
+    names, code_N = coded(identities)
     paths = {name: folder / name for name in files_of(spec)}
     record = record_type(spec)
     order_N, start = np.empty(at, np.int64), 0
@@ -163,8 +163,8 @@ def build(
             start += len(row_B)
             if vectors is not None and record is not None:
                 _write_records(vectors, record, vector_BD, face_id_N[row_B], code_N[row_B])
-    view = _views(views, [len(codes) for codes in identities], order_N)
-    _write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], view)
+    view = coded_views(views, [len(codes) for codes in identities], order_N)
+    write_rows(paths["rows"], face_id_N[order_N], names, code_N[order_N], view)
     faiss.write_index(template.for_search(index, spec), str(paths["faiss"]))
     if spec.codes_apart:
         codec.write_codes(index, paths["codes"])
@@ -211,7 +211,7 @@ def _require_distinct(face_id_N: np.ndarray) -> None:
         )
 
 
-def _codes(columns: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
+def coded(columns: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
     """The distinct strings in byte order, and int32 (N,), the position in them of each row's; -1 for null."""
     if not columns:
         return pa.array([], pa.string()), np.empty(0, np.int32)
@@ -226,16 +226,17 @@ def _codes(columns: list[pa.DictionaryArray]) -> tuple[pa.Array, np.ndarray]:
     return dictionary.take(pa.array(rank_M)), new_M[code_N]
 
 
-def _views(views: list[pa.DictionaryArray | None], lengths: list[int], order_N: np.ndarray) -> pa.Array:
+def coded_views(views: list[pa.DictionaryArray | None], lengths: list[int], order_N: np.ndarray) -> pa.Array:
     """The rows' views in the shard's order; of type null where no row has one."""
     if all(view is None for view in views):
         return pa.nulls(len(order_N))
     kind = pa.dictionary(pa.int32(), pa.string())
-    names, code_N = _codes([pa.nulls(n, kind) if view is None else view for view, n in zip(views, lengths)])
+    names, code_N = coded([pa.nulls(n, kind) if view is None else view for view, n in zip(views, lengths)])
     return pa.DictionaryArray.from_arrays(pa.array(code_N[order_N], mask=code_N[order_N] < 0), names)
 
 
-def _write_rows(path: Path, face_id_N: np.ndarray, names: pa.Array, code_N: np.ndarray, view: pa.Array) -> None:
+def write_rows(path: Path, face_id_N: np.ndarray, names: pa.Array, code_N: np.ndarray, view: pa.Array) -> None:
+    """Write the ``rows`` file, see ``read_rows``; ``code_N`` int32 (N,) has -1 for a face without a name."""
     # No mask where all have names, as shards were written before faces could be without one.
     code = pa.array(code_N, mask=code_N < 0) if (code_N < 0).any() else pa.array(code_N)
     identity = pa.DictionaryArray.from_arrays(code, names)

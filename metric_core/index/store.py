@@ -21,6 +21,8 @@ from metric_core.index.history import Published
 from metric_core.index.version import FILES, KIND, SHARDS, VERSIONS, Version
 
 CURRENT = "CURRENT"
+GENERATION = "generation.txt"
+"""File of an unfinished version whose inputs faces were erased from: their digest when it was begun."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,32 @@ class IndexStore:
         """Remove a version of which nothing but its plan is there."""
         if [name for name in storage.names(version.uri) if not name.startswith(".")] == [manifest.PLAN]:
             storage.remove_tree(version.uri)
+
+    def forget_erased(self, version: Version, generation: str) -> bool:
+        """Start an unfinished version over if faces were erased from its inputs since it was begun: what was drawn,
+        trained and built holds them. Whoever calls it holds the index's lease.
+
+        Args:
+            version: of which the plan is there.
+            generation: digest of the inputs if faces were erased from them, else empty.
+
+        Returns:
+            Whether anything was removed.
+        """
+        found = version.read(GENERATION)
+        if (b"" if found is None else found) == generation.encode():
+            return False
+        own = [name for name in storage.names(version.uri) if name not in (manifest.PLAN, GENERATION)]
+        shards = _built(version).difference(
+            *(_built(Version(self.uri, one.id)) for one in self.versions() if one.id != version.id)
+        )
+        for name in storage.names(storage.join(self.uri, SHARDS)):
+            if name.partition(".")[0] in shards:
+                storage.remove(storage.join(self.uri, SHARDS, name))
+        for name in own:
+            storage.remove(version.file(name))
+        storage.write_bytes(version.file(GENERATION), generation.encode())
+        return bool(own)
 
     def version(self, name: str | None = None) -> Version:
         """The version whose id is ``name``, whether it exists or not; None: the live one.
@@ -210,6 +238,23 @@ class IndexStore:
         if not storage.is_file(self._current):
             return ""
         return storage.read_bytes(self._current).decode(errors="replace").strip()
+
+
+def _built(version: Version) -> set[str]:
+    """The digests of the shards that a version has, finished or not."""
+    try:
+        found = version.content() if version.finished else None
+    except (Corrupt, SchemaMismatch):
+        found = None
+    digests = {shard.digest for shard in found.shards} if found else set()
+    for name in storage.names(version.uri):
+        if receipt := re.fullmatch(r"shard-(\d+)\.json", name):
+            try:
+                shard = version.receipt(int(receipt[1]))
+            except Corrupt:  # it is built again, and its files stay until then
+                continue
+            digests |= {shard[0].digest} if shard else set()
+    return digests
 
 
 def _is_id(name: str) -> bool:

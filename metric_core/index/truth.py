@@ -33,6 +33,11 @@ class Probes:
         """Finds the exact neighbours in the blocks that it is shown."""
         return Nearest(self.query_QD, WIDTH, exclude_face_id_Q=self.face_id_Q, identity_Q=self.identity_Q)
 
+    def take(self, kept_Q: np.ndarray) -> "Probes":
+        """Some of them: bool (Q,)."""
+        identity_Q = [name for name, kept in zip(self.identity_Q, kept_Q.tolist()) if kept]
+        return Probes(self.face_id_Q[kept_Q], identity_Q, self.query_QD[kept_Q])
+
     def to_table(self) -> pa.Table:
         """Columns face_id, identity and embedding."""
         return pa.table(
@@ -155,6 +160,23 @@ def followed(before: Truth, rows: int, masked_M: np.ndarray, added: Sequence[Bes
     left = Best(best.score_QW[at_Q], best.face_id_QW[at_Q], best.same_QW[at_Q])
     assert len(at_Q) + own_Q.sum() + short_Q.sum() == queries
     return Followed(Truth(probes, left), int(own_Q.sum()), int(short_Q.sum()))
+
+
+def taken(best: Best, kept_Q: np.ndarray) -> Best:
+    """The neighbours of some of the probes: bool (Q,)."""
+    return Best(best.score_QW[kept_Q], best.face_id_QW[kept_Q], best.same_QW[kept_Q])
+
+
+def without(best: Best, face_id_M: np.ndarray) -> Best:
+    """The neighbours without some faces, int64 (M,), sorted; those behind them move up. What is left are still the best
+    of the rows that remain, but fewer than there would be room for."""
+    gone_QW = ids.within(best.face_id_QW.ravel(), face_id_M).reshape(best.face_id_QW.shape)
+    order_QW = np.argsort(gone_QW, axis=1, kind="stable")
+    columns = [
+        np.where(gone_QW, nothing, column)
+        for column, nothing in ((best.score_QW, np.float32(-np.inf)), (best.face_id_QW, -1), (best.same_QW, False))
+    ]
+    return Best(*(np.take_along_axis(column, order_QW, 1) for column in columns))
 
 
 def _table(data: bytes) -> pa.Table:

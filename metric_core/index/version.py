@@ -240,7 +240,7 @@ class Version:
         Raises:
             Corrupt: they were damaged.
         """
-        data, near = self.read(_receipt(number)), self.read(_near(number))
+        data, near = self.read(receipt_name(number)), self.read(near_name(number))
         if data is None or near is None:
             return None
         try:
@@ -251,18 +251,27 @@ class Version:
                 raise ValueError("another sha256 of the neighbours")
             return Shard.parse(found), near
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{self.file(_receipt(number))} is damaged ({error}); {REMEDY}") from error
+            raise Corrupt(f"{self.file(receipt_name(number))} is damaged ({error}); {REMEDY}") from error
 
-    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
-        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+    def put_files(self, built: Built, template: str) -> Shard:
+        """Store a shard's files, unless they are there already; ``template`` is the sha256 of its template."""
         shard = Shard(built.digest, built.rows, built.people, built.files, template)
         for ending, path in built.paths.items():
             if not self._is_stored(shard, ending):
                 storage.put_file(path, self.address(shard, ending))
-        self.put(_near(number), near)
-        receipt = asdict(shard) | {"near": digest(near)}
-        self.put(_receipt(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
         return shard
+
+    def put_shard(self, number: int, built: Built, template: str, near: bytes) -> Shard:
+        """Store a shard's files, the probes' neighbours in it, and then its receipt; what is there already is kept."""
+        shard = self.put_files(built, template)
+        self.put_receipt(number, shard, near)
+        return shard
+
+    def put_receipt(self, number: int, shard: Shard, near: bytes) -> None:
+        """Store the probes' neighbours in a shard, and then its receipt, unless they are there already."""
+        self.put(near_name(number), near)
+        receipt = asdict(shard) | {"near": digest(near)}
+        self.put(receipt_name(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
@@ -433,9 +442,11 @@ def _npy(array: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def _receipt(number: int) -> str:
+def receipt_name(number: int) -> str:
+    """The file of the receipt of the shard with this number."""
     return f"shard-{number:03d}.json"
 
 
-def _near(number: int) -> str:
+def near_name(number: int) -> str:
+    """The file of the probes' neighbours in the shard with this number."""
     return f"shard-{number:03d}.arrow"

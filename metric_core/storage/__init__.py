@@ -32,7 +32,7 @@ from metric_core.storage.reading import (
     read_text,
     sha256,
 )
-from metric_core.storage.verified import Cache, verified
+from metric_core.storage.verified import Cache, forget, verified
 from metric_core.storage.writing import (
     create_if_absent,
     make_private,
@@ -55,6 +55,7 @@ __all__ = [
     "create_if_absent",
     "exists",
     "files_and_folders",
+    "forget",
     "glob",
     "is_file",
     "is_folder",

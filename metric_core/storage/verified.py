@@ -12,14 +12,14 @@ user's cache folder, which can be deleted when no process is opening files:
     <cache>/digests/<sha256 of a path>    one line: digest, size, mtime, ctime, inode, device, path
     <cache>/files/<sha256>                a downloaded file, readable by the user only
 
-A copy outlives its remote original: where faces must be erased, delete this folder as well.
+A copy outlives its remote original: where faces must be erased, ``forget`` the copies, or delete this folder.
 
 fsspec's own caches (filecache, simplecache) would not do: they compare no digest, are bounded by age and not by size,
 do not lock a file that is in use, and every process downloads by itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,3 +82,16 @@ def verified(address: str, sha256: str, *, again: bool = False, cache: Cache | N
     if found != sha256:
         raise wrong(path, found, sha256)
     yield path
+
+
+def forget(sha256s: Iterable[str], *, cache: Cache | None = None) -> int:
+    """Remove this user's copies of remote files on this machine; who has one open keeps it until it is closed. Returns
+    the number of copies that were there."""
+    folder = (cache or Cache()).folder.expanduser().absolute() / "files"
+    removed = 0
+    for sha256 in sha256s:
+        copy = folder / sha256
+        if re.fullmatch("[0-9a-f]{64}", sha256) and copy.exists():
+            copy.unlink(missing_ok=True)
+            removed += 1
+    return removed

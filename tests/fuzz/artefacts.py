@@ -24,7 +24,7 @@ from fuzz.case import Case, Change, Draw, Format
 from fuzz.sources import JPEG, is_parquet
 from support import index_versions, minted
 
-from metric_core.artefacts import audit, delta, faces, manifest, migrate, rows, schema, tombstones
+from metric_core.artefacts import audit, delta, faces, manifest, matches, migrate, rows, schema, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.rows import Part
@@ -203,15 +203,15 @@ def _matches(folder: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     manifest.begin(out, "matches", plan)
-    (folder / "matches" / search.MATCHES).write_bytes(sink.getvalue())
-    files = {search.MATCHES: {"sha256": hashlib.sha256(sink.getvalue()).hexdigest()}}
+    (folder / "matches" / matches.FILE).write_bytes(sink.getvalue())
+    files = {matches.FILE: {"sha256": hashlib.sha256(sink.getvalue()).hexdigest()}}
     manifest.write(out, "matches", plan | {"rows": 3}, {}, files)
 
 
 def _read_matches(folder: Path) -> object:
     out = str(folder / "matches")
     found = manifest.begin(out, "matches", {"index": "i", "top": 5})
-    return search._damage(found, f"{out}/{search.MATCHES}", schema.MATCHES) if found else None
+    return search._damage(found, schema.MATCHES) if found else None
 
 
 def _index(folder: Path) -> None:

@@ -15,6 +15,7 @@ ACCEPTED: dict[str, list[str]] = {
     "embeddings stats": ["--embeddings", "embeddings"],
     "embeddings export": ["--embeddings", "embeddings", "--out", "vectors.npy"],
     "embeddings compare": ["--old", "embeddings", "--new", "others"],
+    "erase": ["--faces", "faces", "--identity", "Ann"],
     "demo": [],
     "submit": [
         "--address",

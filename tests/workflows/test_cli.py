@@ -450,6 +450,7 @@ OPTIONS = {
     "embeddings stats": "embeddings",
     "embeddings export": "embeddings out keys faces",
     "embeddings compare": "old new faces threshold picture seed",
+    "erase": "identity face-id faces embeddings index matches tombstones receipt lift yes-all list",
     "demo": "address verbose out source people pictures steps workers seed",
     "submit": "address command name wait detach wheel installed image pass-env shared",
     "jobs list": "address name",

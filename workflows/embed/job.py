@@ -63,6 +63,7 @@ def run(config: EmbedConfig) -> dict[str, Any]:
             return outcome.result(out, before.content)
         with lease.held(out) as held:
             if not before:
+                _undo_units_of_another_catalogue(plan)
                 _undo_damaged_units(plan)
                 _undo_units_with_erased(plan)
             work = _Run.of(plan, held)
@@ -75,10 +76,19 @@ def run(config: EmbedConfig) -> dict[str, Any]:
 def _begin(plan: EmbedPlan) -> Manifest | None:
     """Claim the output folder for the plan; returns its manifest if it is finished already."""
     before = manifest.begin(plan.store.out, "embeddings", plan.document)
-    if before and before.content["erased_digest"] != plan.setup.selection.erased_digest:
+    unchanged = before and not plan.setup.faces.manifest.predecessors and not before.predecessors
+    if before and not (
+        (unchanged and before.content["erased_digest"] == plan.setup.selection.erased_digest) or plan.lists_what(before)
+    ):
         raise Occupied(
-            f"{before.uri} was finished before faces of this catalogue were erased, and is left as it is; embed what "
-            f"remains to another folder, with --since {before.uri} only what that lacks"
+            f"{before.uri} was finished before faces of this catalogue were erased, or before that was lifted, and is "
+            f"left as it is; remove them from it with likeness erase --embeddings {before.uri}, or embed what remains "
+            f"to another folder, with --since {before.uri} only what that lacks"
+        )
+    if before and before.predecessors and plan.config.retry_quarantined:
+        raise Occupied(
+            f"{before.uri} was rewritten when faces were erased, so its quarantine is not tried again in place; embed "
+            f"what it lacks to another folder, with --since {before.uri}"
         )
     return before
 
@@ -95,6 +105,14 @@ def _undo_damaged_units(plan: EmbedPlan) -> None:
     """Undo units whose files or records were damaged since an earlier run; they are done again."""
     for problem in remove_damaged(plan.store, plan.units):
         say(f"{problem.partition(';')[0]}; its unit is done again")
+
+
+def _undo_units_of_another_catalogue(plan: EmbedPlan) -> None:
+    """Undo units that were done before some of their faces were removed from the catalogue."""
+    if plan.setup.faces.manifest.predecessors:
+        undone = plan.store.discard_others(plan.faces_of_units())
+        if undone:
+            say(f"{undone} units were done before some of their faces were erased, and are done again without them")
 
 
 def _undo_units_with_erased(plan: EmbedPlan) -> None:

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from metric_core import storage
-from metric_core.artefacts import delta, ids, manifest, migrate, tombstones
+from metric_core.artefacts import delta, ids, manifest, migrate, rows, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.faces import Faces
+from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, FingerprintMismatch
 from metric_core.model.bundle import Model
 from workflows.embed import units
@@ -94,7 +96,7 @@ class EmbedPlan:
     def document(self) -> dict[str, Any]:
         """What the result is a pure function of; it is written to ``plan.json``."""
         return {
-            "faces_digest": self.setup.faces.manifest.digest,
+            "faces_digest": self.setup.faces.manifest.origin,
             "split": self.config.split,
             "fingerprint": self.model.fingerprint,
             "preprocessing": asdict(self.model.embedder.spec.preprocessing),
@@ -104,7 +106,7 @@ class EmbedPlan:
             "max_pixels": self.config.max_pixels,
             "max_bytes": self.config.max_bytes,
             "since": [
-                {"plan_id": source.manifest.content["plan_id"], "digest": source.manifest.digest}
+                {"plan_id": source.manifest.content["plan_id"], "digest": source.manifest.origin}
                 for source in self.since
             ],
         }
@@ -121,6 +123,35 @@ class EmbedPlan:
             start, stop = np.searchsorted(erased_M, [unit.first, unit.last])
             if stop > start:
                 yield unit
+
+    def faces_of_units(self) -> dict[Unit, np.ndarray]:
+        """int64 (N,) for each unit: the faces that are to go into it. Ids and splits of the catalogue are read once."""
+        setup = self.setup
+        found: dict[Unit, np.ndarray] = {}
+        by_part: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            by_part.setdefault(unit.part.name, []).append(unit)
+        for some in by_part.values():
+            part = some[0].part
+            table = rows.read_range(setup.faces.uri, part, 0, part.rows, ["face_id", "split"])
+            id_N = table["face_id"].to_numpy()
+            goes_N = ~ids.within(id_N, setup.selection.erased_M)
+            if setup.selection.wanted is not None:
+                goes_N &= setup.selection.wanted[part.name]
+            elif setup.split is not None:
+                goes_N &= pc.equal(table["split"], setup.split).fill_null(False).to_numpy()
+            found |= {unit: id_N[unit.first : unit.last][goes_N[unit.first : unit.last]] for unit in some}
+        return found
+
+    def lists_what(self, before: Manifest) -> bool:
+        """Whether finished embeddings have exactly the faces of this plan, although other faces are erased by now: what
+        was erased since then was removed from them as well."""
+        erased_M = tombstones.of(self.config.faces, self.config.tombstones).face_id_M
+        if before.content["embedded"] + before.content["quarantined"] != self.total:
+            return False
+        inputs = (table["face_id"].to_numpy() for table in Embeddings(before).iter_tags())
+        gone_M = np.union1d(erased_M, self.setup.selection.erased_M)
+        return not any(ids.within(id_N, gone_M).any() for id_N in inputs)
 
     def is_outdated(self) -> bool:
         """Whether faces were erased since the plan was made."""

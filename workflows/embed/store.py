@@ -15,7 +15,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from typing import Any
@@ -26,13 +26,11 @@ import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts import embeddings, ids, partial, schema
-from metric_core.artefacts.embeddings import GONE, REMEDY
+from metric_core.artefacts.embeddings import GONE, REJECTS, REMEDY
+from metric_core.artefacts.layout import to_parquet
+from metric_core.artefacts.rows import Part
 from metric_core.errors import ArtefactError, Corrupt
-from workflows.embed.layout import to_parquet
 from workflows.embed.units import Reject, Unit, UnitRecord, UnitResult
-
-REJECTS = b"likeness.rejects"
-"""Key in a part's metadata, whose value lists the faces of the unit that could not be embedded."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +121,25 @@ class UnitStore:
         self.remove(unit)
         return True
 
+    def discard_others(self, expected: Mapping[Unit, np.ndarray]) -> int:
+        """Remove all files of every unit that has other faces than expected: the catalogue was rewritten since it was
+        done, or while it was. Returns their number.
+
+        ``expected``: int64 (N,) for each unit, the faces that are to go into it.
+        """
+        by_number = {unit.number: (unit, id_N) for unit, id_N in expected.items()}
+        undone = 0
+        for name in storage.names(storage.join(self.out, "tags")):
+            found = re.fullmatch(r"part-(\d{6,})\.parquet", name)
+            if not found:
+                continue
+            number = int(found[1])
+            unit, id_N = by_number.get(number, (_stray(number), ids.NONE))
+            if not np.array_equal(_face_ids(self._tags(unit)), np.sort(id_N)):
+                self.remove(unit)
+                undone += 1
+        return undone
+
     def remove(self, unit: Unit) -> None:
         """Remove all files of a unit, so that it is done again; its tags last."""
         for folder in ("", "done/", "quarantine/"):
@@ -208,6 +225,11 @@ class UnitStore:
 
     def _quarantine_file(self, unit: Unit) -> str:
         return storage.join(self.out, "quarantine", unit.name)
+
+
+def _stray(number: int) -> Unit:
+    """A unit that is not in the plan any more, as a handle of its files."""
+    return Unit(number, Part("", 0, ""), 0, 0)
 
 
 def _counted(part: bytes, address: str) -> tuple[int, list[Reject]]:

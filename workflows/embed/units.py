@@ -5,7 +5,8 @@ in ``worker``, units are committed in ``store``.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,10 +102,18 @@ class UnitRecord:
 def cut(parts: Iterable[Part], size: int, wanted: Mapping[str, np.ndarray] | None = None) -> list[Unit]:
     """Cut a catalogue into units of ``size`` rows, in order; every row is in exactly one, and no unit crosses a part.
 
-    With ``wanted``, as in ``Selection``, units hold ``size`` wanted rows and span the other rows between them.
+    Rows that were erased from the catalogue leave gaps, so that units keep their numbers and their other rows; a unit
+    of which nothing remains is not listed. With ``wanted``, as in ``Selection``, units hold ``size`` wanted rows and
+    span the other rows between them.
     """
     spans = []
     for part in parts:
-        at_M = np.arange(part.rows) if wanted is None else np.flatnonzero(wanted[part.name])
-        spans += [(part, int(at_M[n]), int(at_M[n : n + size][-1]) + 1) for n in range(0, len(at_M), size)]
-    return [Unit(n, part, first, last) for n, (part, first, last) in enumerate(spans)]
+        plain = replace(part, erased=())  # a unit is sent to a worker, and needs none of these
+        if wanted is None:
+            starts = range(0, part.rows + len(part.erased), size)
+            edges = np.searchsorted(part.numbers, [*starts, starts.stop]).tolist()
+            spans += [(plain, first, last) for first, last in pairwise(edges)]
+        else:
+            at_M = np.flatnonzero(wanted[part.name])
+            spans += [(plain, int(at_M[n]), int(at_M[n : n + size][-1]) + 1) for n in range(0, len(at_M), size)]
+    return [Unit(n, part, first, last) for n, (part, first, last) in enumerate(spans) if first < last]

@@ -14,9 +14,9 @@ import pyarrow as pa
 import torch
 
 from metric_core.artefacts import embeddings, schema
+from metric_core.artefacts.layout import to_parquet
 from metric_core.sampling.loader import Bad
 from workflows.embed.decoding import READABLE, DecodedBatch, batches, clock, rejects_of
-from workflows.embed.layout import to_parquet
 from workflows.embed.setup import Precision, Setup
 from workflows.embed.units import STAGES, Reject, Unit, UnitRecord, UnitResult
 

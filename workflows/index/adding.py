@@ -121,7 +121,7 @@ class Addition:
     def _inputs(self) -> dict[str, Any]:
         source, before = self.change.source, self.base.inputs
         more = [] if source is None else source.plan_ids
-        digests = [] if source is None else [source.digest]
+        digests = [] if source is None else [source.origin]
         return before | {
             "plans": [*self.change.base.plans, *more],
             "added": [*before.get("added", []), *digests],

@@ -50,6 +50,8 @@ class Build:
     version: Version
     before: Content | None = None
     """what the version's manifest describes, if it is finished and is mended now"""
+    embeddings: str = ""
+    """what the plan calls the embeddings; empty: their origin"""
 
     @property
     def wanted(self) -> Wanted:
@@ -130,7 +132,7 @@ class Build:
             depth=None,
             mapped=plan.mapped,
             recall={},
-            inputs={"embeddings": self.corpus.collection.digest},
+            inputs={"embeddings": self.embeddings or self.corpus.collection.origin},
             choice=plan.choice,
             files={name: File(len(data), versions.digest(data)) for name, data in sorted(own.items())},
             shared=self._shares,

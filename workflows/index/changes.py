@@ -126,8 +126,8 @@ class Change:
         """The plan of the new version."""
         erased_M = self.hidden["erased"]
         return {
-            "base": {"version": self.base.version.id, "digest": self.base.stored.digest},
-            "embeddings": None if self.source is None else self.source.digest,
+            "base": {"version": self.base.version.id, "digest": self.base.stored.origin},
+            "embeddings": None if self.source is None else self.source.origin,
             "erased": ids.digest(erased_M) if len(erased_M) else None,
         }
 

@@ -12,7 +12,7 @@ from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.manifest import Manifest
-from metric_core.errors import ConfigError, IndexBuildError
+from metric_core.errors import ConfigError, IndexBuildError, Occupied
 from metric_core.index import check, footprint
 from metric_core.index.corpus import Corpus
 from metric_core.index.spec import IndexSpec, shown
@@ -40,6 +40,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
         ConfigError: nothing to index, embeddings that cannot be read as one, or budgets and targets that no index
             meets.
         Corrupt: a part was damaged or changed, or holds a face twice.
+        Occupied: the version was built before faces were erased from the embeddings, and still holds them.
         IndexBuildError: a shard failed its checks, or the index misses its target; nothing was published.
         GateStopped: it finds less than the live version, which stays; it is built, and can be published.
     """
@@ -54,7 +55,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     if config.dry_run:
         return _estimate(Build(config, corpus, Version(store.uri, "dry-run")), start)
     plan = {
-        "embeddings": source.digest,
+        "embeddings": source.origin,  # or as it was called at first, see below
         "target_identity_recall": config.target_identity_recall,
         "target_recall": config.target_recall,
         "memory_budget": config.memory_bytes,
@@ -63,11 +64,15 @@ def run(config: IndexConfig) -> dict[str, Any]:
         "shards": config.shards,
         "seed": config.seed,
     }
+    named = erasures.name_in_plans(source, lambda name: _exists(store, plan | {"embeddings": name}))
+    plan["embeddings"] = named
     version, finished = Version.of(store.uri, plan), None
     if begun := manifest.begun(version.uri):
         version, finished = _begin(store, plan)
     before = Content.parse(finished.content) if finished else None
-    work = Build(config, corpus, version, before)
+    work = Build(config, corpus, version, before, named)
+    if before and _generation(source):
+        _require_without_erased(version, before, corpus)
     damaged = list(check.damage(version, before, verify=config.verify)) if before else []
     for line in damaged:
         say(line)
@@ -79,6 +84,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
             if not begun:
                 _begin(store, plan)
             with lease.held(store.uri) as held:
+                if not finished and store.forget_erased(version, _generation(source)):
+                    say(f"faces were erased since version {version.id} was begun, so it starts again without them")
                 try:
                     content = _content(work)
                 except ConfigError:
@@ -98,6 +105,24 @@ def run(config: IndexConfig) -> dict[str, Any]:
 def _left_out(source: Collection) -> np.ndarray:
     """int64, sorted: faces of the inputs that are erased, gone, or embedded again."""
     return np.unique(np.concatenate([layer.hidden_M for layer in source.layers]))
+
+
+def _exists(store: IndexStore, plan: dict[str, Any]) -> bool:
+    return bool(storage.names(Version.of(store.uri, plan).uri))
+
+
+def _generation(source: Collection) -> str:
+    """The digest of embeddings that faces were erased from; empty for others, which follow from the plan."""
+    return source.digest if any(one.manifest.predecessors for one in source.sources) else ""
+
+
+def _require_without_erased(version: Version, before: Content, corpus: Corpus) -> None:
+    """Raises Occupied if a finished version has faces that were erased from its embeddings since."""
+    if (more := before.rows - corpus.rows) > 0:
+        raise Occupied(
+            f"version {version.id} of {version.index_uri} was built before {more} faces were erased from its "
+            f"embeddings, and still holds them; remove them with likeness erase --index {version.index_uri}"
+        )
 
 
 def show(result: dict[str, Any]) -> str:

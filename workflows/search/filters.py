@@ -47,7 +47,7 @@ def restricted(index: Index, config: SearchConfig) -> tuple[Index, dict[str, Any
     found = index.only(identities=plan.get("identities"), face_ids=plan.get("face_ids"), views=plan.get("views"))
     if config.split is not None:
         faces = _faces(index, config)
-        plan["split"], plan["faces"] = config.split, faces.manifest.digest
+        plan["split"], plan["faces"] = config.split, faces.manifest.origin
         found = found.only(face_ids=_ids_of(faces, config.split))
     if not found.left:
         asked = ", ".join(name.replace("_", "-") for name in plan if name != "faces")

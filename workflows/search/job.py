@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest, partial, schema
+from metric_core.artefacts import ids, manifest, matches, schema
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.manifest import Manifest
@@ -21,8 +22,6 @@ from workflows.search import answers, filters
 from workflows.search.config import SearchConfig
 from workflows.shared import erasures, provenance
 from workflows.shared.console import say
-
-MATCHES = "matches.parquet"
 
 
 def run(config: SearchConfig) -> dict[str, Any]:
@@ -42,7 +41,10 @@ def run(config: SearchConfig) -> dict[str, Any]:
     if config.embeddings:
         source = erasures.without_erased(Collection.open(config.embeddings))
         check_fingerprint(index.fingerprint, source.fingerprint, source.uri)
-        table, queries = _search_embeddings(config, index, source), source.digest
+        table, queries = (
+            _search_embeddings(config, index, source),
+            erasures.name_in_plans(source, lambda name: _begun_with(config, name)),
+        )
     else:
         # Only pictures need a network: torch takes seconds to import, and a search for embeddings does without it.
         from workflows.shared import models, probes
@@ -58,7 +60,7 @@ def run(config: SearchConfig) -> dict[str, Any]:
     if index.unlabelled:
         faces = answers.faces_at_hand(index, config)
         table = answers.with_keys(table, faces) if faces else table
-        plan_of_keys = {"keys": faces.manifest.digest if faces else None}
+        plan_of_keys = {"keys": faces.manifest.origin if faces else None}
     if config.out:
         plan = {
             "fingerprint": index.fingerprint,
@@ -97,35 +99,43 @@ def _search_embeddings(config: SearchConfig, index: Index, source: Collection) -
     return pa.concat_tables([index.matches.empty_table(), *parts])
 
 
+def _begun_with(config: SearchConfig, queries: str) -> bool:
+    """Whether the Matches were begun for queries of this name."""
+    address = storage.join(storage.absolute(config.out), manifest.PLAN) if config.out else None
+    if address is None or not storage.exists(address):
+        return False
+    try:
+        return bool(json.loads(storage.read_bytes(address, most=manifest.MOST))["plan"]["queries"] == queries)
+    except (ValueError, KeyError, TypeError):  # ``begin`` says what is wrong with it
+        return False
+
+
 def _write(config: SearchConfig, plan: dict[str, Any], table: pa.Table, out: str) -> None:
     """Write the Matches, or only their file again if they are finished and it was damaged."""
     done = manifest.begin(out, "matches", plan)
-    address = storage.join(out, MATCHES)
-    if done and (problem := _damage(done, address, table.schema)) is None:
+    name = matches.file(done) if done else matches.FILE
+    if done and (problem := _damage(done, table.schema)) is None:
         say(f"{out} is finished already")
         return
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     data, content = sink.getvalue(), plan | {"rows": table.num_rows}
-    files = {MATCHES: {"sha256": hashlib.sha256(data).hexdigest()}}
-    storage.write_bytes(address, data)
+    files = {name: {"sha256": hashlib.sha256(data).hexdigest()}}
+    storage.write_bytes(storage.join(out, name), data)
     if not done:
         manifest.write(out, "matches", content, provenance.record(index=config.index), files)
         return
     say(f"{problem}; it is written again")
-    if done.files != files:  # written by another version of pyarrow
+    if done.files != files:  # written by another version of pyarrow, or with people who were erased since
         manifest.replace(done, content, provenance.record(index=config.index), files)
 
 
-def _damage(done: Manifest, address: str, expected: pa.Schema) -> str | None:
+def _damage(done: Manifest, expected: pa.Schema) -> str | None:
     """What is wrong with the file of finished Matches; None if nothing is."""
     try:
-        data = storage.read_bytes(address)
-        noted = done.files.get(MATCHES)
-        if noted is not None and noted != {"sha256": hashlib.sha256(data).hexdigest()}:
-            return f"{address} is not what was written"
-        with partial.parsed(address, "search again"):  # at first, without digest
-            rows = schema.check(pq.read_table(io.BytesIO(data)), expected, address).num_rows
+        table = matches.read(done)
+        address = storage.join(done.uri, matches.file(done))
+        rows = schema.check(table, expected, address).num_rows
         return None if rows == (there := done.content.get("rows")) else f"{address} has {rows} rows, not {there}"
     except (Missing, SchemaMismatch, Corrupt) as error:
         return str(error).partition(";")[0]

@@ -1,4 +1,6 @@
-"""Embeddings without erased faces, and a warning where it cannot be known which faces were erased."""
+"""Embeddings without erased faces, a warning where it cannot be known who was erased, and how plans name them."""
+
+from collections.abc import Callable
 
 from metric_core.artefacts.collection import Collection
 from workflows.shared.console import say
@@ -17,3 +19,12 @@ def without_erased(source: Collection, folder: str | None = None) -> Collection:
             f"were erased since then are still included"
         )
     return source.without_erased(folder)
+
+
+def name_in_plans(source: Collection, begun: Callable[[str], bool]) -> str:
+    """What a plan calls the collection: its origin. Versions of Likeness without erasures took its digest, which is
+    another one where an artefact hides faces of an earlier one; what they began goes on under that name.
+
+    ``begun``: whether there is something of which the plan has this name.
+    """
+    return source.digest if source.digest != source.origin and begun(source.digest) else source.origin

@@ -56,6 +56,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
                 storage.remove_tree(training.work)
             return _result_of(training, done)
         with lease.held(training.out) as held:
+            training.forget_erased()
             training.describe()
             with training.open_run() as tracker:
                 spec = training.model_spec()

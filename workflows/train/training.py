@@ -87,7 +87,7 @@ class Training:
             left_out = left_out | {"workers"}  # a run may continue with another number of workers
         asked = asdict(self.config) | {"workers": self.config.most_workers}  # fixed, wherever the plan has it
         options = {name: value for name, value in asked.items() if name not in left_out}
-        return options | {"faces_digest": self.faces.manifest.digest}
+        return options | {"faces_digest": self.faces.manifest.origin}
 
     def begin(self) -> Manifest | None:
         """Claim the output folder; returns the manifest if the Model is finished already, otherwise None.
@@ -95,6 +95,19 @@ class Training:
         Raises Occupied when the folder holds something else.
         """
         return manifest.begin(self.out, "model", self.plan)
+
+    def forget_erased(self) -> None:
+        """Start an interrupted training over if faces were erased since it began: its checkpoints hold vectors of them,
+        and its network has learnt from them."""
+        stored = storage.join(self.work, "generation.txt")
+        found = storage.read_bytes(stored).decode(errors="replace") if storage.exists(stored) else ""
+        here = self.faces.manifest.digest if self.faces.manifest.predecessors else ""
+        if found == here:
+            return
+        if storage.exists(self.work):
+            say("faces were erased since this training began, so it starts again without them")
+            storage.remove_tree(self.work)
+        storage.write_bytes(stored, here.encode())
 
     def check_cluster(self) -> None:
         """Writes nothing that stays.

@@ -144,3 +144,28 @@ def test_a_damaged_plan_occupies_the_folder(tmp_path: Path, damage: dict[str, ob
     path.write_text(json.dumps(json.loads(path.read_text()) | damage))
     with pytest.raises(Occupied, match="damaged or not a plan"):
         manifest.begin(str(tmp_path), "matches", {"rows": 3})
+
+
+def test_a_generation_without_the_erased_names_its_predecessors(tmp_path: Path) -> None:
+    first = manifest.write(str(tmp_path), "matches", {"rows": 3}, {})
+    assert "predecessors" not in (tmp_path / manifest.NAME).read_text(), (
+        "a first generation has the bytes it always had"
+    )
+    second = manifest.replace(first, {"rows": 2}, {}, erased=True)
+    third = manifest.replace(second, {"rows": 1}, {}, erased=True)
+    found = manifest.read(str(tmp_path), "matches")
+    assert found == third
+    assert found.predecessors == (first.digest, second.digest)
+    assert found.origin == second.origin == first.origin == first.digest
+    other = manifest.replace(third, {"rows": 4}, {})
+    assert (other.predecessors, other.origin) == ((), other.digest), "for another reason: an artefact of its own"
+
+
+@pytest.mark.parametrize("predecessors", [["0" * 64], [], "0" * 64, [1], None])
+def test_predecessors_that_were_edited_are_corrupt(tmp_path: Path, predecessors: object) -> None:
+    first = manifest.write(str(tmp_path), "matches", {"rows": 3}, {})
+    manifest.replace(first, {"rows": 2}, {}, erased=True)
+    path = tmp_path / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"predecessors": predecessors}))
+    with pytest.raises(Corrupt):
+        manifest.read(str(tmp_path), "matches")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from metric_core.artefacts import tombstones
+from metric_core.artefacts import faces, keys, tombstones
 from metric_core.errors import Corrupt, Missing
 
 FACES = pa.table({"face_id": [1, 2, 3, 4], "identity": ["ann", "bob", "ann", "cy"]})
@@ -60,3 +60,54 @@ def test_a_face_without_a_name_is_erased_by_its_id_only(tmp_path):
     assert found.erased(unlabelled, "n").tolist() == [False, True, True]
     nobody = unlabelled.set_column(1, "identity", pa.nulls(3, pa.string()))
     assert found.erased(nobody, "n").tolist() == [False, False, True]
+
+
+def test_lists_of_a_request_are_found_and_lifted(tmp_path: Path) -> None:
+    at = str(tmp_path)
+    tombstones.add(at, "n", face_ids=[1, 2], identities=["ann"], request="first")
+    tombstones.add(at, "n", face_ids=[2, 3], request="second")
+    (name,) = tombstones.lists_of(at, "first")
+    assert tombstones.lift(at, [name]) == 1
+    found = tombstones.read(at)
+    assert (found.face_id_M.tolist(), found.people) == ([2, 3], frozenset()), "what another request erased too stays"
+    assert tombstones.lift(at, [name]) == 0
+    tombstones.lift(at, tombstones.lists_of(at, "second"))
+    assert not tombstones.read(at)
+    assert tombstones.add(at, "n", face_ids=[9]).face_id_M.tolist() == [9], "the folder is still good"
+
+
+def test_a_lift_that_was_killed_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = str(tmp_path)
+    (name,) = tombstones.add(at, "n", face_ids=[1], request="r").names
+    with monkeypatch.context() as patched:
+        patched.setattr(tombstones.storage, "remove", lambda uri: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tombstones.lift(at, [name])
+    assert tombstones.read(at).face_id_M.tolist() == [1], "until it is complete, what is there counts"
+    assert tombstones.lift(at, [name]) == 1
+    assert not tombstones.read(at)
+
+
+def test_other_ids_are_found_for_paths_of_every_shape(tmp_path: Path) -> None:
+    """The quick way for most files agrees with the slow one for all."""
+    paths = [
+        "a/1.jpg",
+        "a/.b",
+        "a/.b.png",
+        "a.b/c",
+        "a/1.jpg.png",
+        "x.",
+        "a/x.y.",
+        "é/ü.JPG",
+        "1.jpg",
+        "a/1..jpg",
+        "a/b",
+    ]
+    for path in paths:
+        plain = keys.plain(path)
+        rows = [{"key": key, "kind": "file", "uri": path} for key in (plain, path, f"{path}/", "given")]
+        table = pa.Table.from_pylist([{"face_id": 1, "identity": "x", **row} for row in rows])
+        for other in {plain, path, f"{path}/"}:
+            found = tombstones.Tombstones(faces.face_ids("n", [other]), names=("one",))
+            expected = [other in keys.others(**row) for row in rows]
+            assert found.erased(table, "n").tolist() == expected, (path, other)

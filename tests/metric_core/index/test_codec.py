@@ -62,3 +62,14 @@ def test_lists_that_fill_their_blocks_are_merged_within_their_bounds(factory: st
 
 if __name__ == "__main__":
     merged_and_whole(sys.argv[1])
+
+
+def test_vectors_of_a_packed_index_that_was_read_are_decoded(tmp_path):
+    """FAISS 1.15 crashes here, which ends the process, unless the pointer that it forgets is set."""
+    x_ND, spec = vectors(), IndexSpec(DIM, "IVF1,PQ8x4fsr")
+    index = packed(template.train(x_ND, spec, 0), spec, x_ND)
+    faiss.write_index(index, str(tmp_path / "index"))
+    for read in (codec.read_file(tmp_path / "index"), codec.load(faiss.serialize_index(index))):
+        vector_D = np.empty(DIM, np.float32)
+        faiss.extract_index_ivf(read).reconstruct_from_offset(0, 40, faiss.swig_ptr(vector_D))
+        assert vector_D @ x_ND[40] > 0.8

@@ -11,13 +11,12 @@ import pytest
 from support import minted
 
 from metric_core import storage
-from metric_core.artefacts import ids, manifest
+from metric_core.artefacts import ids, layout, manifest
 from metric_core.artefacts.collection import Collection, Layer
 from metric_core.artefacts.embeddings import Embeddings, to_table
 from metric_core.errors import Corrupt, SchemaMismatch
 from metric_core.index import corpus
 from metric_core.index.corpus import Corpus, Part, Rows
-from workflows.embed import layout
 
 
 def opened(*uris: str) -> Corpus:

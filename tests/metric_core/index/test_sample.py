@@ -8,12 +8,12 @@ import pytest
 from support import minted
 
 from metric_core import storage
+from metric_core.artefacts import layout
 from metric_core.artefacts.collection import Collection
 from metric_core.errors import Corrupt
 from metric_core.index import sample
 from metric_core.index.corpus import Corpus
 from metric_core.index.sample import Sample
-from workflows.embed import layout
 
 ROWS = 600
 

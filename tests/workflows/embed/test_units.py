@@ -1,5 +1,7 @@
 """How a catalogue is cut into units."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from metric_core.artefacts.rows import Part
@@ -25,3 +27,16 @@ def test_units_of_a_delta_hold_wanted_rows() -> None:
         (1, "a", 4, 6),
         (2, "c", 3, 4),
     ]
+
+
+def test_units_keep_their_numbers_and_rows_when_rows_are_erased() -> None:
+    """Rows of the whole part by unit, with and without the erased: each unit has the rows that it had."""
+    whole = Part("a", 23, "")
+    erased = (0, 5, 6, 7, 8, 9, 22)
+    left = replace(whole, rows=16, erased=erased)
+    numbers = [n for n in range(23) if n not in erased]
+    assert left.numbers.tolist() == numbers
+    found = {unit.number: numbers[unit.first : unit.last] for unit in units.cut([left], 5)}
+    before = {unit.number: range(unit.first, unit.last) for unit in units.cut([whole], 5)}
+    assert found == {n: rest for n, rows in before.items() if (rest := [row for row in rows if row not in erased])}
+    assert 1 not in found, "of which nothing is left"

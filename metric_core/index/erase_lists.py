@@ -1,0 +1,203 @@
+"""Centroids that tell of an erased face: of a list that has only erased rows, and one that is nearly an erased vector.
+
+A centroid without rows becomes zero: no row is assigned to it and it is scanned after all lists on a query's side. One
+that has rows left becomes that of the nearest other list, so that both are scanned as one; its rows keep their places
+and are encoded again where their codes are relative to the centroid. All shards of a template have its centroids, so
+all of them are written again, which happens only then.
+"""
+
+# N: rows of a shard, E: erased rows, M: lists, R: rows of a list, D: components.
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metric_core import storage
+from metric_core.index import codec, shard, template
+from metric_core.index.engine import faiss
+from metric_core.index.shard import Built, File
+from metric_core.index.spec import IndexSpec
+from metric_core.index.version import TEMPLATE, Content, Shard, Version, digest
+
+NEAR = 0.99
+"""Cosine from which a centroid is nearly a vector. Means of two people's are below it, and a vector stored in 8 bits is
+above it with its own."""
+
+_OWN = 0.97
+"""Cosine of a vector with the centroid of its own list from which others are looked at: its own may not be the very
+nearest (``assign``)."""
+_TILE = 1024  # vectors that are compared with all centroids at a time
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Lists of a shard that erased rows are in."""
+
+    template: str
+    emptied: frozenset[int]
+    """whose rows in this shard are all erased"""
+    near: frozenset[int]
+    """whose centroid is nearly the vector of an erased row"""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What takes the place of a template."""
+
+    template: bytes
+    centroids: dict[int, np.ndarray]
+    """float32 (D,) of each list that gets another one"""
+
+    @property
+    def sha256(self) -> str:
+        """Of the new template."""
+        return digest(self.template)
+
+
+def look(paths: Mapping[str, Path], spec: IndexSpec, gone_N: np.ndarray, trained: str) -> Seen:
+    """The lists of the erased rows.
+
+    Args:
+        paths: the shard's local files, by ending.
+        spec: of the version, with lists.
+        gone_N: bool (N,), the erased rows.
+        trained: sha256 of the shard's template.
+    """
+    index = codec.read_file(paths["faiss"])
+    size_M = np.array(codec.list_sizes(faiss.extract_index_ivf(index)))
+    at_E = np.flatnonzero(gone_N)
+    list_E = np.repeat(np.arange(len(size_M)), size_M)[at_E]
+    count_M = np.bincount(list_E, minlength=len(size_M))
+    emptied = np.flatnonzero((count_M > 0) & (count_M == size_M))
+    centroid_MD = template.centroids(index, copy=False)
+    assert centroid_MD is not None
+    close: set[int] = set()
+    for number in np.unique(list_E).tolist():
+        vector_RD = _vectors(index, paths, spec, at_E[list_E == number], number, size_M)
+        own_R = _unit(vector_RD) @ _unit(centroid_MD[number])
+        if (own_R >= _OWN).any():  # another centroid can be near as well
+            close |= {*np.flatnonzero(near(vector_RD[own_R >= _OWN], centroid_MD)).tolist()}
+    return Seen(trained, frozenset(emptied.tolist()), frozenset(close))
+
+
+def near(vector_RD: np.ndarray, centroid_MD: np.ndarray) -> np.ndarray:
+    """bool (M,): which centroids are nearly one of some vectors."""
+    near_M, unit_MD = np.zeros(len(centroid_MD), bool), _unit(centroid_MD)
+    for start in range(0, len(vector_RD), _TILE):
+        near_M |= (_unit(vector_RD[start : start + _TILE]) @ unit_MD.T >= NEAR).any(axis=0)
+    return near_M
+
+
+def _unit(vector_RD: np.ndarray) -> np.ndarray:
+    """Vectors of unit length; one of length 0 stays."""
+    length_R = np.linalg.norm(vector_RD, axis=-1, keepdims=True)
+    unit_RD: np.ndarray = vector_RD / np.where(length_R > 0, length_R, 1)
+    return unit_RD
+
+
+def changed(seen: Sequence[Seen], held: Sequence[tuple[Version, Content, Shard]]) -> dict[str, Changed]:
+    """What takes the place of each template that tells of an erased face, by its sha256.
+
+    Args:
+        seen: the lists of each shard that erased rows were in.
+        held: every shard without them, with a version that lists it.
+    """
+    found = {}
+    for trained in sorted({one.template for one in seen}):
+        close = frozenset().union(*(one.near for one in seen if one.template == trained))
+        emptied = frozenset().union(*(one.emptied for one in seen if one.template == trained))
+        if not close | emptied:
+            continue
+        own = [(version, content, one) for version, content, one in held if one.template == trained]
+        left_M = np.sum([_sizes(version, one) for version, _, one in own], axis=0)
+        data = own[0][0].read_checked(own[0][1], TEMPLATE)
+        index = codec.load(data)
+        centroid_MD = template.centroids(index, copy=False)
+        assert centroid_MD is not None
+        empty = {number for number in close | emptied if not left_M[number]}
+        centroids = {number: np.zeros_like(centroid_MD[number]) for number in sorted(empty)}
+        for number in sorted(close - empty):
+            score_M = centroid_MD @ centroid_MD[number]
+            score_M[[*(close | empty)]] = -np.inf
+            if np.isfinite(score_M).any():
+                centroids[number] = centroid_MD[int(score_M.argmax())].copy()
+        if centroids:
+            _put(centroid_MD, centroids)
+            found[trained] = Changed(template.serialized(index), centroids)
+    return found
+
+
+def with_centroids(paths: Mapping[str, Path], spec: IndexSpec, old: Shard, change: Changed, folder: Path) -> Built:
+    """A shard with other centroids; the rows of their lists are encoded again.
+
+    Args:
+        paths: the shard's local files, by ending.
+        spec: of the version.
+        old: the shard.
+        change: the centroids, and the template that has them.
+        folder: for the new files.
+    """
+    index = codec.read_file(paths["faiss"])
+    ivf = faiss.extract_index_ivf(index)
+    size_M = np.array(codec.list_sizes(ivf))
+    first_M = np.cumsum(size_M) - size_M
+    kept = {}
+    for number in change.centroids:
+        at_R = first_M[number] + np.arange(size_M[number])
+        kept[number] = _vectors(index, paths, spec, at_R, number, size_M)
+    centroid_MD = template.centroids(index, copy=False)
+    assert centroid_MD is not None
+    _put(centroid_MD, change.centroids)
+    for number, vector_RD in kept.items():
+        if len(vector_RD) and ivf.by_residual:
+            _encode(ivf, number, np.ascontiguousarray(vector_RD), change.template, spec)
+    new = {**paths, "faiss": folder / "faiss"}
+    faiss.write_index(index, str(new["faiss"]))
+    if "codes" in paths:
+        new["codes"] = folder / "codes"
+        codec.write_codes(index, new["codes"])
+    made = {
+        name: File(new[name].stat().st_size, storage.sha256(str(new[name]))) for name in new if new[name] != paths[name]
+    }
+    return Built(old.rows, old.people, {**old.files, **made}, new)
+
+
+def _put(centroid_MD: np.ndarray, centroids: Mapping[int, np.ndarray]) -> None:
+    for number, centroid_D in centroids.items():
+        centroid_MD[number] = centroid_D
+
+
+def _sizes(version: Version, one: Shard) -> np.ndarray:
+    """int64 (M,): rows in each list of a shard."""
+    with version.local_file(one, "faiss") as path:
+        index = codec.read_file(path)  # its lists are gone with it
+        return np.array(codec.list_sizes(faiss.extract_index_ivf(index)))
+
+
+def _encode(ivf: Any, number: int, vector_RD: np.ndarray, trained: bytes, spec: IndexSpec) -> None:
+    """Replace the codes of a list by those of its vectors."""
+    fresh, count = codec.load(trained), len(vector_RD)
+    position_R, list_R = np.arange(count, dtype=np.int64), np.full(count, number, np.int64)
+    fresh.add_core(count, *(faiss.swig_ptr(array) for array in (vector_RD, position_R, list_R)))
+    searched = template.for_search(fresh, spec)
+    new = faiss.downcast_InvertedLists(faiss.extract_index_ivf(searched).invlists)
+    size = count * ivf.code_size
+    if isinstance(new, faiss.BlockInvertedLists):
+        size = -(-count // new.n_per_block) * new.block_size
+    faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size)[:] = faiss.rev_swig_ptr(new.get_codes(number), size)
+
+
+def _vectors(
+    index: Any, paths: Mapping[str, Path], spec: IndexSpec, at_R: np.ndarray, number: int, size_M: np.ndarray
+) -> np.ndarray:
+    """float32 (R, D): the stored vectors at some positions, all of one list, as exact as they are stored."""
+    if (record := shard.record_type(spec)) is not None and len(at_R):
+        return shard.decoded(np.memmap(paths["vectors"], record, "r")[at_R])
+    vector_RD = np.empty((len(at_R), spec.dim), np.float32)
+    ivf, first = faiss.extract_index_ivf(index), int(size_M[:number].sum())
+    for row, at in enumerate(at_R.tolist()):
+        ivf.reconstruct_from_offset(number, at - first, faiss.swig_ptr(vector_RD[row]))
+    return vector_RD
