@@ -110,7 +110,11 @@ def list_sizes(ivf: Any) -> list[int]:
 def read_file(path: Path) -> Any:
     """An index in memory, which may be changed. Raises Corrupt if FAISS cannot read it."""
     with _limited(path.stat().st_size):
-        return faiss.read_index(str(path))
+        index = faiss.read_index(str(path))
+    if isinstance(index, faiss.IndexIVFPQFastScan):
+        # FAISS 1.15 sets it when an index is made, not when one is read, and crashes where a vector is asked for.
+        index.fine_quantizer = index.pq
+    return index
 
 
 @contextmanager

@@ -62,3 +62,11 @@ def test_lists_that_fill_their_blocks_are_merged_within_their_bounds(factory: st
 
 if __name__ == "__main__":
     merged_and_whole(sys.argv[1])
+
+
+def test_vectors_of_packed_codes_are_decoded_after_reading(people, open_of):
+    v = people(130)
+    shard = open_of(v, "IVF4,PQ8x4fsr", shards=1).shards[0]
+    own_ND = v.embedding_ND[np.argsort(v.face_id_N)][np.searchsorted(np.sort(v.face_id_N), shard.face_id_N)]
+    found_ND = shard.vectors_at(np.arange(shard.rows))
+    assert (found_ND * own_ND).sum(axis=1).mean() > 0.8

@@ -364,6 +364,7 @@ def test_a_corpus_without_names_is_added_to(tmp_path: Path, ray_session: None) -
         "IVF4,Flat",
         "IVF4,SQ8",
         "IVF4,RaBitQfs4,Refine(SQ8)",
+        "IVF4,PQ8x4fsr",
         "IVF4,PQ8x4fsr,Refine(SQ8)",
     ],
 )
