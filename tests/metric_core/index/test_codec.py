@@ -73,3 +73,11 @@ def test_vectors_of_a_packed_index_that_was_read_are_decoded(tmp_path):
         vector_D = np.empty(DIM, np.float32)
         faiss.extract_index_ivf(read).reconstruct_from_offset(0, 40, faiss.swig_ptr(vector_D))
         assert vector_D @ x_ND[40] > 0.8
+
+
+def test_vectors_of_packed_codes_are_decoded_after_reading(people, open_of):
+    v = people(130)
+    shard = open_of(v, "IVF4,PQ8x4fsr", shards=1).shards[0]
+    own_ND = v.embedding_ND[np.argsort(v.face_id_N)][np.searchsorted(np.sort(v.face_id_N), shard.face_id_N)]
+    found_ND = shard.vectors_at(np.arange(shard.rows))
+    assert (found_ND * own_ND).sum(axis=1).mean() > 0.8

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from support import indexed, minted
@@ -329,3 +330,62 @@ def test_an_unknown_version_is_refused(work: Path, capsys: pytest.CaptureFixture
     args = ["index", "add", "--index", str(work / "flat"), "--embeddings", str(work / "A"), "--version", "0" * 16]
     assert cli.main(args) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_delta_that_the_embed_job_wrote(tmp_path: Path, ray_session: None) -> None:
+    frozen = Path(shutil.copytree(Path(__file__).parents[2] / "frozen" / "1", tmp_path / "frozen"))
+    first, one = str(frozen / "embeddings"), str(frozen / "delta")
+    job.run(indexed.options(first, tmp_path / "index", spec="Flat"))
+    job.run(indexed.options(f"{first},{one}", tmp_path / "whole", spec="Flat"))
+    found = added(tmp_path / "index", one)
+    assert found["added"] > 0
+    together = Collection.open(f"{first},{one}").without_erased()
+    assert found["rows"] == together.rows
+    assert content(tmp_path / "index").inputs["plans"] == together.plan_ids
+    require_equal_answers(tmp_path / "index", tmp_path / "whole", together.load().embedding_ND)
+
+
+def test_a_corpus_without_names_is_added_to(tmp_path: Path, ray_session: None) -> None:
+    ids, more = list(range(ROWS)), list(range(ROWS, ROWS + 30))
+    source = minted.embeddings(tmp_path / "A", ids, vectors(0, 160), identities=[None] * ROWS, unit=100)
+    one = delta(tmp_path / "D", more, ["A"], vectors(7, 6), identities=[None] * 29 + ["ann"], gone=[4])
+    job.run(indexed.options(source, tmp_path / "index", spec="IVF4,SQfp16", target_identity_recall=0.5))
+    found = added(tmp_path / "index", one)
+    assert (found["rows"], found["people"]) == (ROWS + 29, 1)
+    check.run(CheckConfig(index=str(tmp_path / "index"), verify=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "SQfp16",
+        "SQ8",
+        "IVF4,Flat",
+        "IVF4,SQ8",
+        "IVF4,RaBitQfs4,Refine(SQ8)",
+        "IVF4,PQ8x4fsr",
+        "IVF4,PQ8x4fsr,Refine(SQ8)",
+    ],
+)
+def test_every_family_finds_what_was_added_and_nothing_that_is_hidden(bases: Path, tmp_path: Path, spec: str) -> None:
+    index, near_all = tmp_path / "index", {"depth": 2 * ROWS}
+    job.run(indexed.options(str(bases / "A"), index, spec=spec, target_identity_recall=0.5))
+    new_ND = np.concatenate([-vectors(100, 6), vectors(900, 12)])
+    found = added(index, delta(tmp_path / "D", CHANGED + NEW, ["A"], new_ND, gone=GONE))
+    assert check.run(CheckConfig(index=str(index), verify=True))["rows"] == found["rows"]
+    opened = Index.open(str(index))
+    own = opened.search(new_ND, 5, nprobe=opened.nlist, **near_all)
+    assert (own.face_id_QK == np.array([CHANGED + NEW]).T).any(axis=1).mean() >= 0.9
+    old_ND = Collection.open(str(bases / "A")).load().embedding_ND[[*CHANGED, *GONE]]
+    near = opened.search(old_ND, 5, nprobe=opened.nlist, **near_all)
+    assert not np.isin(near.face_id_QK, GONE).any()
+    assert not np.isin(near.face_id_QK[: len(CHANGED)], CHANGED).any(), "what was replaced is not found there"
+
+    export.run(ExportConfig(index=str(index), out=str(tmp_path / "all.faiss")))
+    plain = faiss.read_index(str(tmp_path / "all.faiss"))
+    assert plain.ntotal == found["rows"]
+    _, face_id_QK = plain.search(new_ND, 1)
+    ours = opened.search(new_ND, 1)
+    assert (face_id_QK == ours.face_id_QK).mean() >= 0.95
+    assert not np.isin(faiss.vector_to_array(plain.id_map), GONE).any()
