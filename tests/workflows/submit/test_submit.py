@@ -211,7 +211,11 @@ def test_what_is_sent(head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "pip" not in last.runtime_env
     assert remote.HOOK in last.runtime_env["env_vars"].values()
     assert len(head.kept) == 1, "the job that looks at the nodes is forgotten"
-    last.status = "FAILED"
+    last.status, last.driver_exit_code = "FAILED", -9
+    assert sent_with().metadata[names.SENT] == sent.WHEEL
+    assert len(head.forgotten) == 1, "one that was killed had all that it needed"
+    for kept in head.kept:
+        kept.status, kept.driver_exit_code = "FAILED", 1
     head.missing = '[\\"torch>=2.5\\"]'
     with_pins = sent_with("--wheel")
     assert with_pins.metadata[names.SENT] == sent.PINS
