@@ -46,13 +46,8 @@ class IndexStore:
 
     uri: str
 
-    def begin(
-        self, plan: Mapping[str, Any], tell: Callable[[str], object] = lambda line: None
-    ) -> tuple[Version, Manifest | None]:
-        """Start or continue the version that ``plan`` describes; with its manifest if it is already finished.
-
-        A damaged plan is written again, because the version's folder is named by it. A damaged manifest is removed:
-        the job writes it again from what it described. ``tell`` is called with one line for each.
+    def require_index_or_nothing(self) -> None:
+        """Check that an index can be built here; reads a list of names.
 
         Raises:
             Occupied: the folder holds something other than an index.
@@ -64,6 +59,19 @@ class IndexStore:
             raise Occupied(
                 f"{self.uri} holds {', '.join(inside[:3])} and is no index; give --out an empty or a new folder"
             )
+
+    def begin(
+        self, plan: Mapping[str, Any], tell: Callable[[str], object] = lambda line: None
+    ) -> tuple[Version, Manifest | None]:
+        """Start or continue the version that ``plan`` describes; with its manifest if it is already finished.
+
+        A damaged plan is written again, because the version's folder is named by it. A damaged manifest is removed:
+        the job writes it again from what it described. ``tell`` is called with one line for each.
+
+        Raises:
+            Occupied, Corrupt: as ``require_index_or_nothing``.
+        """
+        self.require_index_or_nothing()
         version = Version.of(self.uri, plan)
         if storage.names(version.uri) and (problem := version.plan_problem()):
             tell(f"{problem}; it is written again")

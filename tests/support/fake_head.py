@@ -1,6 +1,7 @@
 """A head without a cluster: it remembers what is submitted, and its jobs end as a test says."""
 
 from collections.abc import Callable
+from socket import gethostname
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,8 @@ class FakeHead:
         """What a look at the nodes finds missing, as JSON."""
         self.interrupts: list[BaseException] = []
         """Raised one by one while a job is followed, before it ends."""
+        self.machines = [gethostname()]
+        """Host names of its nodes."""
         self.stopped: list[str] = []
         self.forgotten: list[SimpleNamespace] = []
 
@@ -52,6 +55,9 @@ class FakeHead:
 
     def log(self, job_id: str) -> str:
         return self.logs[job_id]
+
+    def hosts(self) -> list[str]:
+        return self.machines
 
     def forget(self, job_id: str) -> None:
         self.forgotten.append(self.job(job_id))

@@ -1,4 +1,5 @@
-"""A Ray head with its job server for the length of a test, free ports, and the end of what a test has started."""
+"""A Ray head with its job server for the length of a test, nodes that join it, free ports, and the end of what a test
+has started."""
 
 import os
 import shutil
@@ -26,26 +27,46 @@ class Head:
 
 
 @contextmanager
-def head(environment: Mapping[str, str], cpus: int, folder: Path | None = None) -> Iterator[Head]:
+def head(environment: Mapping[str, str], cpus: int, folder: Path | None = None, *more: str) -> Iterator[Head]:
     """A new head on loopback while the block runs.
 
     Args:
         environment: its variables.
         cpus: that it has.
         folder: where it is started; None: here.
+        more: options of ``ray start``.
     """
     scratch = Path(f"/tmp/lk-head-{os.getpid()}")  # short: it holds sockets
-    ray, jobs, agent = free_ports(3)
-    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={cpus}"]
-    argv += [f"--port={ray}", f"--dashboard-port={jobs}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
-    argv += ["--include-dashboard=true", "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
-    process = subprocess.Popen(argv, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ray, jobs = free_ports(2)
+    where = [f"--port={ray}", f"--dashboard-port={jobs}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
+    process = _started(environment, cpus, folder, "--head", "--include-dashboard=true", *where, *more)
     try:
         yield Head(f"127.0.0.1:{ray}", f"http://127.0.0.1:{jobs}", scratch)
     finally:
         # Not `ray stop`, which would stop every Ray of this machine; and killed, because its agents take 20 s to end.
         kill_family(process.pid)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def node(environment: Mapping[str, str], cpus: int, of: Head, folder: Path | None = None) -> Iterator[int]:
+    """Another node of a head's cluster while the block runs, unless the test kills it; the number of its first process.
+    Arguments as those of ``head``."""
+    process = _started(environment, cpus, folder, f"--address={of.address}")
+    try:
+        yield process.pid
+    finally:
+        if process.poll() is None:
+            kill_family(process.pid)
+
+
+def _started(
+    environment: Mapping[str, str], cpus: int, folder: Path | None, *options: str
+) -> "subprocess.Popen[bytes]":
+    # A port of the agent that starts jobs: it serves none if another Ray has its usual one.
+    argv = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--node-ip-address=127.0.0.1"]
+    argv += [f"--num-cpus={cpus}", f"--dashboard-agent-listen-port={free_ports(1)[0]}", *options]
+    return subprocess.Popen(argv, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def kill_family(pid: int) -> None:

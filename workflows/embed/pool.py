@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from metric_core.errors import JobFailed, LikenessError
 from workflows.shared import cluster
+from workflows.shared.console import say
 
 IN_FLIGHT = 2
 """Units per actor: one uses the network while the other one is read, decoded or written."""
@@ -108,6 +109,8 @@ class ActorPool:
             self._replace(actor, unit, error)
             return None
         except RayError as error:
+            if not isinstance(error, RayTaskError):  # how Ray says that a decoder did not survive
+                say("lost a decoding process; its unit is done again")
             self._requeue(unit, error)
             self._free.extend(freed)
             return None
@@ -122,6 +125,8 @@ class ActorPool:
     def _replace(self, lost: Any, unit: Any, error: RayActorError) -> None:
         """Replace an actor whose process or node died; its units are handed out again."""
         held = [unit, *(u for u, a in self._running.values() if a is lost)]
+        units = sum(unit is not None for unit in held)
+        say(f"lost an actor; another one takes its place; units to do again: {units}")
         for unit in held:
             self._requeue(unit, error)
         ray.kill(lost)  # it may be alive but unreachable

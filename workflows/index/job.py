@@ -36,6 +36,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
     Raises:
         FingerprintMismatch: the embeddings are of different models.
+        Occupied: ``out`` holds something other than an index.
         Missing: the embeddings, or a folder given in ``tombstones``, do not exist.
         ConfigError: nothing to index, embeddings that cannot be read as one, or budgets and targets that no index
             meets.
@@ -46,6 +47,8 @@ def run(config: IndexConfig) -> dict[str, Any]:
     """
     start = time.monotonic()
     store = IndexStore(storage.absolute(config.out))
+    if not config.dry_run:
+        store.require_index_or_nothing()  # before anything is read, and the nodes are asked
     source = erasures.without_erased(Collection.open(config.embeddings).require_whole(), config.tombstones)
     corpus = Corpus.of(source)
     if not corpus.rows:

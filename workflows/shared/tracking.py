@@ -33,6 +33,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils import logging_utils
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -353,17 +354,18 @@ def require_ready(uri: str, experiment: str, model: str | None = None) -> None:
 @contextmanager
 def _answering(uri: str) -> Iterator[bool]:
     """Knock at the host of a store; whether there is one. Errors of the block become ConfigError."""
-    shown = storage.without_secrets(uri)
+    shown = asked = storage.without_secrets(uri)
     try:
-        place = urlsplit(uri)
+        if proxy := _proxy(uri):
+            asked = f"{storage.without_secrets(proxy)}, the proxy for {shown}"
+        place = urlsplit(proxy or uri)
         port = place.hostname and (place.port or PORTS.get(place.scheme.partition("+")[0]))
         if port:
             socket.create_connection((place.hostname, port), timeout=KNOCK_S).close()
         yield bool(port)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
-        raise ConfigError(
-            f"nothing answers at {shown}, the MLflow store ({error}); start it or correct --tracking-uri"
-        ) from error
+        remedy = "correct HTTP_PROXY, HTTPS_PROXY or NO_PROXY" if proxy else "correct --tracking-uri"
+        raise ConfigError(f"nothing answers at {asked}, the MLflow store ({error}); start it or {remedy}") from error
     except (OSError, ValueError, MlflowException, SQLAlchemyError) as error:
         said = " ".join(str(error).partition("[SQL")[0].split())
         raise ConfigError(
@@ -371,6 +373,15 @@ def _answering(uri: str) -> Iterator[bool]:
                 f"the MLflow store {shown} cannot be used: {said}; mend it or correct --tracking-uri"
             )
         ) from error
+
+
+def _proxy(uri: str) -> str | None:
+    """Address of the proxy through which MLflow's client, which is requests, goes to a server; None if it goes there
+    itself."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    found = select_proxy(uri, get_environ_proxies(uri))
+    return found and prepend_scheme_if_needed(found, "http")
 
 
 def _require_server(uri: str, experiment: str, model: str | None) -> None:

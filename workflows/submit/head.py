@@ -76,6 +76,13 @@ class Head:
         with _errors_as_ours(self.address):
             self._client.delete_job(job_id)
 
+    def hosts(self) -> list[str]:
+        """The host names of the machines, or containers, that the cluster's nodes run on; none while the head does not
+        know them yet."""
+        with _errors_as_ours(self.address):
+            answer = self._client._do_request("GET", "/nodes?view=hostNameList")
+        return sorted(answer.json()["data"]["hostNameList"]) if answer.ok else []
+
     def follow(self, job_id: str, show: Callable[[str], None]) -> None:
         """Call ``show`` with what a job writes, from its beginning, until it ends."""
 

@@ -4,14 +4,16 @@ import json
 import os
 import shlex
 from importlib.metadata import version
+from socket import gethostname
 from typing import Any
 
+from metric_core.errors import ConfigError
 from metric_core.storage import without_secrets
 from workflows.arguments import command_line
 from workflows.cli import job_of
 from workflows.shared import provenance
 from workflows.shared.console import say
-from workflows.submit import names, remote, sent
+from workflows.submit import names, places, remote, sent
 from workflows.submit.config import SubmitConfig
 from workflows.submit.head import Head
 from workflows.submit.watch import how, watch
@@ -26,12 +28,14 @@ def run(config: SubmitConfig) -> dict[str, Any]:
         The submission's name, the job's id, its state, and what it printed as its result.
 
     Raises:
-        ConfigError: the head is not there or lets nobody in, or the name belongs to another job.
+        ConfigError: the head is not there or lets nobody in, it is reached through a tunnel and does not have a local
+            path, or the name belongs to another job.
         JobFailed: the job failed; the error has its exit code.
         Detached: interrupted while the job goes on.
     """
     options, command, name = _asked(config)
     head = Head(config.head)
+    _require_known_there(config, head)
     jobs = head.jobs()
     found = names.find(jobs, name, command)
     first = f"{found.job_id} is there already, {found.state.lower()}"
@@ -67,6 +71,20 @@ def _asked(config: SubmitConfig) -> tuple[list[str], str, str]:
     name = config.name or names.default_name(job, [*options, *flags])
     line = [*job.split(), *options, *flags]
     return line, without_secrets(shlex.join(line)), name
+
+
+def _require_known_there(config: SubmitConfig, head: Head) -> None:
+    """Raises ConfigError where a loopback address is a tunnel, or leads into a container, and the job has addresses
+    that only this machine knows."""
+    here, hosts = gethostname(), head.hosts()
+    if not places.is_this_machine(config.head) or not hosts or here in hosts:
+        return
+    beyond = f"http://{hosts[0]}"
+    passed = {name: os.environ[name] for name in config.pass_env}
+    problems = [*places.of_variables(passed, beyond), *places.of_job(config.parsed[0], beyond, config.shared)]
+    if problems:
+        where = ", ".join(hosts[:3]) + (" …" if len(hosts) > 3 else "")
+        raise ConfigError.of([*problems, f"{config.head} leads to a cluster on {where}, not to this machine, {here}"])
 
 
 def _note_what_stays_here(config: SubmitConfig) -> None:

@@ -55,8 +55,9 @@ def environment(head: Head, config: SubmitConfig, jobs: Sequence[Any]) -> tuple[
 
 
 def _sent_before(jobs: Sequence[Any], digest: str) -> str:
-    """What the latest job with these requirements was sent that began to work; empty if there is none."""
-    began = [job for job in jobs if names.state_of(job) in ("RUNNING", names.DONE)]
+    """What the latest job with these requirements was sent that began to work; empty if there is none. One that failed
+    by itself may have lacked packages; one that was killed had them."""
+    began = [job for job in jobs if names.state_of(job) in ("RUNNING", names.DONE) or (job.driver_exit_code or 0) < 0]
     found = [job.metadata for job in began if (job.metadata or {}).get(names.NEEDS) == digest]
     return str(found[-1][names.SENT]) if found else ""
 

@@ -2,9 +2,9 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,11 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
     each = _resources(training.config)
     trainer = _trainer(training, spec, board, each)
     events = Events(training.out, tracker)
-    with console.bar("train", training.config.steps) as bar, stopping.noted() as signals:
+    with (
+        console.bar("train", training.config.steps) as bar,
+        stopping.noted() as signals,
+        _start_timeout(training.config),
+    ):
         watcher = Watcher(training.config, each, saved, board, tracker, events, bar)
         # Not in the main thread, where Ray Train would replace the handler of Ctrl-C by its own.
         fitted = _started(trainer.fit)
@@ -82,6 +86,21 @@ def fit(training: Training, spec: ModelSpec, tracker: Tracker, held: Lease) -> d
             raise JobFailed(f"the workers ended at step {watcher.saved} of {training.config.steps}; see --verbose")
         raise _stopped(signals, watcher.saved, events)
     return last | {"checkpoint": checkpoint}
+
+
+@contextmanager
+def _start_timeout(config: TrainConfig) -> Iterator[None]:
+    """While the block runs, Ray Train, which reads it from the environment, waits less for the nodes of an elastic
+    training; unless the user has said how long."""
+    before = os.environ.get(START_TIMEOUT)
+    if config.fewest_workers == config.most_workers or before != cluster.QUIET[START_TIMEOUT]:
+        yield
+        return
+    os.environ[START_TIMEOUT] = SHRINK_S
+    try:
+        yield
+    finally:
+        os.environ[START_TIMEOUT] = before
 
 
 def _stopped(signals: stopping.Signals, step: int, events: Events) -> stopping.Stopped:
@@ -120,8 +139,6 @@ def _process_group(config: TrainConfig) -> TorchConfig:
 def _trainer(training: Training, spec: ModelSpec, board: Any, each: dict[str, float]) -> TorchTrainer:
     config = training.config
     fewest, most = config.fewest_workers, config.most_workers
-    if fewest < most and os.environ.get(START_TIMEOUT) == cluster.QUIET[START_TIMEOUT]:
-        os.environ[START_TIMEOUT] = SHRINK_S
     loop = partial(
         train_loop,
         config=config,

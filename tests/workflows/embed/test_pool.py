@@ -1,6 +1,7 @@
 """Units on actors that die, fail and refuse: none is lost, and no more are handed out than fit."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,16 @@ def pool_of(folder: Path, actors: int = 2, **more: Any) -> ActorPool:
     return ActorPool(lambda: actor.remote(str(folder)), actors, **more)
 
 
-def test_whatever_dies_or_fails_once_is_done_again(ray_session: None, tmp_path: Path) -> None:
+def test_whatever_dies_or_fails_once_is_done_again(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     todo = [f"{n} {what}" for n, what in enumerate([*["fine"] * 8, "die-once", "fail-once", *["fine"] * 8])]
     answers = dict(pool_of(tmp_path).run(todo))
     assert answers == {unit: f"{unit.split()[0]} None" for unit in todo}, "each once, none lost"
     assert len(list(tmp_path.glob("8-*"))) == len(list(tmp_path.glob("9-*"))) == 2
+    assert re.fullmatch(
+        r"lost an actor; another one takes its place; units to do again: [12]\n", capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -198,12 +198,13 @@ def test_of_a_task_that_no_node_has_the_memory_for(
     refused(indexed.options(embeddings(), tmp_path / "index"), ConfigError, message, 2)
 
 
-def test_what_is_not_an_index_is_left_alone(embeddings: Callable[..., str], tmp_path: Path) -> None:
+def test_what_is_not_an_index_is_left_alone(tmp_path: Path) -> None:
+    """Found out before the embeddings are opened, which are not there, and Ray is started."""
     out = tmp_path / "index"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     with pytest.raises(LikenessError, match=r"holds notes\.txt and is no index; give --out an empty or a new folder"):
-        job.run(indexed.options(embeddings(), out))
+        job.run(indexed.options(str(tmp_path / "embeddings"), out))
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 

@@ -63,6 +63,32 @@ def test_nothing_answers(scheme: str) -> None:
     assert found.startswith(f"nothing answers at {scheme}://{place}/runs, the MLflow store (")
 
 
+@pytest.mark.parametrize("scheme", ["", "http://", "http://anna:s3cret-pw@"])
+def test_what_answers_through_a_proxy_is_asked_through_it(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLflow's own client does; nothing here finds the server by its name."""
+    with answering.server(200, '{"experiment": {"experiment_id": "7"}}') as (place, seen):
+        monkeypatch.setenv("http_proxy", f"{scheme}{place}")
+        monkeypatch.setenv("no_proxy", "other.invalid")
+        tracking.require_ready("http://mlflow.invalid:5000", "likeness")
+        assert [line.split()[1].partition("?")[0] for line in seen] == [
+            f"http://mlflow.invalid:5000/api/2.0/mlflow/{what}" for what in ("experiments/get-by-name", "runs/create")
+        ]
+        monkeypatch.setenv("no_proxy", "other.invalid,mlflow.invalid")
+        assert refusal("http://mlflow.invalid:5000").startswith("nothing answers at http://mlflow.invalid:5000, the ML")
+    monkeypatch.setenv("no_proxy", "")
+    assert refusal("http://mlflow.invalid:5000").startswith(
+        f"nothing answers at http://{place}, the proxy for http://mlflow.invalid:5000, the MLflow store ("
+    )
+
+
+def test_a_server_that_no_proxy_names_is_knocked_at_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://{closed_port()}")
+    monkeypatch.setenv("no_proxy", "127.0.0.0/8")
+    with answering.server(200) as (place, seen):
+        tracking.require_ready(f"http://{place}", "likeness")
+    assert len(seen) == 1
+
+
 def test_a_server_that_would_take_a_run_gets_none() -> None:
     with answering.server(200, '{"experiment": {"experiment_id": "7"}}') as (place, seen):
         tracking.require_ready(f"http://{place}", "likeness", "likeness")

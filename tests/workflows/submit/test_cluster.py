@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,8 @@ def test_from_submission_to_stop(cluster: Cluster, people: Path, tmp_path: Path)
     secret = {"PASSWORD": "planted"}
     out, err = cluster.likeness("submit", "--name", "faces", "--pass-env", "PASSWORD", *command, **secret)
     assert json.loads(out)["rows"] == 144
+    hosts = cluster.ask("/nodes?view=hostNameList")["data"]["hostNameList"]
+    assert hosts == [socket.gethostname()], "how a tunnel is told from a head here"
     assert [line.split()[0] for line in err.splitlines()] == ["looking", "submitted"], "nothing of Ray's own"
     provenance = manifest.read(str(faces), "faces").provenance
     assert provenance["git_commit"] is None, "the code ran from no checkout, the one that is installed here included"

@@ -4,6 +4,7 @@ import json
 import sys
 from io import StringIO
 from pathlib import Path
+from socket import gethostname
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,26 @@ def test_the_job_s_lines_go_to_stderr_and_its_result_to_stdout(
     assert kept.metadata[names.COMMAND] == "evaluate --embeddings s3://b/e --retrieval --json"
     assert kept.metadata[names.VERSION]
     assert kept.submission_id.startswith("evaluate-")
+
+
+@pytest.mark.parametrize("machines", [["far"], ["a", "b", "c", "d"], ["far", gethostname()], []])
+def test_a_loopback_address_that_is_a_tunnel(
+    machines: list[str], head: FakeHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head.machines = machines
+    local = ["train", "--faces", "/mnt/f", "--out", "s3://b/m", "--tracking-uri", "http://localhost:5000"]
+    tunnel, there = ["submit", "--address", "http://127.0.0.1:8265"], gethostname() in machines or not machines
+    assert cli.main([*tunnel, "--name", "one", "--", *local]) == (0 if there else 2)
+    if not there:
+        path, store, where = capsys.readouterr().err.splitlines()
+        assert path.startswith("likeness submit: faces is '/mnt/f', a path on this machine, and the head is another")
+        assert "--shared" in path
+        assert store.startswith("likeness submit: tracking_uri is 'http://localhost:5000', which means this machine")
+        shown = "a, b, c …" if "d" in machines else "far"
+        assert where.startswith(f"likeness submit: http://127.0.0.1:8265 leads to a cluster on {shown}, not to this ma")
+        assert not head.kept
+    seen_by_all = [*local[:-2], "--tracking-uri", "http://mlflow:5000"]
+    assert cli.main([*tunnel, "--name", "two", "--shared", "/mnt", "--", *seen_by_all]) == 0
 
 
 def test_a_result_of_any_length_survives_the_log() -> None:
@@ -190,7 +211,11 @@ def test_what_is_sent(head: FakeHead, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "pip" not in last.runtime_env
     assert remote.HOOK in last.runtime_env["env_vars"].values()
     assert len(head.kept) == 1, "the job that looks at the nodes is forgotten"
-    last.status = "FAILED"
+    last.status, last.driver_exit_code = "FAILED", -9
+    assert sent_with().metadata[names.SENT] == sent.WHEEL
+    assert len(head.forgotten) == 1, "one that was killed had all that it needed"
+    for kept in head.kept:
+        kept.status, kept.driver_exit_code = "FAILED", 1
     head.missing = '[\\"torch>=2.5\\"]'
     with_pins = sent_with("--wheel")
     assert with_pins.metadata[names.SENT] == sent.PINS
