@@ -172,7 +172,7 @@ def test_a_finished_index_answers_and_the_same_command_builds_todays_beside_it(f
     assert matches_of(frozen, "now") == expected
     assert times(old) == before
     Index.open(str(frozen / "index"), old.name)
-    assert index_check.run(IndexCheckConfig(index=str(frozen / "index")))["format"] == 2
+    assert index_check.run(IndexCheckConfig(index=str(frozen / "index")))["format"] == 3
 
 
 def test_a_half_finished_index_is_left_as_it_is(
