@@ -12,7 +12,7 @@ from metric_core import storage
 from metric_core.artefacts import manifest, tombstones
 from workflows.erase import job
 
-pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+S3FileSystem = pytest.importorskip("s3fs", reason="the extra s3 is not installed").S3FileSystem
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         found.client().create_bucket(Bucket="faces")
+        S3FileSystem.clear_instance_cache()  # others, of other tests, have the address of another server
         yield found
+        S3FileSystem.clear_instance_cache()
 
 
 def test_people_are_erased_on_an_object_store(store: Flaky, tmp_path: Path) -> None:
