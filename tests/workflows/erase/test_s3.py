@@ -10,9 +10,10 @@ from support.flaky import Flaky
 
 from metric_core import storage
 from metric_core.artefacts import manifest, tombstones
+from metric_core.storage import addresses
 from workflows.erase import job
 
-S3FileSystem = pytest.importorskip("s3fs", reason="the extra s3 is not installed").S3FileSystem
+pytest.importorskip("s3fs", reason="the extra s3 is not installed")
 
 
 @pytest.fixture
@@ -21,9 +22,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         found.client().create_bucket(Bucket="faces")
-        S3FileSystem.clear_instance_cache()  # others, of other tests, have the address of another server
+        client = type(addresses.file_system("s3://faces")[0])
+        client.clear_instance_cache()  # those of other tests have the address of another server
         yield found
-        S3FileSystem.clear_instance_cache()
+        client.clear_instance_cache()
 
 
 def test_people_are_erased_on_an_object_store(store: Flaky, tmp_path: Path) -> None:
