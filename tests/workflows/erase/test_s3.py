@@ -10,6 +10,7 @@ from support.flaky import Flaky
 
 from metric_core import storage
 from metric_core.artefacts import manifest, tombstones
+from metric_core.storage import addresses
 from workflows.erase import job
 
 pytest.importorskip("s3fs", reason="the extra s3 is not installed")
@@ -21,7 +22,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Flaky]:
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         found.client().create_bucket(Bucket="faces")
+        client = type(addresses.file_system("s3://faces")[0])
+        client.clear_instance_cache()  # those of other tests have the address of another server
         yield found
+        client.clear_instance_cache()
 
 
 def test_people_are_erased_on_an_object_store(store: Flaky, tmp_path: Path) -> None:
