@@ -72,4 +72,4 @@ def test_vectors_of_a_packed_index_that_was_read_are_decoded(tmp_path):
     for read in (codec.read_file(tmp_path / "index"), codec.load(faiss.serialize_index(index))):
         vector_D = np.empty(DIM, np.float32)
         faiss.extract_index_ivf(read).reconstruct_from_offset(0, 40, faiss.swig_ptr(vector_D))
-        assert vector_D @ x_ND[40] > 0.8
+        assert vector_D @ x_ND[40] > 0.5
