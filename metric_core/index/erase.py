@@ -43,6 +43,9 @@ from metric_core.index.truth import Probes, Truth
 from metric_core.index.version import Content, Shard, Version
 
 _WHY = "erased"
+_FEW = 0.01
+"""Share of the probes that may be affected by erasures before recall is measured again, which takes longer than writing
+the shards of one person."""
 _OWN = re.compile(r"[0-9a-f]{32}\..+")
 """Names of files beside the versions."""
 _STARTED = re.compile(r"(shard-\d+\.(json|arrow)|.*\.(arrow|npy|faiss|parquet)|choice\.json)")
@@ -272,7 +275,8 @@ class _Erasure:
         )
         if problems := content.problems():
             raise IndexBuildError(f"{one.version.uri}: {'; '.join(problems)}; build the index again")
-        content = self._measured(one.version, content)
+        if versions.TRUTH in files:
+            content = self._measured(one.version, content, self._affected(known))
         self._choice(one.version, before, content)
         self._switch(one, content)
 
@@ -354,15 +358,22 @@ class _Erasure:
             files[versions.TEMPLATE] = change.template
         return files
 
-    def _measured(self, version: Version, content: Content) -> Content:
-        """The content with what the remaining probes find of their neighbours now; the curve of the tuning stays."""
+    def _affected(self, known: Truth) -> int:
+        """Probes that are erased, or one of whose nearest neighbours is."""
+        near_QT = known.best.face_id_QW[:, : tuning.NEIGHBOURS]
+        gone_Q = self.target.has(near_QT.ravel()).reshape(near_QT.shape).any(axis=1)
+        return int((gone_Q | self._hit(known.probes.to_table())).sum())
+
+    def _measured(self, version: Version, content: Content, affected: int) -> Content:
+        """The content with what the remaining probes find of their neighbours now. For few of them, recall stays as it
+        was measured: it cannot be off by more than their share. The curve of the tuning always stays."""
         known = Truth.parse(version.read_checked(content, versions.TRUTH))
-        if not len(known.probes):
-            return content
-        index = Index.load(version, content)
-        point = asdict(tuning.measure(index, known, content.nprobe, content.depth))
-        counts = {"probes": len(known.probes), "counted": int(known.counted_Q.sum())}
-        return replace(content, recall=content.recall | point | counts)
+        affected += content.recall.get(versions.AFFECTED, 0)
+        counts = {"probes": len(known.probes), "counted": int(known.counted_Q.sum()), versions.AFFECTED: affected}
+        if affected <= _FEW * len(known.probes) or not len(known.probes):
+            return replace(content, recall=content.recall | counts)
+        point = asdict(tuning.measure(Index.load(version, content), known, content.nprobe, content.depth))
+        return replace(content, recall=content.recall | point | counts | {versions.AFFECTED: 0})
 
     def _choice(self, version: Version, before: Content, content: Content) -> None:
         """The file by which a build continues names the new probes and the new template."""
@@ -394,7 +405,8 @@ class _Erasure:
         }
         made = dict(one.before.provenance)
         if isinstance(command := made.get("command"), str):
-            made["command"] = self.target.without_words(command)
+            said = frozenset(name for name in self.target.identities if name in command)  # of ten thousand, few or none
+            made["command"] = replace(self.target, identities=said).without_words(command)
         self._replace(one, content, made | {erasing.ERASURES: [*erasing.entries(one.before), entry]})
         self.tell(f"version {one.version.id}: {content.rows} faces of {content.people} people remain")
 

@@ -16,7 +16,7 @@ they are count as found while there is somebody to look for. Nothing here is use
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +319,10 @@ class _Scan:
                 self._bytes(byte_B[at:start], kind)
             at = max(at, start + size)
 
+    def _said(self, command: str) -> bool:
+        said = frozenset(name for name in self._target.identities if name in command)  # of ten thousand, few or none
+        return replace(self._target, identities=said).without_words(command) != command
+
     def _bytes(self, byte_B: np.ndarray, kind: str) -> None:
         for first in range(0, len(byte_B), _BLOCK):
             part_B = np.ascontiguousarray(byte_B[first : first + _BLOCK + 7])
@@ -345,7 +349,7 @@ class _Scan:
             return
         for name, value in _strings(json.loads(data)):
             named = name not in _FIELDS and value in self._target.identities
-            if named or (name == "command" and self._target.without_words(value) != value):
+            if named or (name == "command" and self._said(value)):
                 self.found.places[f"{kind}: {name}"] += 1
 
 

@@ -96,12 +96,13 @@ def _remove(lists: Any, number: int, gone_L: np.ndarray) -> None:
     blocks = -(-len(at_K) // per)
     if blocks == first:
         return
-    code_LC = np.pad(code_LC, ((0, (blocks - first) * per - len(code_LC)), (0, 0)))
+    whole_LC = np.zeros(((blocks - first) * per, code_LC.shape[1]), np.uint8)
+    whole_LC[: len(code_LC)] = code_LC
     packed = faiss.rev_swig_ptr(lists.get_codes(number), blocks * size)
     packed[first * size :] = 0
     for block in range(blocks - first):
         at = (first + block) * size
-        lists.packer.pack_all(faiss.swig_ptr(code_LC[block * per :]), faiss.swig_ptr(packed[at : at + size]))
+        lists.packer.pack_all(faiss.swig_ptr(whole_LC[block * per :]), faiss.swig_ptr(packed[at : at + size]))
 
 
 def unpacked(lists: Any, number: int, rows: int, first: int = 0) -> np.ndarray:

@@ -45,6 +45,8 @@ VERSIONS, SHARDS, FILES = "versions", "shards", "files"
 TEMPLATE, PROBES, TRUTH, NAMES, CODES, MASK, CHOICE = (
     "template.faiss", "probes.arrow", "truth.arrow", "names.arrow", "codes.npy", "mask.parquet", "choice.json",
 )  # fmt: skip
+AFFECTED = "affected"
+"""Field of ``Content.recall``: probes that erasures have affected since it was measured."""
 REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 

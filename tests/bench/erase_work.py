@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metric_core.index import erase, erase_scan
+from metric_core.index import erase, erase_scan, erase_shard
 from metric_core.index.store import IndexStore
+from metric_core.index.version import Version
 
 _NONE = np.empty(0, np.int64)
 
@@ -65,7 +67,23 @@ def scanned(index: str, count: int, original: str, ids: str) -> dict[str, Any]:
 
 
 def rewritten(index: str, out: str) -> dict[str, Any]:
-    """Write every file of the live version again."""
+    """Decode and write every shard of the live version again, without leaving out any row."""
+    content = IndexStore(index).current().content()
+    other = Version(out, "0" * 16)
+
+    def write() -> dict[str, Any]:
+        count = 0
+        for shard in content.shards:
+            with tempfile.TemporaryDirectory() as folder, Version(index, "0" * 16).local_files(shard) as paths:
+                built = erase_shard.without(paths, content.spec, np.zeros(shard.rows, bool), Path(folder))
+                count += other.put_files(built, shard.template).bytes
+        return {"bytes": count}
+
+    return _timed(write)
+
+
+def copied(index: str, out: str) -> dict[str, Any]:
+    """Read, hash, write and read again every file of the live version."""
     version = IndexStore(index).current()
     Path(out).mkdir()
 

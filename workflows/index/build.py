@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from metric_core import storage
 from metric_core.artefacts import manifest
-from metric_core.errors import IndexBuildError
+from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import check, choose, sample, shard, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import Choice, Wanted
@@ -134,7 +134,8 @@ class Build:
             with self.version.local_file(found[0], "rows") as path:
                 names.append(shard.read_rows(path)["identity"].dictionary)
         own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
-        own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
+        merged = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
+        own[versions.TRUTH] = self._kept_truth() or merged
         self._put(own)
         own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
         if not self._shares:
@@ -157,12 +158,24 @@ class Build:
             shared=self._shares,
         )
 
+    def _kept_truth(self) -> bytes | None:
+        """The truth of a version that is mended, if it is undamaged: after an erasure it has fewer neighbours than are
+        found again, since those behind them are not known there."""
+        try:
+            return None if self.before is None else self.version.read_checked(self.before, versions.TRUTH)
+        except Corrupt:
+            return None
+
     def tune(self, content: Content) -> Content:
-        """The content with the parameters that reach the target with the least work, and what they reach.
+        """The content with the parameters that reach the target with the least work, and what they reach. A version
+        that is mended keeps its own.
 
         Raises:
             IndexBuildError: the index does not reach the target, whatever the parameters.
         """
+        if self.before is not None:
+            before = self.before
+            return replace(content, nprobe=before.nprobe, depth=before.depth, recall=before.recall)
         target = self.wanted.target
         known = Truth.parse(self.version.read_checked(content, versions.TRUTH))
         # Many candidates are compared here: their records are mapped, whatever a search has room for later.
@@ -178,6 +191,14 @@ class Build:
                 f"lower the target, or give a larger --memory-budget"
             )
         return replace(content, nprobe=tuned.nprobe, depth=tuned.depth, recall=asdict(tuned))
+
+    def kept_near(self, number: int) -> bytes | None:
+        """The probes' neighbours in a shard of a version that is mended, if they are undamaged; see ``_kept_truth``."""
+        try:
+            found = None if self.before is None else self.version.receipt(number)
+        except Corrupt:
+            return None
+        return None if found is None else found[1]
 
     def require_same(self, found: str, expected: str) -> None:
         """Refuse to replace a file of a finished version by another one. Raises IndexBuildError."""
@@ -247,5 +268,5 @@ def _build_shard(work: Build, plan: Plan, number: int, parts: list[Part]) -> int
         if work.before is not None:
             work.require_same(built.digest, work.before.shards[number].digest)
         check.require_found(Index.single(built.paths, plan.spec), f"shard {number}")
-        neighbours = versions.ipc(truth.best_table(near.best()))
+        neighbours = work.kept_near(number) or versions.ipc(truth.best_table(near.best()))
         return work.version.put_shard(number, built, versions.digest(plan.template), neighbours).rows
