@@ -17,7 +17,7 @@ from support import index_versions, indexed
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, Missing
-from metric_core.index import check, codec, erase, erase_lists, template
+from metric_core.index import check, codec, erase, erase_lists, erase_version, template, truth
 from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
 from metric_core.index.search import Index, Neighbours
@@ -223,6 +223,7 @@ def _stored(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_it_ends_as_if_undisturbed(crowd, made, monkeypatch, tmp_path):
     folder, version = made(DEFAULT)
     trained = version.read_checked(version.content(), versions.TEMPLATE)
@@ -232,6 +233,7 @@ def test_killed_at_any_write_it_ends_as_if_undisturbed(crowd, made, monkeypatch,
     _same_after_kills(folder, gone, names, monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_with_other_centroids_it_ends_as_if_undisturbed(crowd, monkeypatch, tmp_path):
     spec = IndexSpec(16, "IVF4,SQfp16")
     index = codec.load(template.train(crowd.embedding_ND, spec, 0))
@@ -287,7 +289,7 @@ def _is_near(version: Version, face_id: int) -> bool:
     return any(
         (versions_near == face_id).any()
         for number in (0, 1)
-        for versions_near in [erase._neighbours(version.read(versions.near_name(number)))]
+        for versions_near in [truth.parse_best(version.read(versions.near_name(number))).face_id_QW]
     )
 
 
@@ -360,7 +362,7 @@ def test_no_centroid_of_an_erased_face_stays(factory, crowd, tmp_path):
 
 
 def test_recall_stays_as_measured_until_one_probe_in_a_hundred_is_affected(crowd, made, monkeypatch):
-    monkeypatch.setattr(erase, "_FEW", 0.2)
+    monkeypatch.setattr(erase_version, "_FEW", 0.2)
     folder, version = made("IVF4,Flat")
     before = version.content().recall
     erase.erase(str(folder), crowd.face_id_N[[0]], [])
