@@ -74,13 +74,10 @@ def look(paths: Mapping[str, Path], spec: IndexSpec, gone_N: np.ndarray, trained
     emptied = np.flatnonzero((count_M > 0) & (count_M == size_M))
     centroid_MD = template.centroids(index, copy=False)
     assert centroid_MD is not None
-    close: set[int] = set()
-    for number in np.unique(list_E).tolist():
-        vector_RD = _vectors(index, paths, spec, at_E[list_E == number], number, size_M)
-        own_R = _unit(vector_RD) @ _unit(centroid_MD[number])
-        if (own_R >= _OWN).any():  # another centroid can be near as well
-            close |= {*np.flatnonzero(near(vector_RD[own_R >= _OWN], centroid_MD)).tolist()}
-    return Seen(trained, frozenset(emptied.tolist()), frozenset(close))
+    vector_ED = _vectors(index, paths, spec, at_E, list_E, size_M)
+    own_E = (_unit(vector_ED) * _unit(centroid_MD)[list_E]).sum(axis=1)
+    close = np.flatnonzero(near(vector_ED[own_E >= _OWN], centroid_MD))  # another centroid can be near as well
+    return Seen(trained, frozenset(emptied.tolist()), frozenset(close.tolist()))
 
 
 def near(vector_RD: np.ndarray, centroid_MD: np.ndarray) -> np.ndarray:
@@ -147,7 +144,7 @@ def with_centroids(paths: Mapping[str, Path], spec: IndexSpec, old: Shard, chang
     kept = {}
     for number in change.centroids:
         at_R = first_M[number] + np.arange(size_M[number])
-        kept[number] = _vectors(index, paths, spec, at_R, number, size_M)
+        kept[number] = _vectors(index, paths, spec, at_R, np.full(len(at_R), number), size_M)
     centroid_MD = template.centroids(index, copy=False)
     assert centroid_MD is not None
     _put(centroid_MD, change.centroids)
@@ -191,13 +188,13 @@ def _encode(ivf: Any, number: int, vector_RD: np.ndarray, trained: bytes, spec: 
 
 
 def _vectors(
-    index: Any, paths: Mapping[str, Path], spec: IndexSpec, at_R: np.ndarray, number: int, size_M: np.ndarray
+    index: Any, paths: Mapping[str, Path], spec: IndexSpec, at_R: np.ndarray, list_R: np.ndarray, size_M: np.ndarray
 ) -> np.ndarray:
-    """float32 (R, D): the stored vectors at some positions, all of one list, as exact as they are stored."""
+    """float32 (R, D): the stored vectors at some ascending positions in some lists, as exact as they are stored."""
     if (record := shard.record_type(spec)) is not None and len(at_R):
-        return shard.decoded(np.memmap(paths["vectors"], record, "r")[at_R])
+        return shard.decoded(np.take(np.memmap(paths["vectors"], record, "r").view(np.ndarray), at_R))
     vector_RD = np.empty((len(at_R), spec.dim), np.float32)
-    ivf, first = faiss.extract_index_ivf(index), int(size_M[:number].sum())
-    for row, at in enumerate(at_R.tolist()):
-        ivf.reconstruct_from_offset(number, at - first, faiss.swig_ptr(vector_RD[row]))
+    ivf, first_M = faiss.extract_index_ivf(index), np.cumsum(size_M) - size_M
+    for row, (at, number) in enumerate(zip(at_R.tolist(), list_R.tolist())):
+        ivf.reconstruct_from_offset(number, at - int(first_M[number]), faiss.swig_ptr(vector_RD[row]))
     return vector_RD

@@ -16,7 +16,7 @@ they are count as found while there is somebody to look for. Nothing here is use
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from metric_core.artefacts import ids
 from metric_core.artefacts.erasing import Target
 from metric_core.artefacts.erasing_proof import Found
 from metric_core.errors import Corrupt, LikenessError
-from metric_core.index import codec, erase, erase_lists, erase_shard, shard, template
+from metric_core.index import codec, erase_common, erase_lists, erase_shard, shard, template
 from metric_core.index import version as versions
 from metric_core.index.engine import faiss
 from metric_core.index.spec import IndexSpec
@@ -84,7 +84,7 @@ def _own(address: str, target: Target) -> np.ndarray:
     with storage.local_copy(address) as path:
         try:
             rows = shard.read_rows(path)
-            found: np.ndarray = rows["face_id"].to_numpy()[erase.named(rows["identity"], target.names)]
+            found: np.ndarray = rows["face_id"].to_numpy()[erase_common.named(rows["identity"], target.names)]
         except (KeyError, ValueError, OSError, pa.ArrowException):
             return ids.NONE
         return found
@@ -196,7 +196,7 @@ class _Scan:
                 try:
                     rows = self.arrow(path, "shards rows")
                     hit_N = self._target.has(rows["face_id"].to_numpy())
-                    hit_N |= erase.named(rows["identity"].combine_chunks(), self._target.names)
+                    hit_N |= erase_common.named(rows["identity"].combine_chunks(), self._target.names)
                     self.found.face_id_M = np.union1d(self.found.face_id_M, rows["face_id"].to_numpy()[hit_N])
                 except (KeyError, ValueError, OSError, pa.ArrowException):
                     self._undecoded(path, "shards rows")
@@ -247,8 +247,8 @@ class _Scan:
         if ivf is not None and isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.BlockInvertedLists):
             self._padding(ivf)
         if known and hit_N is not None and not records and hit_N.any():
-            self._vectors.append(_reconstructed(index, np.flatnonzero(hit_N)))
-        return _plain(ivf) if apart else None
+            self._vectors.append(erase_shard.reconstructed(index, np.flatnonzero(hit_N)))
+        return erase_shard.plain(ivf) if apart else None
 
     def _read(self, path: Path, kind: str) -> Any:
         """An index, of which all bytes are accounted for. Raises Corrupt."""
@@ -319,6 +319,10 @@ class _Scan:
                 self._bytes(byte_B[at:start], kind)
             at = max(at, start + size)
 
+    def _said(self, command: str) -> bool:
+        said = frozenset(name for name in self._target.identities if name in command)  # of ten thousand, few or none
+        return replace(self._target, identities=said).without_words(command) != command
+
     def _bytes(self, byte_B: np.ndarray, kind: str) -> None:
         for first in range(0, len(byte_B), _BLOCK):
             part_B = np.ascontiguousarray(byte_B[first : first + _BLOCK + 7])
@@ -345,7 +349,7 @@ class _Scan:
             return
         for name, value in _strings(json.loads(data)):
             named = name not in _FIELDS and value in self._target.identities
-            if named or (name == "command" and self._target.without_words(value) != value):
+            if named or (name == "command" and self._said(value)):
                 self.found.places[f"{kind}: {name}"] += 1
 
 
@@ -376,30 +380,6 @@ def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for one in value:
             yield from _strings(one, name)
-
-
-def _plain(ivf: Any) -> np.ndarray:
-    """uint8 (N, bytes): the codes of all lists, one after the other."""
-    parts = [np.empty((0, ivf.code_size), np.uint8)]
-    for number, size in enumerate(codec.list_sizes(ivf)):
-        if size:
-            codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size * ivf.code_size)
-            parts.append(codes.reshape(size, -1).copy())
-    return np.concatenate(parts)
-
-
-def _reconstructed(index: Any, at_R: np.ndarray) -> np.ndarray:
-    """float32 (R, D): the vectors of some rows, from their codes."""
-    ivf = faiss.try_extract_index_ivf(index)
-    vector_RD = np.empty((len(at_R), index.d), np.float32)
-    edge_L = np.cumsum([0, *codec.list_sizes(ivf)]) if ivf is not None else None
-    for row, at in enumerate(at_R.tolist()):
-        if edge_L is None:
-            vector_RD[row] = index.reconstruct(at)
-        else:
-            number = int(np.searchsorted(edge_L, at, side="right")) - 1
-            ivf.reconstruct_from_offset(number, at - int(edge_L[number]), faiss.swig_ptr(vector_RD[row]))
-    return vector_RD
 
 
 def _prefixes(vector_ND: np.ndarray) -> np.ndarray:

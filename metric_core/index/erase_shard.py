@@ -2,7 +2,7 @@
 a build from the other rows with the same template makes.
 """
 
-# N: rows of the shard, B: rows of a block, K: rows that are kept, L: rows of a list.
+# N: rows of the shard, B: rows of a block, K: rows that are kept, L: rows of a list, R: some rows, D: components.
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,12 +96,13 @@ def _remove(lists: Any, number: int, gone_L: np.ndarray) -> None:
     blocks = -(-len(at_K) // per)
     if blocks == first:
         return
-    code_LC = np.pad(code_LC, ((0, (blocks - first) * per - len(code_LC)), (0, 0)))
+    whole_LC = np.zeros(((blocks - first) * per, code_LC.shape[1]), np.uint8)
+    whole_LC[: len(code_LC)] = code_LC
     packed = faiss.rev_swig_ptr(lists.get_codes(number), blocks * size)
     packed[first * size :] = 0
     for block in range(blocks - first):
         at = (first + block) * size
-        lists.packer.pack_all(faiss.swig_ptr(code_LC[block * per :]), faiss.swig_ptr(packed[at : at + size]))
+        lists.packer.pack_all(faiss.swig_ptr(whole_LC[block * per :]), faiss.swig_ptr(packed[at : at + size]))
 
 
 def unpacked(lists: Any, number: int, rows: int, first: int = 0) -> np.ndarray:
@@ -114,6 +115,30 @@ def unpacked(lists: Any, number: int, rows: int, first: int = 0) -> np.ndarray:
         at = (block - first) * per
         packer.unpack_all(faiss.swig_ptr(packed[block * size :]), faiss.swig_ptr(code_LC[at:]))
     return code_LC[: rows - first * per]
+
+
+def plain(ivf: Any) -> np.ndarray:
+    """uint8 (N, bytes): the codes of all lists, one after the other."""
+    parts = [np.empty((0, ivf.code_size), np.uint8)]
+    for number, size in enumerate(codec.list_sizes(ivf)):
+        if size:
+            codes = faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size * ivf.code_size)
+            parts.append(codes.reshape(size, -1).copy())
+    return np.concatenate(parts)
+
+
+def reconstructed(index: Any, at_R: np.ndarray) -> np.ndarray:
+    """float32 (R, D): the vectors of some rows, from their codes."""
+    ivf = faiss.try_extract_index_ivf(index)
+    vector_RD = np.empty((len(at_R), index.d), np.float32)
+    edge_L = np.cumsum([0, *codec.list_sizes(ivf)]) if ivf is not None else None
+    for row, at in enumerate(at_R.tolist()):
+        if edge_L is None:
+            vector_RD[row] = index.reconstruct(at)
+        else:
+            number = int(np.searchsorted(edge_L, at, side="right")) - 1
+            ivf.reconstruct_from_offset(number, at - int(edge_L[number]), faiss.swig_ptr(vector_RD[row]))
+    return vector_RD
 
 
 def _copy_records(source: Path, target: Path, spec: IndexSpec, at_K: np.ndarray, code_K: np.ndarray) -> None:

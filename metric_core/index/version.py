@@ -47,6 +47,8 @@ TEMPLATE, PROBES, TRUTH, NAMES, CODES, MASK, CHOICE = (
 )  # fmt: skip
 DECIDED = {TEMPLATE: "template", PROBES: "probes"}
 """Files that a choice names by their sha256."""
+AFFECTED = "affected"
+"""Field of ``Content.recall``: probes that erasures have affected since it was measured."""
 REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 

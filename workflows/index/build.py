@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from metric_core import storage
 from metric_core.artefacts import manifest
-from metric_core.errors import IndexBuildError
+from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import choose, sample, shard, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import Choice, Wanted
@@ -115,7 +115,8 @@ class Build:
             with self.version.local_file(found[0], "rows") as path:
                 names.append(shard.read_rows(path)["identity"].dictionary)
         own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
-        own[versions.TRUTH] = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
+        merged = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
+        own[versions.TRUTH] = self._kept_truth() or merged
         self._put(own)
         own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
         if not self._shares:
@@ -138,12 +139,24 @@ class Build:
             shared=self._shares,
         )
 
+    def _kept_truth(self) -> bytes | None:
+        """The truth of a version that is mended, if it is undamaged: after an erasure it has fewer neighbours than are
+        found again, since those behind them are not known there."""
+        try:
+            return None if self.before is None else self.version.read_checked(self.before, versions.TRUTH)
+        except Corrupt:
+            return None
+
     def tune(self, content: Content) -> Content:
-        """The content with the parameters that reach the target with the least work, and what they reach.
+        """The content with the parameters that reach the target with the least work, and what they reach. A version
+        that is mended keeps its own.
 
         Raises:
             IndexBuildError: the index does not reach the target, whatever the parameters.
         """
+        if self.before is not None:
+            before = self.before
+            return replace(content, nprobe=before.nprobe, depth=before.depth, recall=before.recall)
         target = self.wanted.target
         known = Truth.parse(self.version.read_checked(content, versions.TRUTH))
         # Many candidates are compared here: their records are mapped, whatever a search has room for later.

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from metric_core.errors import IndexBuildError
+from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import check, shard, truth
 from metric_core.index import version as versions
 from metric_core.index.corpus import Corpus, Part
@@ -99,5 +99,15 @@ def _build_shard(work: Shards, number: int) -> int:
         if work.before is not None:
             require_same(work.version, built.digest, work.before.shards[at].digest)
         check.require_found(Index.single(built.paths, work.spec), f"shard {at}")
-        neighbours = versions.ipc(truth.best_table(near.best()))
+        neighbours = _kept_near(work, at) or versions.ipc(truth.best_table(near.best()))
         return work.version.put_shard(at, built, versions.digest(work.template), neighbours).rows
+
+
+def _kept_near(work: Shards, number: int) -> bytes | None:
+    """The probes' neighbours in a shard of a version that is mended, if they are undamaged: those that an erasure left
+    are fewer than a build would find."""
+    try:
+        found = None if work.before is None else work.version.receipt(number)
+    except Corrupt:
+        return None
+    return None if found is None else found[1]

@@ -1,0 +1,49 @@
+"""Removes erased faces from a version without manifest: what holds one of them goes, and its job makes it again."""
+
+import json
+import re
+
+from metric_core import storage
+from metric_core.artefacts.erasing import Target
+from metric_core.index import truth
+from metric_core.index import version as versions
+from metric_core.index.erase_common import Changes, gone, hit, receipts
+from metric_core.index.truth import Probes
+from metric_core.index.version import Version
+
+STARTED = re.compile(r"(shard-\d+\.(json|arrow)|.*\.(arrow|npy|faiss|parquet)|choice\.json)")
+"""Files of a version's own folder that are made from faces."""
+
+
+def undo(version: Version, target: Target, changes: Changes) -> bool:
+    """Remove what holds erased faces; whether there was anything. Without the probes that its choice names, and if one
+    of these is erased, all begins again: the choice is removed last."""
+    probes = _probes(version)
+    over = probes is None or bool(hit(probes.to_table(), target).any())
+    kept: set[str] = set() if over else {versions.CHOICE}
+    for number, shard in {} if over else receipts(version).items():
+        near = truth.parse_best(version.read(versions.near_name(number)) or b"")
+        if not gone(version, shard, target).any() and not target.has(near.face_id_QW.ravel()).any():
+            kept |= {versions.receipt_name(number), versions.near_name(number)}
+    names = [name for name in storage.names(version.uri) if STARTED.fullmatch(name) and name not in kept]
+    for name in sorted(names, key=lambda name: (name == versions.CHOICE, name)):
+        changes.remove(version.file(name))
+    return bool(names)
+
+
+def decided(version: Version) -> dict[str, str]:
+    """Addresses of the template and the probes of a version without manifest, by name; none without a sound choice."""
+    try:
+        choice = json.loads(version.read(versions.CHOICE) or b"")["choice"]
+        sha256 = {versions.TEMPLATE: str(choice["template"]), versions.PROBES: str(choice["probes"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {name: version.shared(name, digest) for name, digest in sha256.items()}
+
+
+def _probes(version: Version) -> Probes | None:
+    """The probes of a version without manifest; None if its choice names none that are there."""
+    address = decided(version).get(versions.PROBES)
+    if address is None or not storage.exists(address):
+        return None
+    return Probes.parse(storage.read_bytes(address))

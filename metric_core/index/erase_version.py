@@ -1,0 +1,202 @@
+"""The files of one version without erased faces: names, probes, neighbours, masks and receipts. Its shards were written
+again before, and its manifest is replaced afterwards.
+"""
+
+# Q: probes, T: nearest neighbours of a probe, W: all that are kept.
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metric_core import storage
+from metric_core.artefacts.erasing import Target
+from metric_core.errors import Corrupt, IndexBuildError
+from metric_core.index import truth, tuning
+from metric_core.index import version as versions
+from metric_core.index.erase_common import Changes, hit, mask_file
+from metric_core.index.erase_lists import Changed
+from metric_core.index.search import Index
+from metric_core.index.shard import File, read_rows
+from metric_core.index.truth import Probes, Truth
+from metric_core.index.version import Content, Shard, Version
+
+WHY = "erased"
+"""Why a mask hides faces until they are removed."""
+_FEW = 0.01
+"""Share of the probes that may be affected by erasures before recall is measured again, which takes longer than writing
+the shards of one person."""
+
+
+@dataclass
+class Rewriting:
+    """Writes the files of one version after the other."""
+
+    target: Target
+    changes: Changes
+
+    def content(
+        self, version: Version, before: Content, new: Mapping[str, Shard], changed: Mapping[str, Changed]
+    ) -> Content:
+        """Write a version's files without the faces; returns the content that lists them, which may be as before.
+
+        Args:
+            version: a finished version.
+            before: of its manifest.
+            new: what takes the place of shards, by their digest.
+            changed: what takes the place of templates, by their sha256.
+
+        Raises:
+            Corrupt: a file that must be read is missing or damaged.
+            IndexBuildError: the rows do not add up.
+        """
+        content = before
+        content = replace(content, shards=[new.get(shard.digest, shard) for shard in content.shards])
+        content = self._masks(version, content)
+        files = {name: version.read_checked(before, name) for name in (versions.PROBES, versions.TRUTH)}
+        probes, known = Probes.parse(files[versions.PROBES]), Truth.parse(files[versions.TRUTH])
+        kept_Q = ~hit(probes.to_table(), self.target)
+        self._receipts(version, content, kept_Q)
+        if content.masks == before.masks and content.shards == before.shards and not self._concerns(known):
+            return before
+        files = self._own_files(version, before, content, probes, known, kept_Q, changed)
+        if not content.shared:
+            names = [name for name in before.files if name not in (*files, versions.CHOICE)]
+            files |= {name: version.read_checked(before, name) for name in names}
+        listed = {name: version.share(name, data) for name, data in sorted(files.items())}
+        same = {name: file for name, file in before.files.items() if name not in (*listed, versions.CHOICE)}
+        content = replace(
+            content,
+            template=listed[versions.TEMPLATE].sha256 if versions.TEMPLATE in listed else before.template,
+            files=dict(sorted((same | listed).items())),
+            people=len(pa.ipc.open_file(files[versions.NAMES]).read_all())
+            if versions.NAMES in files
+            else before.people,
+            choice=_renamed(before.choice, before.files, listed),
+            shared=True,
+        )
+        if problems := content.problems():
+            raise IndexBuildError(f"{version.uri}: {'; '.join(problems)}; build the index again")
+        if versions.TRUTH in files:
+            content = self._measured(version, content, self._affected(known))
+        self._choice(version, before, content)
+        return content
+
+    def _concerns(self, known: Truth) -> bool:
+        """Whether probes or their neighbours are erased."""
+        gone = self.target.has(known.best.face_id_QW.ravel()).any()
+        return bool(gone or hit(known.probes.to_table(), self.target).any())
+
+    def _masks(self, version: Version, content: Content) -> Content:
+        """The content with masks that do not list erased faces."""
+        masks = []
+        for mask in content.masks:
+            data = versions.checked(version.mask(content, mask), mask["sha256"])
+            listed = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
+            gone = self.target.has(listed)
+            if mask.get("why") == WHY and gone.all():
+                continue
+            if gone.any():
+                data = mask_file(listed[~gone])
+                mask = mask | {"rows": mask["rows"] - int(gone.sum()), "sha256": versions.digest(data)}
+            if not gone.all():
+                version.share(mask["name"], data)
+                masks.append(mask)
+        return replace(content, masks=masks)
+
+    def _receipts(self, version: Version, content: Content, kept_Q: np.ndarray) -> None:
+        """Write the receipts of a version again: those of the new shards, and the neighbours without erased faces."""
+        for number, shard in enumerate(content.shards):
+            own = [version.file(name(number)) for name in (versions.receipt_name, versions.near_name)]
+            was = [storage.sha256(address) if storage.exists(address) else None for address in own]
+            near = self._near(version, number, kept_Q)
+            if near is None:  # missing or damaged, which ``check`` tells and the job that built it mends
+                for address in own:
+                    storage.remove(address)
+            elif not (all(was) and version.receipt(number) == (shard, near)):
+                storage.remove(own[0])  # not to be there with the neighbours that it is not about
+                version.put_receipt(number, shard, near)
+            for address, sha256 in zip(own, was):
+                self.changes.note(address, sha256, storage.sha256(address) if storage.exists(address) else None)
+
+    def _near(self, version: Version, number: int, kept_Q: np.ndarray) -> bytes | None:
+        """The file of the probes' neighbours in a shard, without erased ones; None if it is missing or damaged. Without
+        a receipt, it was written by a run that was killed."""
+        try:
+            version.receipt(number)
+            data = version.read(versions.near_name(number))
+            best = None if data is None else truth.parse_best(data)
+        except (Corrupt, ValueError, KeyError, OSError, pa.ArrowException):
+            return None
+        if best is None:
+            return None
+        if len(best.face_id_QW) == len(kept_Q):
+            best = truth.taken(best, kept_Q)
+        return versions.ipc(truth.best_table(truth.without(best, self.target.face_id_M)))
+
+    def _own_files(
+        self,
+        version: Version,
+        before: Content,
+        content: Content,
+        probes: Probes,
+        known: Truth,
+        kept_Q: np.ndarray,
+        changed: Mapping[str, Changed],
+    ) -> dict[str, bytes]:
+        """The files of a version that change, by name."""
+        files: dict[str, bytes] = {}
+        if content.shards != before.shards:
+            names = []
+            for shard in content.shards:
+                with version.local_file(shard, "rows") as path:
+                    names.append(read_rows(path)["identity"].dictionary)
+            files |= dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
+        if self._concerns(known):
+            probes = probes.take(kept_Q)
+            best = truth.without(
+                truth.taken(known.best, ~hit(known.probes.to_table(), self.target)), self.target.face_id_M
+            )
+            files[versions.PROBES] = versions.ipc(probes.to_table())
+            files[versions.TRUTH] = versions.ipc(Truth(probes, best).to_table())
+        if (change := changed.get(before.template)) is not None:
+            files[versions.TEMPLATE] = change.template
+        return files
+
+    def _affected(self, known: Truth) -> int:
+        """Probes that are erased, or one of whose nearest neighbours is."""
+        near_QT = known.best.face_id_QW[:, : tuning.NEIGHBOURS]
+        gone_Q = self.target.has(near_QT.ravel()).reshape(near_QT.shape).any(axis=1)
+        return int((gone_Q | hit(known.probes.to_table(), self.target)).sum())
+
+    def _measured(self, version: Version, content: Content, affected: int) -> Content:
+        """The content with what the remaining probes find of their neighbours now. For few of them, recall stays as it
+        was measured: it cannot be off by more than their share. The curve of the tuning always stays."""
+        known = Truth.parse(version.read_checked(content, versions.TRUTH))
+        affected += content.recall.get(versions.AFFECTED, 0)
+        counts = {"probes": len(known.probes), "counted": int(known.counted_Q.sum()), versions.AFFECTED: affected}
+        if affected <= _FEW * len(known.probes) or not len(known.probes):
+            return replace(content, recall=content.recall | counts)
+        point = asdict(tuning.measure(Index.load(version, content), known, content.nprobe, content.depth))
+        return replace(content, recall=content.recall | point | counts | {versions.AFFECTED: 0})
+
+    def _choice(self, version: Version, before: Content, content: Content) -> None:
+        """The file by which a build continues names the new probes and the new template."""
+        data = version.read(versions.CHOICE)
+        if data is None or before.choice == content.choice:
+            return
+        new = versions.choice_file(content.choice)
+        version.put(versions.CHOICE, new)
+        self.changes.note(version.file(versions.CHOICE), versions.digest(data), versions.digest(new))
+
+
+def _renamed(choice: Mapping[str, Any], before: Mapping[str, File], now: Mapping[str, File]) -> dict[str, Any]:
+    """The choice with the digests of the new probes and the new template."""
+    new = dict(choice)
+    for key, name in (("template", versions.TEMPLATE), ("probes", versions.PROBES)):
+        if name in now and choice.get(key) == before[name].sha256:
+            new[key] = now[name].sha256
+    return new
