@@ -38,7 +38,7 @@ def test_a_case_is_saved_and_read_again(tmp_path: Path) -> None:
 def test_what_it_looks_for_is_found() -> None:
     """By a reader that does what its input says; the worker is replaced, and reads the next case."""
     found: list[tuple[bytes, Outcome]] = []
-    pool = Pool(1, lambda case, outcome: found.append((case.data, outcome)), module="fuzz.misbehaving", seconds=2)
+    pool = Pool(1, lambda case, outcome: found.append((case.data, outcome)), module="fuzz.misbehaving", seconds=6)
     for data in (b"fine", b"foreign", b"hang", b"fine", b"memory", b"fine", b"crash", b"fine"):
         pool.submit(Case("misbehaving", "x", data))
     pool.close()

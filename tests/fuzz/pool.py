@@ -108,9 +108,11 @@ class _Worker:
     def trouble(self) -> Outcome | None:
         """Why it must be ended while it reads; None if it need not."""
         seconds, size = self._seconds() - self._cpu, self._bytes() - self._base
+        if size > BYTES:  # first: filling memory takes time as well
+            return self._killed(Outcome(MEMORY, detail=f"{size >> 20} MiB"))
         if seconds > self._seconds_allowed or time.monotonic() - self._since > SILENT_S:
             return self._killed(Outcome(HANG, detail=f"{seconds:.0f} CPU seconds"))
-        return self._killed(Outcome(MEMORY, detail=f"{size >> 20} MiB")) if size > BYTES else None
+        return None
 
     def end(self) -> None:
         """Let it stop by itself."""
