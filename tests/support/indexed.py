@@ -70,6 +70,11 @@ def times(folder: Path | str) -> dict[str, tuple[int, int]]:
     return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
 
 
+def lasting(files: dict[str, Any]) -> dict[str, Any]:
+    """Without the files that change when another version goes live."""
+    return {name: value for name, value in files.items() if name not in ("CURRENT", "HISTORY")}
+
+
 def contents(folder: Path | str) -> dict[str, str]:
     """sha256 of each file below a folder, hidden files apart."""
     root = Path(folder)

@@ -437,11 +437,16 @@ OPTIONS = {
     "embed": "address verbose max-pixels max-bytes "
     "faces model out since tombstones split dtype precision unit-size batch actors decoders "
     "gpu gpu-per-actor max-bad-fraction retry-quarantined tracking-uri dry-run price-per-hour",
-    "index": "address verbose embeddings out tombstones publish picture dry-run verify target-identity-recall "
-    "target-recall memory-budget disk-budget spec shards seed",
-    "index add": "address verbose index embeddings version tombstones publish verify",
+    "index": "tolerance probes force address verbose publish embeddings out tombstones picture dry-run verify "
+    "target-identity-recall target-recall memory-budget disk-budget spec shards seed",
+    "index add": "tolerance probes force address verbose publish index embeddings version tombstones verify",
     "index check": "index version verify",
     "index export": "index version out",
+    "index versions": "index",
+    "index publish": "tolerance probes force index version",
+    "index rollback": "index to",
+    "index diff": "index a b top",
+    "index prune": "index keep older version unfinished dry-run",
     "search": "index model image embeddings verify identities face-ids views split top out gallery faces",
     "verify": "model images far",
     "evaluate": "embeddings pairs key-prefix verification identification retrieval clustering threshold classification "

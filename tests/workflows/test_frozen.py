@@ -186,7 +186,7 @@ def test_an_index_of_the_second_format_is_the_commands_own_and_mended_in_place(
     config = IndexConfig(embeddings=both(frozen), out=str(out), shards=2)
     assert index.run(config)["version"] == version.name
     assert "is built already" in capsys.readouterr().err
-    assert times(out) == before
+    assert {path: when for path, when in times(out).items() if Path(path).name != "HISTORY"} == before
     whole = {name: (version / name).read_bytes() for name in ("names.arrow", "probes.arrow")}
     for name, data in whole.items():
         (version / name).write_bytes(data[:-1] + b"x")

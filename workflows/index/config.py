@@ -8,14 +8,12 @@ from metric_core.index import factory
 from metric_core.options import Options, out_of_range
 from workflows.shared.options import RunOptions
 
-_GATED = ("tolerance", "probes", "force")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Gated(Options):
     """What a version that takes the place of the live one may lose."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": _GATED}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": ("tolerance", "probes", "force")}
 
     tolerance: float = 0.003
     """Share of the probes that may no longer find their person first, of the rows and of the people that may be gone;
@@ -33,7 +31,7 @@ class Gated(Options):
 class Built(RunOptions, Gated):
     """What every job takes that makes a version."""
 
-    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": ("publish", *_GATED)}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"beside the live version": ("publish",)}
 
     publish: bool = True
     """Make the version the live one when it is finished."""

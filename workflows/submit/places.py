@@ -11,9 +11,9 @@ from metric_core.storage import is_local
 
 PATHS = frozenset(
     {"source", "out", "splits", "tombstones", "faces", "model", "since", "embeddings", "index"}
-) | frozenset({"picture", "image", "images", "gallery", "pairs", "old", "new"})
+) | frozenset({"picture", "image", "images", "gallery", "pairs", "probes", "matches", "list", "receipt", "old", "new"})
 """Options that hold addresses, as texts; so does tracking_uri, and no other."""
-LISTED = frozenset({"embeddings", "since", "old", "new"})
+LISTED = frozenset({"embeddings", "since", "probes", "matches", "old", "new"})
 """Of these, the ones that hold several addresses: A,B."""
 NOT_FILES = ("models:/", "runs:/", "mlflow-artifacts:/")
 """Addresses in MLflow, which look like relative paths."""

@@ -170,6 +170,7 @@ def test_secrets_in_a_command_line_are_refused(
 NO_ADDRESS = {
     *("address", "namespace", "train_split", "valid_split", "experiment", "run_name", "register", "split", "spec"),
     *("memory_budget", "disk_budget", "version", "identities", "views", "key_prefix", "tracking_uri", "workers"),
+    *("a", "b", "to", "older", "identity"),
 }
 
 
