@@ -44,7 +44,8 @@ def test_whenever_it_is_killed_the_index_is_the_same(tmp_path: Path) -> None:
     source = indexed.crowd(tmp_path / "embeddings", ROWS // EACH, EACH, unit=ROWS // 16)
     calm, run = (Built(source, tmp_path / name) for name in ("calm", "run"))
     assert started(calm).wait(PATIENCE) == 0, (tmp_path / "calm.txt").read_text()
-    files, draw = len(written(calm)) - 2, random.Random(SEED)  # with the last two, the manifest and CURRENT, it is done
+    # With the last three, the manifest, CURRENT and HISTORY, it is done.
+    files, draw = len(written(calm)) - 3, random.Random(SEED)
     kill = late = 0
     while kill < KILLS:
         moment = (kill * files + draw.randrange(files)) // KILLS
@@ -64,7 +65,7 @@ def test_whenever_it_is_killed_the_index_is_the_same(tmp_path: Path) -> None:
     before = indexed.contents(run.out)
     assert started(run).wait(PATIENCE) == 0, (tmp_path / "run.txt").read_text()
     assert run.digest == calm.digest
-    ours, theirs = (indexed.contents(built.out) for built in (run, calm))
+    ours, theirs = (indexed.lasting(indexed.contents(built.out)) for built in (run, calm))
     ours.pop(name := f"versions/{calm.version.name}/{manifest.NAME}")
     theirs.pop(name)
     assert {file: ours[file] for file in theirs} == theirs
@@ -91,7 +92,8 @@ def test_whenever_adding_is_killed_the_index_is_the_same(tmp_path: Path) -> None
 
     assert adding(calm).wait(PATIENCE) == 0, (tmp_path / "calm.txt").read_text()
     first, draw = len(indexed.times(run)), random.Random(SEED)
-    files = len(indexed.times(calm)) - first - 2  # with the last two, the manifest and the lock of CURRENT, it is done
+    # With the last three, the manifest and the locks of CURRENT and HISTORY, it is done.
+    files = len(indexed.times(calm)) - first - 3
     kill = late = 0
     while kill < KILLS:
         moment = first + (kill * files + draw.randrange(files)) // KILLS
@@ -112,6 +114,5 @@ def test_whenever_adding_is_killed_the_index_is_the_same(tmp_path: Path) -> None
     before = indexed.contents(run)
     assert adding(run).wait(PATIENCE) == 0, (tmp_path / "run.txt").read_text()
     assert live(run).digest == live(calm).digest
-    before.pop("CURRENT")
-    assert before.items() <= indexed.contents(run).items(), "what was finished is kept"
+    assert indexed.lasting(before).items() <= indexed.contents(run).items(), "what was finished is kept"
     assert check.run(CheckConfig(index=str(run), verify=True))["rows"] == ROWS + ROWS // 10 - 500
