@@ -80,7 +80,8 @@ class Target:
     def without_words(self, command: str) -> str:
         """A recorded command line in which ``HIDDEN`` stands for every erased name and face_id."""
         hidden = command
-        for word in sorted(self.identities, key=len, reverse=True):
+        said = [name for name in self.identities if name in command]  # of ten thousand, few or none
+        for word in sorted(said, key=len, reverse=True):
             hidden = re.sub(rf"(?<![^\s=,]){re.escape(word)}(?![^\s,])", HIDDEN, hidden)
         return re.sub(r"(?<![^\s=,])\d+(?![^\s,])", self._hidden_id, hidden)
 
@@ -125,20 +126,20 @@ def switch(
     was = storage.sha256(address)
     relative = [asdict(one) | {"address": one.address.removeprefix(f"{before.uri}/")} for one in erased.files]
     relative.append({"address": manifest.NAME, "before": was, "after": None})
-    entry = {
-        "request": target.request,
-        "finished": target.finished,
-        "rows": dict(sorted(erased.rows.items())),
-        "before": dict(target.before),
-        "files": relative,
-    }
+    told = {"rows": dict(sorted(erased.rows.items())), "before": dict(target.before), "files": relative}
+    new = manifest.replace(before, content, told_of(before, target, told), files, erased=True)
+    erased.files.append(FileChange(address, was, hashlib.sha256(manifest.body(new)).hexdigest()))
+    return new
+
+
+def told_of(before: Manifest, target: Target, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of the generation after ``before``, with one more entry of ``ERASURES``, and without names and
+    ids in the command line; ``told``: the entry's rows, files and what a scan found before."""
     made = dict(before.provenance)
     if isinstance(command := made.get("command"), str):
         made["command"] = target.without_words(command)
-    made[ERASURES] = [*entries(before), entry]
-    new = manifest.replace(before, content, made, files, erased=True)
-    erased.files.append(FileChange(address, was, hashlib.sha256(manifest.body(new)).hexdigest()))
-    return new
+    entry = {"request": target.request, "finished": target.finished, **told}
+    return made | {ERASURES: [*entries(before), entry]}
 
 
 def entries(found: Manifest) -> list[dict[str, Any]]:

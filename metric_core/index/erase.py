@@ -30,11 +30,11 @@ from metric_core.artefacts import erasing, ids, manifest
 from metric_core.artefacts.erasing import FileChange, Target
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, Unfinished
-from metric_core.index import erase_lists, erase_shard
+from metric_core.index import erase_lists, erase_shard, masks
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, gone, hit, mask_file, receipts
+from metric_core.index.erase_common import Changes, gone, hit, receipts
 from metric_core.index.erase_lists import Changed
-from metric_core.index.erase_unfinished import STARTED, decided, undo
+from metric_core.index.erase_unfinished import STARTED, undo
 from metric_core.index.erase_version import WHY, Rewriting
 from metric_core.index.shard import read_rows
 from metric_core.index.store import IndexStore
@@ -180,19 +180,12 @@ class _Erasure:
             hidden += int((~ids.within(own, masked_M)).sum())
         if not hidden:
             return
-        data = mask_file(np.unique(np.concatenate(found)))
-        file = one.version.share(versions.MASK, data)
-        entry = {
-            "name": versions.MASK,
-            "rows": hidden,
-            "sha256": file.sha256,
-            "why": WHY,
-            "shards": len(one.content.shards),
-        }
+        id_M, shards = np.unique(np.concatenate(found)), len(one.content.shards)
+        entry = masks.store(one.version, id_M, WHY, shards) | {"rows": hidden}  # others are hidden already
         content = replace(one.content, rows=one.content.rows - hidden, masks=[*one.content.masks, entry])
         if not content.shared:  # a version whose other masks and files are in its own folder reads this one there too
-            storage.write_bytes(one.version.file(versions.MASK), data)
-        self.changes.passing |= {one.version.mask(content, entry), one.version.shared(versions.MASK, file.sha256)}
+            one.version.put(versions.MASK, masks.file(id_M))
+        self.changes.passing |= {one.version.mask(content, entry), one.version.shared(versions.MASK, entry["sha256"])}
         self.tell(f"version {one.version.id}: {hidden} faces are not found any more")
         self._replace(one, content, one.before.provenance)
 
@@ -228,7 +221,7 @@ class _Erasure:
 
     def _switch(self, one: _Finished, content: Content) -> None:
         """Replace the manifest; its provenance tells which files took the place of which."""
-        files, now = _listed(one.version, one.content), _listed(one.version, content)
+        files, now = one.version.listed(one.content), one.version.listed(content)
         for address in sorted(files.keys() - now.keys()):
             self.changes.note(address, files[address], None)
         for address in sorted(now.keys() - files.keys()):
@@ -236,20 +229,14 @@ class _Erasure:
         own = [*files.keys() ^ now.keys()]
         folder = f"{one.version.uri}/"
         changes = [c for c in self.changes.by_address.values() if c.address in own or c.address.startswith(folder)]
-        entry = {
-            "request": self.target.request,
-            "finished": self.target.finished,
+        told = {
             "rows": {"shards": sum(s.rows for s in one.content.shards) - sum(s.rows for s in content.shards)},
             "files": [
                 asdict(c) | {"address": c.address.removeprefix(f"{self.store.uri}/")}
                 for c in sorted(changes, key=lambda change: change.address)
             ],
         }
-        made = dict(one.before.provenance)
-        if isinstance(command := made.get("command"), str):
-            said = frozenset(name for name in self.target.identities if name in command)  # of ten thousand, few or none
-            made["command"] = replace(self.target, identities=said).without_words(command)
-        self._replace(one, content, made | {erasing.ERASURES: [*erasing.entries(one.before), entry]})
+        self._replace(one, content, erasing.told_of(one.before, self.target, told))
         self.tell(f"version {one.version.id}: {content.rows} faces of {content.people} people remain")
 
     def _replace(self, one: _Finished, content: Content, provenance: Mapping[str, Any]) -> None:
@@ -263,7 +250,7 @@ class _Erasure:
         """Remove the files beside the versions that no version lists, and what killed writers left."""
         kept: set[str] = set()
         for one in self.finished:
-            kept |= _listed(one.version, one.content).keys()
+            kept |= one.version.listed(one.content).keys()
             count = range(len(one.content.shards))
             own = {versions.CHOICE, *map(versions.receipt_name, count), *map(versions.near_name, count)}
             for name in storage.names(one.version.uri):
@@ -272,9 +259,7 @@ class _Erasure:
                     self.changes.remove(address)
             storage.remove(f"{one.version.file(manifest.NAME)}.lock")  # of a run that was killed
         for version in self.unfinished:
-            for shard in receipts(version).values():
-                kept |= {version.address(shard, ending) for ending in shard.files}
-            kept |= set(decided(version).values())
+            kept |= version.made()
         for folder in (versions.SHARDS, versions.FILES):
             for name in storage.names(storage.join(self.store.uri, folder)):
                 address = storage.join(self.store.uri, folder, name)
@@ -284,14 +269,3 @@ class _Erasure:
         beside = [storage.join(self.store.uri, folder) for folder in (versions.SHARDS, versions.FILES)]
         for folder in [self.store.uri, *own_folders, *beside]:
             storage.remove_unfinished(folder)
-
-
-def _listed(version: Version, content: Content) -> dict[str, str]:
-    """Addresses of all files that a content lists, and their sha256."""
-    found = {version.place(content, name): file.sha256 for name, file in content.files.items()}
-    if not content.shared:
-        found.pop(version.file(versions.CHOICE), None)
-    found |= {version.mask(content, mask): mask["sha256"] for mask in content.masks}
-    for shard in content.shards:
-        found |= {version.address(shard, ending): file.sha256 for ending, file in shard.files.items()}
-    return found

@@ -2,18 +2,14 @@
 
 # N: rows of a shard, M: erased faces.
 
-import io
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from metric_core import storage
 from metric_core.artefacts.erasing import FileChange, Target
-from metric_core.errors import Corrupt
 from metric_core.index.shard import read_rows
 from metric_core.index.version import Shard, Version
 
@@ -67,22 +63,7 @@ def named(identity: pa.Array, names: pa.Array) -> np.ndarray:
     return found_N
 
 
-def mask_file(face_id_M: np.ndarray) -> bytes:
-    """The file of a mask of some faces, int64 (M,)."""
-    sink = io.BytesIO()
-    pq.write_table(pa.table({"face_id": pa.array(face_id_M, pa.int64())}), sink)
-    return sink.getvalue()
-
-
 def receipts(version: Version) -> dict[int, Shard]:
     """The shards of a version that have a sound receipt and whose rows are there, by number."""
-    found = {}
-    for name in storage.names(version.uri):
-        if number := re.fullmatch(r"shard-(\d+)\.json", name):
-            try:
-                receipt = version.receipt(int(number[1]))
-            except Corrupt:  # it is made again
-                continue
-            if receipt is not None and storage.exists(version.address(receipt[0], "rows")):
-                found[int(number[1])] = receipt[0]
-    return found
+    found = version.receipts().items()
+    return {number: shard for number, shard in found if storage.exists(version.address(shard, "rows"))}

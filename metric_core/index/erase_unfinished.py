@@ -1,6 +1,5 @@
 """Removes erased faces from a version without manifest: what holds one of them goes, and its job makes it again."""
 
-import json
 import re
 
 from metric_core import storage
@@ -31,19 +30,9 @@ def undo(version: Version, target: Target, changes: Changes) -> bool:
     return bool(names)
 
 
-def decided(version: Version) -> dict[str, str]:
-    """Addresses of the template and the probes of a version without manifest, by name; none without a sound choice."""
-    try:
-        choice = json.loads(version.read(versions.CHOICE) or b"")["choice"]
-        sha256 = {versions.TEMPLATE: str(choice["template"]), versions.PROBES: str(choice["probes"])}
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return {name: version.shared(name, digest) for name, digest in sha256.items()}
-
-
 def _probes(version: Version) -> Probes | None:
     """The probes of a version without manifest; None if its choice names none that are there."""
-    address = decided(version).get(versions.PROBES)
+    address = version.decided().get(versions.PROBES)
     if address is None or not storage.exists(address):
         return None
     return Probes.parse(storage.read_bytes(address))

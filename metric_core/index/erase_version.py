@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts.erasing import Target
 from metric_core.errors import Corrupt, IndexBuildError
-from metric_core.index import truth, tuning
+from metric_core.index import masks, truth, tuning
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, hit, mask_file
+from metric_core.index.erase_common import Changes, hit
 from metric_core.index.erase_lists import Changed
 from metric_core.index.search import Index
 from metric_core.index.shard import File, read_rows
@@ -92,7 +92,7 @@ class Rewriting:
 
     def _masks(self, version: Version, content: Content) -> Content:
         """The content with masks that do not list erased faces."""
-        masks = []
+        kept = []
         for mask in content.masks:
             data = versions.checked(version.mask(content, mask), mask["sha256"])
             listed = pq.read_table(pa.BufferReader(data))["face_id"].to_numpy()
@@ -100,12 +100,12 @@ class Rewriting:
             if mask.get("why") == WHY and gone.all():
                 continue
             if gone.any():
-                data = mask_file(listed[~gone])
+                data = masks.file(listed[~gone])
                 mask = mask | {"rows": mask["rows"] - int(gone.sum()), "sha256": versions.digest(data)}
             if not gone.all():
                 version.share(mask["name"], data)
-                masks.append(mask)
-        return replace(content, masks=masks)
+                kept.append(mask)
+        return replace(content, masks=kept)
 
     def _receipts(self, version: Version, content: Content, kept_Q: np.ndarray) -> None:
         """Write the receipts of a version again: those of the new shards, and the neighbours without erased faces."""
@@ -196,7 +196,7 @@ class Rewriting:
 def _renamed(choice: Mapping[str, Any], before: Mapping[str, File], now: Mapping[str, File]) -> dict[str, Any]:
     """The choice with the digests of the new probes and the new template."""
     new = dict(choice)
-    for key, name in (("template", versions.TEMPLATE), ("probes", versions.PROBES)):
+    for name, key in versions.DECIDED.items():
         if name in now and choice.get(key) == before[name].sha256:
             new[key] = now[name].sha256
     return new

@@ -15,7 +15,6 @@ from metric_core.errors import ArtefactError
 
 HISTORY = "HISTORY"
 _MOST = 16 << 20
-_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,8 @@ def _position(entries: Sequence[Published], version: str) -> int:
 def _change(index_uri: str, change: Callable[[list[Published]], list[Published]]) -> None:
     """Raises ArtefactError if other jobs publish all the time."""
     address = storage.join(index_uri, HISTORY)
-    for _ in range(_TRIES):
-        there = storage.exists(address)
-        old = storage.read_bytes(address, most=_MOST) if there else b""
-        new = _written(change(_parsed(old)))
-        if new == old:
-            return
-        if storage.replace_if_match(address, new, old) if there else storage.create_if_absent(address, new):
-            return
-    raise ArtefactError(f"{address} keeps changing because another job publishes all the time; stop it")
+    if not storage.change(address, lambda old: _written(change(_parsed(old or b"")))):
+        raise ArtefactError(f"{address} keeps changing because another job publishes all the time; stop it")
 
 
 def _written(entries: list[Published]) -> bytes:

@@ -63,10 +63,15 @@ def store(version: Version, id_M: np.ndarray, why: str, shards: int) -> dict[str
         why: replaced, gone or erased.
         shards: the number of the first shards that the mask is about.
     """
+    stored = version.share(versions.MASK, file(id_M))
+    return {"name": versions.MASK, "rows": len(id_M), "sha256": stored.sha256, "why": why, "shards": shards}
+
+
+def file(id_M: np.ndarray) -> bytes:
+    """The file of a list of faces, int64 (M,)."""
     sink = io.BytesIO()
     pq.write_table(pa.table({"face_id": id_M}), sink, compression="zstd")
-    file = version.share(versions.MASK, sink.getvalue())
-    return {"name": versions.MASK, "rows": len(id_M), "sha256": file.sha256, "why": why, "shards": shards}
+    return sink.getvalue()
 
 
 def people(version: Version, content: Content, names: pa.Array) -> int:

@@ -5,9 +5,7 @@ the rest. Whoever prunes holds the index's lease, so nothing is being built mean
 the job.
 """
 
-import re
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from metric_core import storage
@@ -15,8 +13,6 @@ from metric_core.artefacts import manifest
 from metric_core.errors import Corrupt, Missing
 from metric_core.index.store import IndexStore, VersionInfo
 from metric_core.index.version import FILES, SHARDS, Version
-
-_BUILT = re.compile(r"shard-(\d+)\.json")
 
 
 @dataclass(frozen=True)
@@ -68,20 +64,13 @@ def _listed(version: Version, info: VersionInfo) -> set[str]:
         found = version.manifest()
         if found.format == 1:
             return set()
-        content = version.content()
-        return set(version.sizes()) | {version.mask(content, mask) for mask in content.masks}
+        return set(version.listed(version.content()))
     if info.damaged:
         raise Corrupt(
             f"the manifest of version {info.id} is damaged or of a newer format, so what it lists is unknown; start "
             f"the job that built it again, which mends it, or name it among the versions to remove (--version)"
         )
-    numbers = [int(found[1]) for found in map(_BUILT.fullmatch, storage.names(version.uri)) if found]
-    listed = version.decided()
-    for number in numbers:
-        with suppress(Corrupt):  # the build will make that shard again
-            if built := version.receipt(number):
-                listed |= {version.address(built[0], ending) for ending in built[0].files}
-    return listed
+    return version.made()
 
 
 def _beside(index_uri: str) -> Iterator[tuple[str, int]]:

@@ -103,12 +103,15 @@ class IndexStore:
         if (b"" if found is None else found) == generation.encode():
             return False
         own = [name for name in storage.names(version.uri) if name not in (manifest.PLAN, GENERATION)]
-        shards = _built(version).difference(
-            *(_built(Version(self.uri, one.id)) for one in self.versions() if one.id != version.id)
-        )
-        for name in storage.names(storage.join(self.uri, SHARDS)):
-            if name.partition(".")[0] in shards:
-                storage.remove(storage.join(self.uri, SHARDS, name))
+        made = version.made()
+        for info in self.versions():
+            other = Version(self.uri, info.id)
+            if info.finished and other.manifest().format > 1:
+                made -= other.listed(other.content()).keys()
+            elif other != version:
+                made -= other.made()
+        for address in made:
+            storage.remove(address)
         for name in own:
             storage.remove(version.file(name))
         storage.write_bytes(version.file(GENERATION), generation.encode())
@@ -175,16 +178,10 @@ class IndexStore:
             format1.require_whole(version.uri, found.content)
         else:
             version.require_whole()
-        new = f"{version.id}\n".encode()
-        for _ in range(100):
-            if storage.create_if_absent(self._current, new):
-                return
-            old = storage.read_bytes(self._current)
-            if old == new or storage.replace_if_match(self._current, new, old):
-                return
-        raise ArtefactError(
-            f"{self._current} keeps changing because another job publishes all the time; stop it and publish again"
-        )
+        if not storage.change(self._current, lambda _: f"{version.id}\n".encode()):
+            raise ArtefactError(
+                f"{self._current} keeps changing because another job publishes all the time; stop it and publish again"
+            )
 
     def current(self) -> Version:
         """The live version.
@@ -246,23 +243,6 @@ class IndexStore:
         if not storage.is_file(self._current):
             return ""
         return storage.read_bytes(self._current).decode(errors="replace").strip()
-
-
-def _built(version: Version) -> set[str]:
-    """The digests of the shards that a version has, finished or not."""
-    try:
-        found = version.content() if version.finished else None
-    except (Corrupt, SchemaMismatch):
-        found = None
-    digests = {shard.digest for shard in found.shards} if found else set()
-    for name in storage.names(version.uri):
-        if receipt := re.fullmatch(r"shard-(\d+)\.json", name):
-            try:
-                shard = version.receipt(int(receipt[1]))
-            except Corrupt:  # it is built again, and its files stay until then
-                continue
-            digests |= {shard[0].digest} if shard else set()
-    return digests
 
 
 def _is_id(name: str) -> bool:

@@ -34,9 +34,9 @@ class Probes:
         return Nearest(self.query_QD, WIDTH, exclude_face_id_Q=self.face_id_Q, identity_Q=self.identity_Q)
 
     def take(self, kept_Q: np.ndarray) -> "Probes":
-        """Some of them: bool (Q,)."""
-        identity_Q = [name for name, kept in zip(self.identity_Q, kept_Q.tolist()) if kept]
-        return Probes(self.face_id_Q[kept_Q], identity_Q, self.query_QD[kept_Q])
+        """Some of them, by bool (Q,) or by position."""
+        at_Q = np.arange(len(self))[kept_Q]
+        return Probes(self.face_id_Q[at_Q], [self.identity_Q[at] for at in at_Q.tolist()], self.query_QD[at_Q])
 
     def to_table(self) -> pa.Table:
         """Columns face_id, identity and embedding."""
@@ -134,18 +134,12 @@ def followed(before: Truth, rows: int, masked_M: np.ndarray, added: Sequence[Bes
         added: the same probes' neighbours in each new shard.
         least: known neighbours that a probe must have to count, unless there are fewer rows.
     """
-    old, queries = before.best, len(before.probes)
+    old = before.best
     there_QW = old.face_id_QW >= 0
     # A list that has all rows but the probe itself ends because there are no more.
     whole_Q = there_QW.sum(axis=1) >= rows - 1
     floor_Q = np.where(whole_Q, -np.inf, np.where(there_QW, old.score_QW, np.inf).min(axis=1, initial=np.inf))
-    hidden_QW = there_QW & ids.within(old.face_id_QW.ravel(), masked_M).reshape(there_QW.shape)
-    kept = Best(
-        np.where(hidden_QW, -np.inf, old.score_QW).astype(np.float32),
-        np.where(hidden_QW, -1, old.face_id_QW),
-        old.same_QW & ~hidden_QW,
-    )
-    best = merged([kept, *added])
+    best = merged([without(old, masked_M), *added])
     unknown_QW = best.score_QW < floor_Q[:, None]
     best = Best(
         np.where(unknown_QW, -np.inf, best.score_QW).astype(np.float32),
@@ -154,12 +148,9 @@ def followed(before: Truth, rows: int, masked_M: np.ndarray, added: Sequence[Bes
     )
     own_Q = ids.within(before.probes.face_id_Q, masked_M)
     short_Q = ~own_Q & ~whole_Q & ((best.face_id_QW >= 0).sum(axis=1) < least)
-    at_Q = np.flatnonzero(~(own_Q | short_Q))
-    names = before.probes.identity_Q
-    probes = Probes(before.probes.face_id_Q[at_Q], [names[at] for at in at_Q], before.probes.query_QD[at_Q])
-    left = Best(best.score_QW[at_Q], best.face_id_QW[at_Q], best.same_QW[at_Q])
-    assert len(at_Q) + own_Q.sum() + short_Q.sum() == queries
-    return Followed(Truth(probes, left), int(own_Q.sum()), int(short_Q.sum()))
+    left_Q = ~(own_Q | short_Q)
+    left = Truth(before.probes.take(left_Q), taken(best, left_Q))
+    return Followed(left, int(own_Q.sum()), int(short_Q.sum()))
 
 
 def taken(best: Best, kept_Q: np.ndarray) -> Best:

@@ -22,8 +22,9 @@ files but its shards for itself; these are still read. Listing versions and choo
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ DECIDED = {TEMPLATE: "template", PROBES: "probes"}
 """Files that a choice names by their sha256."""
 AFFECTED = "affected"
 """Field of ``Content.recall``: probes that erasures have affected since it was measured."""
+_RECEIPT = re.compile(r"shard-(\d+)\.json")
 REMEDY = "start the job that built the index again with the same arguments, and it is mended"
 
 
@@ -228,13 +230,38 @@ class Version:
             storage.write_bytes(address, data)
         return file
 
-    def decided(self) -> set[str]:
-        """The addresses of the files beside the versions that its choice names; of none while there is no choice."""
+    def decided(self) -> dict[str, str]:
+        """The addresses of the files beside the versions that its choice names, by name; none while there is no sound
+        choice."""
         try:
             found = json.loads(self.read(CHOICE) or b"{}")["choice"]
-            return {self.shared(name, found[key]) for name, key in DECIDED.items()}
+            return {name: self.shared(name, found[key]) for name, key in DECIDED.items()}
         except (ValueError, KeyError, TypeError):  # damaged, so it is decided again
-            return set()
+            return {}
+
+    def receipts(self) -> dict[int, Shard]:
+        """The shards that have a sound receipt, by number; a build makes the others again."""
+        found = {}
+        for name in storage.names(self.uri):
+            if number := _RECEIPT.fullmatch(name):
+                with suppress(Corrupt):
+                    if receipt := self.receipt(int(number[1])):
+                        found[int(number[1])] = receipt[0]
+        return found
+
+    def listed(self, content: Content) -> dict[str, str]:
+        """The addresses of all files that a content lists, and their sha256; not of its choice, which is in it."""
+        own = ((name, file.sha256) for name, file in content.files.items() if name != CHOICE)
+        found = {self.place(content, name): sha256 for name, sha256 in own}
+        found |= {self.mask(content, mask): mask["sha256"] for mask in content.masks}
+        for shard in content.shards:
+            found |= {self.address(shard, ending): file.sha256 for ending, file in shard.files.items()}
+        return found
+
+    def made(self) -> set[str]:
+        """The addresses of the files beside the versions that an unfinished build has made."""
+        shards = self.receipts().values()
+        return {self.address(shard, ending) for shard in shards for ending in shard.files} | {*self.decided().values()}
 
     def receipt(self, number: int) -> tuple[Shard, bytes] | None:
         """The receipt of the shard with this number, and the probes' neighbours in it; None if it must be built.

@@ -34,6 +34,7 @@ from metric_core.storage.reading import (
 )
 from metric_core.storage.verified import Cache, forget, verified
 from metric_core.storage.writing import (
+    change,
     create_if_absent,
     make_private,
     new_file,
@@ -51,6 +52,7 @@ __all__ = [
     "Range",
     "ReadResult",
     "absolute",
+    "change",
     "content_tag",
     "create_if_absent",
     "exists",

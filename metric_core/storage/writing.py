@@ -1,13 +1,17 @@
 """Atomic writes, two of them conditional, and deletion. Local writes raise StorageFull when the disk is full."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from metric_core.errors import ConfigError
 from metric_core.storage import durable
 from metric_core.storage.addresses import file_system, is_local
+from metric_core.storage.listing import exists
+from metric_core.storage.reading import read_bytes
+
+_TRIES = 100
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -89,6 +93,28 @@ def replace_if_match(uri: str, data: bytes, expected: bytes) -> bool:
         return bool(fs.cat_file(path) == data)  # True if only the response was lost and the put was repeated
     fs.invalidate_cache(path)
     return True
+
+
+def change(uri: str, new_of: Callable[[bytes | None], bytes]) -> bool:
+    """Replace a small object by what follows from it, whoever else changes it meanwhile.
+
+    Args:
+        uri: its address.
+        new_of: gets its bytes, None if there is none, and returns the new ones; called again if another writer was
+            first.
+
+    Returns:
+        False if other writers were first a hundred times.
+
+    Raises:
+        ConfigError: as ``replace_if_match``.
+    """
+    for _ in range(_TRIES):
+        old = read_bytes(uri) if exists(uri) else None
+        new = new_of(old)
+        if new == old or (create_if_absent(uri, new) if old is None else replace_if_match(uri, new, old)):
+            return True
+    return False
 
 
 def remove_tree(uri: str) -> None:

@@ -47,7 +47,7 @@ def compared(live: str, new: str) -> dict[str, Any]:
 
     old, index = Index.open(live), Index.open(new)
     clock = time.process_time()
-    probes = gate.probes_of(old, old.version.content())
+    probes = gate.probes_of(old)
     figures = gate.compare(old, index, probes)
     cpu = time.process_time() - clock
     assert index.nprobe

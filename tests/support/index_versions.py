@@ -18,6 +18,23 @@ from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.version import Content, Shard, Version
 
+FAMILIES = [
+    "Flat",
+    "SQfp16",
+    "SQ8",
+    "IVF4,Flat",
+    "IVF4,SQfp16",
+    "IVF4,SQ8",
+    "IVF4,SQ8,Refine(SQfp16)",
+    "IVF4,PQ8x4fsr",
+    "IVF4,PQ8x4fsr,Refine(SQ8)",
+    "IVF4,PQ4x8",
+    "IVF4,PQ4x8,Refine(SQfp16)",
+    "IVF4,RaBitQfs,Refine(SQfp16)",
+    "IVF4,RaBitQfs4,Refine(SQfp16)",
+]
+"""Specs that differ in what a shard's files hold."""
+
 
 def write(
     uri: Path | str,

@@ -8,7 +8,6 @@ from metric_core import storage
 from metric_core.index import gate
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content
 from workflows.index.config import DiffConfig
 
 
@@ -27,8 +26,7 @@ def run(config: DiffConfig) -> dict[str, Any]:
     store = IndexStore(storage.absolute(config.index))
     one, other = (Index.open(store.uri, store.version(name).id) for name in (config.a, config.b))
     check_fingerprint(one.fingerprint, other.fingerprint, f"version {other.version.id}")
-    stored = one.version.manifest()
-    probes = gate.probes_of(one, Content.parse(stored.content) if stored.format > 1 else None)
+    probes = gate.probes_of(one)
     first, second = gate.answers(one, probes), gate.answers(other, probes)
     right_Q, now_Q = first.right(probes), second.right(probes)
     differ_Q = np.array(first.person_Q.to_pylist(), object) != np.array(second.person_Q.to_pylist(), object)

@@ -14,7 +14,7 @@ from metric_core.index.gate import Figure
 from metric_core.index.search import Index, check_fingerprint
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 from workflows.index.config import Built, Gated
 from workflows.shared import provenance
 from workflows.shared.console import say
@@ -79,11 +79,9 @@ def require_none_erased(version: Version) -> None:
     index = Index.open(version.index_uri, version.id)
     namespace = str(version.manifest().content["namespace"])
     count = 0
-    for shard, allowed_N in index.restricted:
-        code_N = shard.identity_N
+    for id_N, code_N in gate.visible(index):
         names = pa.DictionaryArray.from_arrays(pa.array(code_N, mask=code_N < 0), index.names)
-        erased_N = erased.erased(pa.table({"face_id": shard.face_id_N, "identity": names}), namespace)
-        count += int((erased_N if allowed_N is None else erased_N & allowed_N).sum())
+        count += int(erased.erased(pa.table({"face_id": id_N, "identity": names}), namespace).sum())
     if count:
         raise ConfigError(
             f"version {version.id} holds {count:,} faces that were erased since it was built; `likeness erase` with "
@@ -115,9 +113,7 @@ def _compared(live: Index, version: Version, how: Gated, gone_M: np.ndarray) -> 
     if live.fingerprint != new.fingerprint:
         note = f"model {live.fingerprint[:12]} there, {new.fingerprint[:12]} here"
         figures.append(Figure("model", 1, 0, 1, stops=True, note=note))
-    stored = live.version.manifest()
-    content = Content.parse(stored.content) if stored.format > 1 else None
-    probes = gate.probes_of(live, content)
+    probes = gate.probes_of(live)
     given = None if how.probes is None else _given(how.probes, live, new)
     return figures + gate.compare(live, new, probes, gone_M, given=given, tolerance=how.tolerance)
 

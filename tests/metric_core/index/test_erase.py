@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import index_versions, indexed
+from support.index_versions import FAMILIES
 
 from metric_core import storage
 from metric_core.artefacts import manifest
@@ -27,19 +28,6 @@ from metric_core.index.truth import Truth
 from metric_core.index.version import Version
 
 NONE = np.empty(0, np.int64)
-FAMILIES = [
-    "Flat",
-    "SQfp16",
-    "SQ8",
-    "IVF4,Flat",
-    "IVF4,SQfp16",
-    "IVF4,SQ8,Refine(SQfp16)",
-    "IVF4,PQ8x4fsr,Refine(SQ8)",
-    "IVF4,PQ4x8",
-    "IVF4,PQ4x8,Refine(SQfp16)",
-    "IVF4,RaBitQfs,Refine(SQfp16)",
-    "IVF4,RaBitQfs4,Refine(SQfp16)",
-]
 DEFAULT = "IVF4,PQ8x4fsr,Refine(SQfp16)"
 families = pytest.mark.parametrize("factory", FAMILIES)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support import index_versions, indexed
+from support.index_versions import FAMILIES
 
 from metric_core.index import codec, erase, erase_scan, template
 from metric_core.index import version as versions
@@ -18,20 +19,6 @@ from metric_core.index.store import IndexStore
 from metric_core.index.version import Version
 
 NONE = np.empty(0, np.int64)
-FAMILIES = [
-    "Flat",
-    "SQfp16",
-    "SQ8",
-    "IVF4,Flat",
-    "IVF4,SQfp16",
-    "IVF4,SQ8,Refine(SQfp16)",
-    "IVF4,PQ8x4fsr",
-    "IVF4,PQ8x4fsr,Refine(SQ8)",
-    "IVF4,PQ4x8",
-    "IVF4,PQ4x8,Refine(SQfp16)",
-    "IVF4,RaBitQfs,Refine(SQfp16)",
-    "IVF4,RaBitQfs4,Refine(SQfp16)",
-]
 DEFAULT = "IVF4,PQ8x4fsr,Refine(SQfp16)"
 
 

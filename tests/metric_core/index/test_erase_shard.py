@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.index_versions import FAMILIES
 
 from metric_core.index import codec, erase_shard, shard, template
 from metric_core.index.corpus import Rows
@@ -14,21 +15,6 @@ from metric_core.index.engine import faiss
 from metric_core.index.shard import Built
 from metric_core.index.spec import IndexSpec
 
-FAMILIES = [
-    "Flat",
-    "SQfp16",
-    "SQ8",
-    "IVF4,Flat",
-    "IVF4,SQfp16",
-    "IVF4,SQ8",
-    "IVF4,SQ8,Refine(SQfp16)",
-    "IVF4,PQ8x4fsr",
-    "IVF4,PQ8x4fsr,Refine(SQ8)",
-    "IVF4,PQ4x8",
-    "IVF4,PQ4x8,Refine(SQfp16)",
-    "IVF4,RaBitQfs,Refine(SQfp16)",
-    "IVF4,RaBitQfs4,Refine(SQfp16)",
-]
 families = pytest.mark.parametrize("factory", FAMILIES)
 
 

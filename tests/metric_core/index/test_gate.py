@@ -19,14 +19,13 @@ REFINED = "IVF16,PQ4x4fsr,Refine(SQfp16)"
 def opened(write_index, tmp_path):
     def make(v, *, factory=REFINED, **how):
         version = write_index(tmp_path, v, factory, depth=40, **{"nprobe": 16, **how})
-        return Index.open(str(tmp_path), version.id), version.content()
+        return Index.open(str(tmp_path), version.id)
 
     return make
 
 
 def verdicts(live, new, **how):
-    index, content = live
-    found = gate.compare(index, new[0], gate.probes_of(index, content), **how)
+    found = gate.compare(live, new, gate.probes_of(live), **how)
     return {figure.name: figure for figure in found}
 
 
@@ -53,22 +52,22 @@ def test_builds_of_the_same_data_pass(opened, people):
 @pytest.mark.parametrize("factory", [REFINED, "Flat", "IVF16,SQ8"])
 def test_the_probes_are_rows_of_the_version_as_they_are_stored(opened, people, factory):
     v = people(300)
-    index, content = opened(v, factory=factory)
-    probes = gate.probes_of(index, content)
+    index = opened(v, factory=factory)
+    probes = gate.probes_of(index)
     assert len(np.unique(probes.face_id_Q)) == len(probes) == len(v)
     at_Q = np.searchsorted(v.face_id_N, probes.face_id_Q) if (np.diff(v.face_id_N) > 0).all() else None
     at_Q = at_Q if at_Q is not None else np.array([np.flatnonzero(v.face_id_N == one)[0] for one in probes.face_id_Q])
     assert (np.einsum("qd,qd->q", v.embedding_ND[at_Q], probes.query_QD) > 0.99).all()
     assert probes.identity_Q == v.identity.take(pa.array(at_Q)).to_pylist()
-    few = gate.probes_of(index, content, 150)
+    few = gate.probes_of(index, 150)
     assert 100 <= len(few) <= 200
     assert set(few.face_id_Q.tolist()) <= set(probes.face_id_Q.tolist())
 
 
 def test_an_answer_leaves_the_probe_itself_out(opened, people):
     v = people(130)
-    index, content = opened(v, factory="Flat")
-    probes = gate.probes_of(index, content)
+    index = opened(v, factory="Flat")
+    probes = gate.probes_of(index)
     found = gate.answers(index, probes)
     assert not (found.face_id_Q == probes.face_id_Q).any()
     near_NN = v.embedding_ND @ v.embedding_ND.T
@@ -127,8 +126,8 @@ def test_versions_of_two_models_answer_with_their_own_vectors(opened, people):
     live = opened(v)
     same, worse = (opened(rows, seed=seed) for rows, seed in ((turned, 2), (with_noise(turned, slice(0, 500)), 3)))
     other = partial(replace, fingerprint="e" * 64)
-    assert not stopping(live, (other(same[0]), same[1]))
-    assert stopping(live, (other(worse[0]), worse[1])) == ["probes found"]
+    assert not stopping(live, other(same))
+    assert stopping(live, other(worse)) == ["probes found"]
     assert stopping(live, same) == ["probes found"], "their vectors do not compare"
 
 
