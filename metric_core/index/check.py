@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from metric_core.errors import Corrupt, IndexBuildError, Missing
-from metric_core.index import tuning
+from metric_core.index import layout, tuning
 from metric_core.index import version as versions
+from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
 from metric_core.index.truth import Truth
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 
 _SAMPLE = 256  # rows of a shard that are looked for
 MAY_BE_LOST = 0.05
@@ -50,7 +51,7 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
         verify: hash files again that have not changed since they were hashed.
     """
     if problem := version.plan_problem():
-        yield f"{problem}; {versions.REMEDY}"
+        yield f"{problem}; {layout.REMEDY}"
     for number, shard in enumerate(content.shards):
         for ending in shard.files:
             try:
@@ -64,11 +65,11 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
             receipt = version.receipt(number)
             if receipt is None or receipt[0] != shard:
                 problem = f"its receipt in {version.uri} is missing or is not the manifest's"
-                yield f"shard {number}: {problem}; {versions.REMEDY}"
+                yield f"shard {number}: {problem}; {layout.REMEDY}"
         except Corrupt as error:
             yield f"shard {number}: {error}"
-    if content.shared and version.read(versions.CHOICE) != versions.choice_file(content.choice):
-        yield f"{version.file(versions.CHOICE)} is missing or is not the manifest's; {versions.REMEDY}"
+    if content.shared and version.read(layout.CHOICE) != versions.choice_file(content.choice):
+        yield f"{version.file(layout.CHOICE)} is missing or is not the manifest's; {layout.REMEDY}"
     for name in content.files:
         try:
             version.read_checked(content, name)
@@ -118,6 +119,6 @@ def lookup(index: Index) -> tuple[int, int]:
 
 def remeasured(index: Index, content: Content) -> tuple[float, float]:
     """The identity recall of the stored probes now, and as the manifest has it. Raises Corrupt."""
-    data = index.version.read_checked(content, versions.TRUTH)
+    data = index.version.read_checked(content, layout.TRUTH)
     point = tuning.measure(index, Truth.parse(data), content.nprobe, content.depth)
     return point.identity, float(content.recall["identity"])

@@ -30,15 +30,16 @@ from metric_core.artefacts import erasing, ids, manifest
 from metric_core.artefacts.erasing import FileChange, Target
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, Unfinished
-from metric_core.index import erase_lists, erase_shard, masks
+from metric_core.index import erase_lists, erase_shard, layout, masks
 from metric_core.index import version as versions
 from metric_core.index.erase_common import Changes, gone, hit, receipts
 from metric_core.index.erase_lists import Changed
 from metric_core.index.erase_unfinished import STARTED, undo
 from metric_core.index.erase_version import WHY, Rewriting
+from metric_core.index.layout import Content, Shard
 from metric_core.index.shard import read_rows
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 
 _OWN = re.compile(r"[0-9a-f]{32}\..+")
 """Names of files beside the versions."""
@@ -184,8 +185,8 @@ class _Erasure:
         entry = masks.store(one.version, id_M, WHY, shards) | {"rows": hidden}  # others are hidden already
         content = replace(one.content, rows=one.content.rows - hidden, masks=[*one.content.masks, entry])
         if not content.shared:  # a version whose other masks and files are in its own folder reads this one there too
-            one.version.put(versions.MASK, masks.file(id_M))
-        self.changes.passing |= {one.version.mask(content, entry), one.version.shared(versions.MASK, entry["sha256"])}
+            one.version.put(layout.MASK, masks.file(id_M))
+        self.changes.passing |= {one.version.mask(content, entry), one.version.shared(layout.MASK, entry["sha256"])}
         self.tell(f"version {one.version.id}: {hidden} faces are not found any more")
         self._replace(one, content, one.before.provenance)
 
@@ -252,7 +253,7 @@ class _Erasure:
         for one in self.finished:
             kept |= one.version.listed(one.content).keys()
             count = range(len(one.content.shards))
-            own = {versions.CHOICE, *map(versions.receipt_name, count), *map(versions.near_name, count)}
+            own = {layout.CHOICE, *map(versions.receipt_name, count), *map(versions.near_name, count)}
             for name in storage.names(one.version.uri):
                 address = one.version.file(name)
                 if STARTED.fullmatch(name) and name not in own and address not in kept:
@@ -260,12 +261,12 @@ class _Erasure:
             storage.remove(f"{one.version.file(manifest.NAME)}.lock")  # of a run that was killed
         for version in self.unfinished:
             kept |= version.made()
-        for folder in (versions.SHARDS, versions.FILES):
+        for folder in (layout.SHARDS, layout.FILES):
             for name in storage.names(storage.join(self.store.uri, folder)):
                 address = storage.join(self.store.uri, folder, name)
                 if _OWN.fullmatch(name) and address not in kept:
                     self.changes.remove(address)
         own_folders = [version.uri for version in [*(one.version for one in self.finished), *self.unfinished]]
-        beside = [storage.join(self.store.uri, folder) for folder in (versions.SHARDS, versions.FILES)]
+        beside = [storage.join(self.store.uri, folder) for folder in (layout.SHARDS, layout.FILES)]
         for folder in [self.store.uri, *own_folders, *beside]:
             storage.remove_unfinished(folder)

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts.erasing import FileChange, Target
+from metric_core.index.layout import Shard
 from metric_core.index.shard import read_rows
-from metric_core.index.version import Shard, Version
+from metric_core.index.version import Version
 
 
 @dataclass

@@ -18,9 +18,10 @@ import numpy as np
 from metric_core import storage
 from metric_core.index import codec, shard, template
 from metric_core.index.engine import faiss
+from metric_core.index.layout import TEMPLATE, Content, Shard
 from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
-from metric_core.index.version import TEMPLATE, Content, Shard, Version, digest
+from metric_core.index.version import Version, digest
 
 NEAR = 0.99
 """Cosine from which a centroid is nearly a vector. Means of two people's are below it, and a vector stored in 8 bits is

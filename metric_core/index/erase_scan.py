@@ -30,7 +30,7 @@ from metric_core.artefacts import ids
 from metric_core.artefacts.erasing import Target
 from metric_core.artefacts.erasing_proof import Found
 from metric_core.errors import Corrupt, LikenessError
-from metric_core.index import codec, erase_common, erase_lists, erase_shard, shard, template
+from metric_core.index import codec, erase_common, erase_lists, erase_shard, layout, shard, template
 from metric_core.index import version as versions
 from metric_core.index.engine import faiss
 from metric_core.index.spec import IndexSpec
@@ -147,9 +147,9 @@ class _Scan:
                 for name in table.column_names:
                     self._column(table[name].combine_chunks(), f"{kind}: {name}")
                 self._raw(np.fromfile(path, np.uint8), [], kind)
-            elif kind == versions.TEMPLATE:
+            elif kind == layout.TEMPLATE:
                 self._read(path, kind)
-            elif kind == versions.CODES:
+            elif kind == layout.CODES:
                 position_M = np.load(path, mmap_mode="r", allow_pickle=False)
                 self._raw(np.fromfile(path, np.uint8), [(position_M.offset, position_M.nbytes)], kind)
             else:
@@ -355,7 +355,7 @@ class _Scan:
 
 def _specs(uri: str) -> Iterator[tuple[str, IndexSpec]]:
     """The spec of each shard that a version lists or has a receipt of."""
-    for name in storage.names(storage.join(uri, versions.VERSIONS)):
+    for name in storage.names(storage.join(uri, layout.VERSIONS)):
         version = Version(uri, name)
         try:
             content = version.content()

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 from metric_core import storage
 from metric_core.artefacts.erasing import Target
 from metric_core.errors import Corrupt, IndexBuildError
-from metric_core.index import masks, truth, tuning
+from metric_core.index import layout, masks, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.erase_common import Changes, hit
 from metric_core.index.erase_lists import Changed
+from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
 from metric_core.index.shard import File, read_rows
 from metric_core.index.truth import Probes, Truth
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 
 WHY = "erased"
 """Why a mask hides faces until they are removed."""
@@ -56,31 +57,29 @@ class Rewriting:
         content = before
         content = replace(content, shards=[new.get(shard.digest, shard) for shard in content.shards])
         content = self._masks(version, content)
-        files = {name: version.read_checked(before, name) for name in (versions.PROBES, versions.TRUTH)}
-        probes, known = Probes.parse(files[versions.PROBES]), Truth.parse(files[versions.TRUTH])
+        files = {name: version.read_checked(before, name) for name in (layout.PROBES, layout.TRUTH)}
+        probes, known = Probes.parse(files[layout.PROBES]), Truth.parse(files[layout.TRUTH])
         kept_Q = ~hit(probes.to_table(), self.target)
         self._receipts(version, content, kept_Q)
         if content.masks == before.masks and content.shards == before.shards and not self._concerns(known):
             return before
         files = self._own_files(version, before, content, probes, known, kept_Q, changed)
         if not content.shared:
-            names = [name for name in before.files if name not in (*files, versions.CHOICE)]
+            names = [name for name in before.files if name not in (*files, layout.CHOICE)]
             files |= {name: version.read_checked(before, name) for name in names}
         listed = {name: version.share(name, data) for name, data in sorted(files.items())}
-        same = {name: file for name, file in before.files.items() if name not in (*listed, versions.CHOICE)}
+        same = {name: file for name, file in before.files.items() if name not in (*listed, layout.CHOICE)}
         content = replace(
             content,
-            template=listed[versions.TEMPLATE].sha256 if versions.TEMPLATE in listed else before.template,
+            template=listed[layout.TEMPLATE].sha256 if layout.TEMPLATE in listed else before.template,
             files=dict(sorted((same | listed).items())),
-            people=len(pa.ipc.open_file(files[versions.NAMES]).read_all())
-            if versions.NAMES in files
-            else before.people,
+            people=len(pa.ipc.open_file(files[layout.NAMES]).read_all()) if layout.NAMES in files else before.people,
             choice=_renamed(before.choice, before.files, listed),
             shared=True,
         )
         if problems := content.problems():
             raise IndexBuildError(f"{version.uri}: {'; '.join(problems)}; build the index again")
-        if versions.TRUTH in files:
+        if layout.TRUTH in files:
             content = self._measured(version, content, self._affected(known))
         self._choice(version, before, content)
         return content
@@ -154,16 +153,16 @@ class Rewriting:
             for shard in content.shards:
                 with version.local_file(shard, "rows") as path:
                     names.append(read_rows(path)["identity"].dictionary)
-            files |= dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
+            files |= dict(zip((layout.NAMES, layout.CODES), versions.named(names)))
         if self._concerns(known):
             probes = probes.take(kept_Q)
             best = truth.without(
                 truth.taken(known.best, ~hit(known.probes.to_table(), self.target)), self.target.face_id_M
             )
-            files[versions.PROBES] = versions.ipc(probes.to_table())
-            files[versions.TRUTH] = versions.ipc(Truth(probes, best).to_table())
+            files[layout.PROBES] = versions.ipc(probes.to_table())
+            files[layout.TRUTH] = versions.ipc(Truth(probes, best).to_table())
         if (change := changed.get(before.template)) is not None:
-            files[versions.TEMPLATE] = change.template
+            files[layout.TEMPLATE] = change.template
         return files
 
     def _affected(self, known: Truth) -> int:
@@ -175,28 +174,28 @@ class Rewriting:
     def _measured(self, version: Version, content: Content, affected: int) -> Content:
         """The content with what the remaining probes find of their neighbours now. For few of them, recall stays as it
         was measured: it cannot be off by more than their share. The curve of the tuning always stays."""
-        known = Truth.parse(version.read_checked(content, versions.TRUTH))
-        affected += content.recall.get(versions.AFFECTED, 0)
-        counts = {"probes": len(known.probes), "counted": int(known.counted_Q.sum()), versions.AFFECTED: affected}
+        known = Truth.parse(version.read_checked(content, layout.TRUTH))
+        affected += content.recall.get(layout.AFFECTED, 0)
+        counts = {"probes": len(known.probes), "counted": int(known.counted_Q.sum()), layout.AFFECTED: affected}
         if affected <= _FEW * len(known.probes) or not len(known.probes):
             return replace(content, recall=content.recall | counts)
         point = asdict(tuning.measure(Index.load(version, content), known, content.nprobe, content.depth))
-        return replace(content, recall=content.recall | point | counts | {versions.AFFECTED: 0})
+        return replace(content, recall=content.recall | point | counts | {layout.AFFECTED: 0})
 
     def _choice(self, version: Version, before: Content, content: Content) -> None:
         """The file by which a build continues names the new probes and the new template."""
-        data = version.read(versions.CHOICE)
+        data = version.read(layout.CHOICE)
         if data is None or before.choice == content.choice:
             return
         new = versions.choice_file(content.choice)
-        version.put(versions.CHOICE, new)
-        self.changes.note(version.file(versions.CHOICE), versions.digest(data), versions.digest(new))
+        version.put(layout.CHOICE, new)
+        self.changes.note(version.file(layout.CHOICE), versions.digest(data), versions.digest(new))
 
 
 def _renamed(choice: Mapping[str, Any], before: Mapping[str, File], now: Mapping[str, File]) -> dict[str, Any]:
     """The choice with the digests of the new probes and the new template."""
     new = dict(choice)
-    for name, key in versions.DECIDED.items():
+    for name, key in layout.DECIDED.items():
         if name in now and choice.get(key) == before[name].sha256:
             new[key] = now[name].sha256
     return new

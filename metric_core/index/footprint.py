@@ -21,13 +21,13 @@ import pyarrow as pa
 
 from metric_core import counter
 from metric_core.errors import IndexBuildError
-from metric_core.index import shard, template
-from metric_core.index import version as versions
+from metric_core.index import layout, shard, template
 from metric_core.index.corpus import Rows
+from metric_core.index.layout import Content
 from metric_core.index.search import Index
 from metric_core.index.spec import PROBES, IndexSpec
 from metric_core.index.truth import Probes
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 
 _SMALL = 1000
 _BATCH = 1000
@@ -106,7 +106,7 @@ def _measured(version: Version, content: Content) -> Footprint:
     before, clock = _resident(), time.process_time()
     index = Index.load(version, content)
     opening = time.process_time() - clock
-    own_QD = Probes.parse(version.read_checked(content, versions.TRUTH)).query_QD
+    own_QD = Probes.parse(version.read_checked(content, layout.TRUTH)).query_QD
     query_QD = np.empty((PROBES, dim), np.float32)
     for start in range(0, PROBES, _BATCH):  # as many probes as are promised, near the held-out ones; in small steps,
         batch_BD = query_QD[start : start + _BATCH]  # so that making them takes no memory that a search does not take

@@ -18,10 +18,10 @@ from scipy.special import bdtrc
 
 from metric_core import counter
 from metric_core.artefacts import ids
-from metric_core.index import version as versions
+from metric_core.index import layout
+from metric_core.index.layout import Content
 from metric_core.index.search import Index
 from metric_core.index.truth import Probes
-from metric_core.index.version import Content
 
 PROBES = 10_000
 """Probes that are compared, where the live version has so many rows."""
@@ -105,7 +105,7 @@ def _stored(index: Index) -> Probes:
     found = index.version.manifest()
     if found.format == 1:
         return _joined([], index.dim)
-    return Probes.parse(index.version.read_checked(Content.parse(found.content), versions.PROBES))
+    return Probes.parse(index.version.read_checked(Content.parse(found.content), layout.PROBES))
 
 
 def compare(

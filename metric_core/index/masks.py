@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from metric_core.artefacts import ids
 from metric_core.artefacts.tombstones import Tombstones
-from metric_core.index import version as versions
+from metric_core.index import layout
+from metric_core.index.layout import Content
 from metric_core.index.shard import read_rows
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 
 
 def visible(version: Version, content: Content) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
@@ -63,8 +64,8 @@ def store(version: Version, id_M: np.ndarray, why: str, shards: int) -> dict[str
         why: replaced, gone or erased.
         shards: the number of the first shards that the mask is about.
     """
-    stored = version.share(versions.MASK, file(id_M))
-    return {"name": versions.MASK, "rows": len(id_M), "sha256": stored.sha256, "why": why, "shards": shards}
+    stored = version.share(layout.MASK, file(id_M))
+    return {"name": layout.MASK, "rows": len(id_M), "sha256": stored.sha256, "why": why, "shards": shards}
 
 
 def file(id_M: np.ndarray) -> bytes:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import Corrupt, Missing
+from metric_core.index.layout import FILES, SHARDS
 from metric_core.index.store import IndexStore, VersionInfo
-from metric_core.index.version import FILES, SHARDS, Version
+from metric_core.index.version import Version
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from metric_core.artefacts import ids, schema
 from metric_core.artefacts.embeddings import check_unit
 from metric_core.errors import FingerprintMismatch
 from metric_core.index import filtering, format1, merging, threads
+from metric_core.index.layout import Content
 from metric_core.index.lists import best_lists
 from metric_core.index.opened import FEW, OpenShard
 from metric_core.index.shard import read_rows
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 
 _CELL_BYTES = 16
 """Of a workspace, for each of a search's candidates (query x neighbour x shard) that are in memory at a time."""

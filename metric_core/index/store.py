@@ -2,7 +2,7 @@
 
     INDEX/CURRENT           the live version's id
     INDEX/HISTORY           which versions were live, see ``history``
-    INDEX/versions/<id>/    a version; its files are described in ``version``
+    INDEX/versions/<id>/    a version; its files are described in ``layout``
 
 The contents of a plan and the time of publishing are left to the job.
 """
@@ -18,7 +18,8 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ArtefactError, Corrupt, Missing, Occupied, SchemaMismatch, Unfinished
 from metric_core.index import format1, history
 from metric_core.index.history import Published
-from metric_core.index.version import FILES, KIND, SHARDS, VERSIONS, Version
+from metric_core.index.layout import FILES, KIND, SHARDS, VERSIONS
+from metric_core.index.version import Version
 
 CURRENT = "CURRENT"
 GENERATION = "generation.txt"

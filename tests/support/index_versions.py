@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metric_core.index import shard, template, truth, tuning
+from metric_core.index import layout, shard, template, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
+from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Probes, Truth
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 
 FAMILIES = [
     "Flat",
@@ -61,9 +62,9 @@ def write(
     trained = trained or template.train(v.embedding_ND, spec, seed)
     some = v.take(np.arange(0, len(v), max(1, len(v) // 20)))
     probes = Probes(some.face_id_N, some.identity.to_pylist(), some.embedding_ND)
-    decided = {versions.TEMPLATE: trained, versions.PROBES: versions.ipc(probes.to_table())}
-    choice = {versions.DECIDED[name]: version.share(name, data).sha256 for name, data in decided.items()}
-    version.put(versions.CHOICE, versions.choice_file(choice))
+    decided = {layout.TEMPLATE: trained, layout.PROBES: versions.ipc(probes.to_table())}
+    choice = {layout.DECIDED[name]: version.share(name, data).sha256 for name, data in decided.items()}
+    version.put(layout.CHOICE, versions.choice_file(choice))
     for number, at_N in enumerate(np.array_split(np.arange(len(v)), shards)[:until]):
         if version.receipt(number) is not None:
             continue
@@ -76,7 +77,7 @@ def write(
         content = _content(version, spec, shards, trained, probes, len(v), masked, choice)
         content = replace(content, nprobe=nprobe or (1 if spec.nlist else None), depth=depth)
         if len(probes) and not len(masked):
-            known = Truth.parse(version.read_checked(content, versions.TRUTH))
+            known = Truth.parse(version.read_checked(content, layout.TRUTH))
             point = tuning.measure(Index.load(version, content), known, content.nprobe, depth)
             content = replace(content, recall=asdict(point) | {"counted": int(known.counted_Q.sum())})
         version.finish(content, {"finished": f"2025-01-0{seed}T00:00:00+00:00", "faces": "FACES"})
@@ -103,17 +104,17 @@ def _content(
         near.append(truth.parse_best(found[1]))
         with version.local_files(found[0]) as paths:
             names.append(shard.read_rows(paths["rows"])["identity"].dictionary)
-    own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
-    own[versions.TRUTH] = versions.ipc(Truth(probes, truth.merged(near)).to_table())
-    own |= {versions.TEMPLATE: trained, versions.PROBES: versions.ipc(probes.to_table())}
+    own = dict(zip((layout.NAMES, layout.CODES), versions.named(names)))
+    own[layout.TRUTH] = versions.ipc(Truth(probes, truth.merged(near)).to_table())
+    own |= {layout.TEMPLATE: trained, layout.PROBES: versions.ipc(probes.to_table())}
     files = {name: version.share(name, data) for name, data in sorted(own.items())}
     masks = []
     if len(masked):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"face_id": pa.array(masked, pa.int64())}), sink)
         data = sink.getvalue().to_pybytes()
-        sha256 = version.share(versions.MASK, data).sha256
-        masks = [{"name": versions.MASK, "rows": len(masked), "sha256": sha256, "why": "erased", "shards": shards}]
+        sha256 = version.share(layout.MASK, data).sha256
+        masks = [{"name": layout.MASK, "rows": len(masked), "sha256": sha256, "why": "erased", "shards": shards}]
     return Content(
         fingerprint="f" * 64,
         namespace="test",
@@ -121,7 +122,7 @@ def _content(
         template=versions.digest(trained),
         shards=receipts,
         rows=rows - len(masked),
-        people=len(pa.ipc.open_file(own[versions.NAMES]).read_all()),
+        people=len(pa.ipc.open_file(own[layout.NAMES]).read_all()),
         nprobe=None,
         depth=None,
         recall={"identity": 1.0},

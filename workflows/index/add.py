@@ -15,9 +15,10 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import Corrupt, JobRunning
 from metric_core.index import check
 from metric_core.index.drift import Drift
+from metric_core.index.layout import KIND, Content
 from metric_core.index.store import IndexStore
 from metric_core.index.truth import Followed
-from metric_core.index.version import KIND, Content, Version
+from metric_core.index.version import Version
 from workflows.index import publishing
 from workflows.index.adding import Addition
 from workflows.index.changes import Base, Change, decide

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from metric_core.index import drift, masks, shard, tuning
+from metric_core.index import drift, layout, masks, shard, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import SHARD_BYTES
 from metric_core.index.drift import Drift
+from metric_core.index.layout import Content, Shard
 from metric_core.index.opened import OpenShard
 from metric_core.index.search import Index
 from metric_core.index.shard import File
 from metric_core.index.truth import Followed, Probes, Truth
 from metric_core.index.tuning import Tuned
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 from workflows.index.changes import Change, followed
 from workflows.index.shards import Shards
 
@@ -46,8 +47,8 @@ class Addition:
             return None
         count = max(1, math.ceil(spec.disk_bytes(corpus.rows, corpus.rows, 1) / SHARD_BYTES))
         with base.reading():
-            trained = base.version.read_checked(self.base, versions.TEMPLATE)
-            known = Truth.parse(base.version.read_checked(self.base, versions.TRUTH))
+            trained = base.version.read_checked(self.base, layout.TEMPLATE)
+            known = Truth.parse(base.version.read_checked(self.base, layout.TRUTH))
         first = len(self.base.shards)
         return Shards(self.version, corpus, spec, trained, known.probes, corpus.runs(count), first, self.before)
 
@@ -59,10 +60,10 @@ class Addition:
             assert found is not None, "all shards are built"
             receipts.append(found[0])
             near.append(found[1])
-        self.version.put(versions.CHOICE, versions.choice_file(self.base.choice))
+        self.version.put(layout.CHOICE, versions.choice_file(self.base.choice))
         left = followed(self.change, near)
-        files = {name: self._carried(name) for name in (versions.TEMPLATE, versions.PROBES)}
-        files[versions.TRUTH] = self.version.share(versions.TRUTH, versions.ipc(left.truth.to_table()))
+        files = {name: self._carried(name) for name in (layout.TEMPLATE, layout.PROBES)}
+        files[layout.TRUTH] = self.version.share(layout.TRUTH, versions.ipc(left.truth.to_table()))
         content = replace(
             self.base,
             shards=[*self.base.shards, *receipts],
@@ -140,12 +141,12 @@ class Addition:
     def _named(self, receipts: Sequence[Shard]) -> dict[str, File]:
         """The files of names, and of the codes in them of each shard's."""
         if not receipts:
-            return {name: self._carried(name) for name in (versions.NAMES, versions.CODES)}
+            return {name: self._carried(name) for name in (layout.NAMES, layout.CODES)}
         names = []
         for one in [*self.base.shards, *receipts]:
             with self.version.local_file(one, "rows") as path:
                 names.append(shard.read_rows(path)["identity"].dictionary)
-        made = zip((versions.NAMES, versions.CODES), versions.named(names))
+        made = zip((layout.NAMES, layout.CODES), versions.named(names))
         return {name: self.version.share(name, data) for name, data in made}
 
     def _old_masks(self) -> list[dict[str, Any]]:
@@ -155,8 +156,8 @@ class Addition:
             entry = {"shards": len(self.base.shards)} | mask
             if not self.base.shared:
                 data = versions.checked(self.change.base.version.mask(self.base, mask), mask["sha256"])
-                self.version.share(versions.MASK, data)
-                entry["name"] = versions.MASK
+                self.version.share(layout.MASK, data)
+                entry["name"] = layout.MASK
             found.append(entry)
         return found
 

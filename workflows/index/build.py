@@ -10,16 +10,17 @@ import pyarrow as pa
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import Corrupt, IndexBuildError
-from metric_core.index import choose, sample, shard, truth, tuning
+from metric_core.index import choose, layout, sample, shard, truth, tuning
 from metric_core.index import version as versions
 from metric_core.index.choose import Choice, Wanted
 from metric_core.index.corpus import Corpus
+from metric_core.index.layout import Content
 from metric_core.index.search import Index
 from metric_core.index.shard import File
 from metric_core.index.spec import IndexSpec
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.tuning import Target
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 from workflows.index.config import IndexConfig
 from workflows.index.shards import Shards, require_same
 
@@ -87,9 +88,7 @@ class Build:
             "template": versions.digest(made.template),
             "probes": versions.digest(probes),
         }
-        self._put(
-            {versions.TEMPLATE: made.template, versions.PROBES: probes, versions.CHOICE: versions.choice_file(choice)}
-        )
+        self._put({layout.TEMPLATE: made.template, layout.PROBES: probes, layout.CHOICE: versions.choice_file(choice)})
         return Plan(made.chosen.spec, made.chosen.shards, made.template, made.probes, made.chosen.mapped, choice)
 
     def shards(self, plan: Plan) -> Iterator[int]:
@@ -114,13 +113,13 @@ class Build:
             near.append(truth.parse_best(found[1]))
             with self.version.local_file(found[0], "rows") as path:
                 names.append(shard.read_rows(path)["identity"].dictionary)
-        own = dict(zip((versions.NAMES, versions.CODES), versions.named(names)))
+        own = dict(zip((layout.NAMES, layout.CODES), versions.named(names)))
         merged = versions.ipc(Truth(plan.probes, truth.merged(near)).to_table())
-        own[versions.TRUTH] = self._kept_truth() or merged
+        own[layout.TRUTH] = self._kept_truth() or merged
         self._put(own)
-        own |= {versions.TEMPLATE: plan.template, versions.PROBES: versions.ipc(plan.probes.to_table())}
+        own |= {layout.TEMPLATE: plan.template, layout.PROBES: versions.ipc(plan.probes.to_table())}
         if not self._shares:
-            own[versions.CHOICE] = versions.choice_file(plan.choice)
+            own[layout.CHOICE] = versions.choice_file(plan.choice)
         return Content(
             fingerprint=self.corpus.collection.fingerprint,
             namespace=self.corpus.collection.namespace,
@@ -128,7 +127,7 @@ class Build:
             template=plan.choice["template"],
             shards=shards,
             rows=self.corpus.rows,
-            people=len(pa.ipc.open_file(own[versions.NAMES]).read_all()),
+            people=len(pa.ipc.open_file(own[layout.NAMES]).read_all()),
             nprobe=None,
             depth=None,
             mapped=plan.mapped,
@@ -143,7 +142,7 @@ class Build:
         """The truth of a version that is mended, if it is undamaged: after an erasure it has fewer neighbours than are
         found again, since those behind them are not known there."""
         try:
-            return None if self.before is None else self.version.read_checked(self.before, versions.TRUTH)
+            return None if self.before is None else self.version.read_checked(self.before, layout.TRUTH)
         except Corrupt:
             return None
 
@@ -158,7 +157,7 @@ class Build:
             before = self.before
             return replace(content, nprobe=before.nprobe, depth=before.depth, recall=before.recall)
         target = self.wanted.target
-        known = Truth.parse(self.version.read_checked(content, versions.TRUTH))
+        known = Truth.parse(self.version.read_checked(content, layout.TRUTH))
         # Many candidates are compared here: their records are mapped, whatever a search has room for later.
         index = replace(Index.load(self.version, replace(content, mapped=True)), mapped=content.mapped)
         tried = next(one for one in content.choice["candidates"] if one["spec"] == content.spec.factory)
@@ -181,25 +180,25 @@ class Build:
     def _put(self, files: Mapping[str, bytes]) -> None:
         """Store some of the version's files."""
         if self.before is not None:
-            expected = {versions.CHOICE: versions.digest(versions.choice_file(self.before.choice))}
+            expected = {layout.CHOICE: versions.digest(versions.choice_file(self.before.choice))}
             expected |= {name: file.sha256 for name, file in self.before.files.items()}
             for name, data in files.items():
                 require_same(self.version, versions.digest(data), expected[name])
         for name, data in files.items():
-            if name == versions.CHOICE or not self._shares:
+            if name == layout.CHOICE or not self._shares:
                 self.version.put(name, data)
             else:
                 self.version.share(name, data)
 
     def _stored_plan(self) -> Plan | None:
         """The plan of an earlier run; None if there is none, or if a part of it was damaged."""
-        choice = self.version.read(versions.CHOICE)
+        choice = self.version.read(layout.CHOICE)
         if choice is None:
             return None
         try:
             stored = json.loads(choice)
             found = stored["choice"]
-            trained, probes = (self._stored(name, found[key]) for name, key in versions.DECIDED.items())
+            trained, probes = (self._stored(name, found[key]) for name, key in layout.DECIDED.items())
             if trained is None or probes is None or stored["digest"] != manifest.digest(found):
                 return None
             spec, shards = IndexSpec(**found["spec"]), found["shards"]

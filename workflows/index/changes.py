@@ -18,13 +18,13 @@ from metric_core.artefacts.collection import Collection, bases
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, Missing
-from metric_core.index import masks, truth
-from metric_core.index import version as versions
+from metric_core.index import layout, masks, truth
 from metric_core.index.corpus import Corpus
+from metric_core.index.layout import Content
 from metric_core.index.search import check_fingerprint
 from metric_core.index.truth import Followed, Truth
 from metric_core.index.tuning import NEIGHBOURS
-from metric_core.index.version import Content, Version
+from metric_core.index.version import Version
 from workflows.shared import erasures
 
 
@@ -239,6 +239,6 @@ def followed(change: Change, near: Sequence[bytes]) -> Followed:
     ``Base.reading``."""
     base = change.base
     with base.reading():
-        before = Truth.parse(base.version.read_checked(base.content, versions.TRUTH))
+        before = Truth.parse(base.version.read_checked(base.content, layout.TRUTH))
     found = [truth.parse_best(one) for one in near]
     return truth.followed(before, base.content.rows, change.masked_M, found, min(NEIGHBOURS, change.rows - 1))

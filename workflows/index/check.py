@@ -4,11 +4,10 @@ from typing import Any
 
 from metric_core import storage
 from metric_core.errors import Corrupt
-from metric_core.index import check
-from metric_core.index import version as versions
+from metric_core.index import check, layout
+from metric_core.index.layout import Content
 from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content
 from workflows.index.config import CheckConfig
 
 
@@ -39,7 +38,7 @@ def run(config: CheckConfig) -> dict[str, Any]:
         problems.append(f"{lost} of {looked} sampled vectors do not find themselves")
     now, then = check.remeasured(index, content)
     # Another machine's sums of floats may differ in their last bits, and so a probe's answer; erasures affect others.
-    differ = 2 + content.recall.get(versions.AFFECTED, 0)
+    differ = 2 + content.recall.get(layout.AFFECTED, 0)
     if abs(now - then) > differ / max(1, content.recall["counted"]):
         problems.append(f"the stored probes find {now:.4f} of their people, the manifest says {then:.4f}")
     if problems:

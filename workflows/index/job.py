@@ -15,9 +15,10 @@ from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, IndexBuildError, Occupied
 from metric_core.index import check, footprint
 from metric_core.index.corpus import Corpus
+from metric_core.index.layout import KIND, Content
 from metric_core.index.spec import IndexSpec, shown
 from metric_core.index.store import IndexStore
-from metric_core.index.version import KIND, Content, Version
+from metric_core.index.version import Version
 from workflows.index import picture, publishing
 from workflows.index.build import Build
 from workflows.index.config import IndexConfig

@@ -3,7 +3,7 @@
 import io
 
 from metric_core import storage
-from metric_core.index.version import Content
+from metric_core.index.layout import Content
 
 
 def draw(content: Content, out: str) -> None:

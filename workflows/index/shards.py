@@ -12,10 +12,11 @@ from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import check, shard, truth
 from metric_core.index import version as versions
 from metric_core.index.corpus import Corpus, Part
+from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
 from metric_core.index.truth import Probes
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 from workflows.shared import cluster
 
 _PROCESS_BYTES = 256 << 20

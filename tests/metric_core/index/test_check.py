@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from metric_core.errors import Corrupt, IndexBuildError
-from metric_core.index import check, shard, template
-from metric_core.index import version as versions
+from metric_core.index import check, layout, shard, template
 from metric_core.index.corpus import Rows
 from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
@@ -17,7 +16,7 @@ from metric_core.index.version import Version
 
 REFINED = "IVF4,PQ8x4fsr,Refine(SQfp16)"
 FACTORIES = ["Flat", "SQfp16", "SQ8", "IVF4,Flat", "IVF4,SQfp16", "IVF4,SQ8", "IVF4,RaBitQfs4,Refine(SQ8)", REFINED]
-OWN = [versions.TEMPLATE, versions.PROBES, versions.TRUTH, versions.NAMES, versions.CODES]
+OWN = [layout.TEMPLATE, layout.PROBES, layout.TRUTH, layout.NAMES, layout.CODES]
 
 
 @pytest.fixture
@@ -121,6 +120,6 @@ def test_the_stored_probes_find_what_they_did(version, people):
     assert now == then == content.recall["identity"]
     less = index.without(people(130).face_id_N[:300])
     assert check.remeasured(less, content)[0] < then
-    _flip(Path(version.place(content, versions.TRUTH)))
+    _flip(Path(version.place(content, layout.TRUTH)))
     with pytest.raises(Corrupt, match=r"truth\.arrow has another sha256"):
         check.remeasured(index, content)

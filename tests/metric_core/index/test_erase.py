@@ -18,7 +18,7 @@ from support.index_versions import FAMILIES
 from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, Missing
-from metric_core.index import check, codec, erase, erase_lists, erase_version, template, truth
+from metric_core.index import check, codec, erase, erase_lists, erase_version, layout, template, truth
 from metric_core.index import version as versions
 from metric_core.index.corpus import Rows
 from metric_core.index.search import Index, Neighbours
@@ -109,7 +109,7 @@ def test_they_are_gone_and_all_other_answers_stay(factory, which, crowd, made):
     remaining = set(crowd.identity.take(pa.array(np.flatnonzero(~np.isin(crowd.face_id_N, gone)))).to_pylist())
     assert set(index.names.to_pylist()) == remaining
     assert content.people == len(remaining)
-    known = Truth.parse(version.read_checked(content, versions.TRUTH))
+    known = Truth.parse(version.read_checked(content, layout.TRUTH))
     assert not np.isin(known.best.face_id_QW, gone).any()
     assert not np.isin(known.probes.face_id_Q, gone).any()
     assert (content.recall["probes"], content.recall.get("affected", 0)) == (len(known.probes), 0)
@@ -129,8 +129,8 @@ def test_only_files_that_hold_them_are_written(crowd, made):
     assert said == {name: (before.get(name), after.get(name)) for name in differ}
     new = version.content()
     assert [one != other for one, other in zip(old.shards, new.shards)] == [True, False, False]
-    assert old.files[versions.NAMES] == new.files[versions.NAMES], "the person has other pictures"
-    assert old.files[versions.TEMPLATE] == new.files[versions.TEMPLATE]
+    assert old.files[layout.NAMES] == new.files[layout.NAMES], "the person has other pictures"
+    assert old.files[layout.TEMPLATE] == new.files[layout.TEMPLATE]
 
 
 def test_nothing_is_done_where_they_are_not(made):
@@ -144,7 +144,7 @@ def test_nothing_is_done_where_they_are_not(made):
 
 def test_versions_that_share_shards_are_all_without_them(crowd, made):
     folder, version = made("IVF4,Flat")
-    trained = version.read_checked(version.content(), versions.TEMPLATE)
+    trained = version.read_checked(version.content(), layout.TEMPLATE)
     other = index_versions.write(folder, crowd, "IVF4,Flat", nprobe=2, seed=7, trained=trained)
     assert other.content().shards == version.content().shards
     told: list[str] = []
@@ -214,7 +214,7 @@ def _stored(folder: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_killed_at_any_write_it_ends_as_if_undisturbed(crowd, made, monkeypatch, tmp_path):
     folder, version = made(DEFAULT)
-    trained = version.read_checked(version.content(), versions.TEMPLATE)
+    trained = version.read_checked(version.content(), layout.TEMPLATE)
     begun = index_versions.write(folder, crowd, DEFAULT, seed=9, until=2, trained=trained)
     _decide(begun, trained)
     gone, names = np.sort(crowd.face_id_N[[0, 100, 300]]), ["p017"]
@@ -255,7 +255,7 @@ def _decide(version: Version, trained: bytes) -> None:
     shared = Path(version.index_uri, "files")
     (probes,) = shared.glob("*.probes.arrow")
     choice = {"template": versions.digest(trained), "probes": versions.digest(probes.read_bytes())}
-    version.put(versions.CHOICE, versions.choice_file(choice))
+    version.put(layout.CHOICE, versions.choice_file(choice))
 
 
 def test_an_unfinished_version_loses_what_holds_them_and_no_more(crowd, people, tmp_path):
@@ -266,7 +266,7 @@ def test_an_unfinished_version_loses_what_holds_them_and_no_more(crowd, people, 
     far = next(at for at in own if 217 <= at < 433 and not _is_near(version, crowd.face_id_N[at]))
     erase.erase(str(tmp_path), crowd.face_id_N[[far]], [])
     assert [version.receipt(number) is None for number in range(3)] == [False, True, True]
-    assert version.read(versions.CHOICE) is not None
+    assert version.read(layout.CHOICE) is not None
     assert len(list((tmp_path / "shards").iterdir())) == 3
     erase.erase(str(tmp_path), crowd.face_id_N[[0]], [])  # a probe
     assert {path.name for path in Path(version.uri).iterdir()} == {"plan.json"}
@@ -299,8 +299,8 @@ def test_a_version_whose_files_are_in_its_own_folder(crowd, made):
     own = asdict(content) | {"shared": False}
     for name in content.files:
         shutil.move(version.place(content, name), version.file(name))
-    choice = version.read(versions.CHOICE)
-    own["files"][versions.CHOICE] = {"bytes": len(choice), "sha256": versions.digest(choice)}
+    choice = version.read(layout.CHOICE)
+    own["files"][layout.CHOICE] = {"bytes": len(choice), "sha256": versions.digest(choice)}
     found = version.manifest()
     manifest.replace(found, own, found.provenance)
     was = _answers(Index.open(folder), crowd)

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 
 from metric_core.errors import Corrupt, IndexBuildError, Missing, Unfinished
-from metric_core.index import codec
+from metric_core.index import codec, layout
 from metric_core.index import version as versions
+from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
 from metric_core.index.spec import IndexSpec
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content, Shard, Version
+from metric_core.index.version import Version
 
 REFINED = "IVF4,PQ8x4fsr,Refine(SQfp16)"
 
@@ -39,13 +40,13 @@ def test_an_unfinished_version_says_so_and_keeps_what_is_done(people, write_inde
     version = write_index(tmp_path, people(), until=2)
     assert not version.finished
     assert all(isinstance(e, Unfinished) and "has no manifest.json" in str(e) for e in _read(version))
-    assert version.read(versions.CHOICE) is not None
+    assert version.read(layout.CHOICE) is not None
     assert [version.receipt(n) is None for n in range(3)] == [False, False, True]
 
 
 def test_a_version_that_is_not_there(tmp_path):
     version = Version(str(tmp_path), "0" * 16)
-    assert (version.finished, version.read(versions.CHOICE), version.receipt(0)) == (False, None, None)
+    assert (version.finished, version.read(layout.CHOICE), version.receipt(0)) == (False, None, None)
     assert version.format() == 0
     assert all(isinstance(e, Missing) and "does not exist" in str(e) for e in _read(version))
 
@@ -114,7 +115,7 @@ def test_a_flipped_byte_is_refused_before_the_file_is_read(ending, people, write
     assert len(opened) == 1, "only the first shard was read"
 
 
-@pytest.mark.parametrize("name", [versions.NAMES, versions.CODES])
+@pytest.mark.parametrize("name", [layout.NAMES, layout.CODES])
 def test_a_damaged_file_of_the_version_is_refused(name, people, write_index, tmp_path):
     version = write_index(tmp_path, people(130), "IVF4,Flat")
     path = Path(version.place(version.content(), name))

@@ -14,9 +14,9 @@ from support import indexed, minted
 
 from metric_core.artefacts import manifest, tombstones
 from metric_core.artefacts.collection import Collection
+from metric_core.index.layout import Content
 from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Content
 from workflows import cli
 from workflows.index import add, check, export, job
 from workflows.index.config import AddConfig, CheckConfig, ExportConfig

@@ -16,7 +16,7 @@ from metric_core import storage
 from metric_core.artefacts import manifest
 from metric_core.artefacts.collection import Collection
 from metric_core.errors import Corrupt
-from metric_core.index import version as versions
+from metric_core.index import layout
 from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Version
@@ -73,7 +73,7 @@ def test_from_the_build_to_a_mended_object(store: Flaky, cache: Path, tmp_path: 
     probe_QD = Collection.open(source).load().embedding_ND[::50].astype("float32")
     first = Index.open(out).search(probe_QD, 3, nprobe=64, depth=100)
     named = {file.sha256 for shard in version.content().shards for file in shard.files.values()}
-    named |= {version.content().files[name].sha256 for name in (versions.NAMES, versions.CODES)}
+    named |= {version.content().files[name].sha256 for name in (layout.NAMES, layout.CODES)}
     assert {path.name for path in cache.iterdir()} == named, "one copy of each file that is mapped"
     asked = store.counts.total()
     again = Index.open(out).search(probe_QD, 3, nprobe=64, depth=100)
