@@ -35,8 +35,8 @@ def sound_receipt(version: Version, number: int, template: str) -> tuple[Shard, 
     try:
         found = version.receipt(number)
         if found is not None and found[0].template == template:
-            with version.local_files(found[0]):
-                return found
+            version.require_stored(found[0])
+            return found
     except (Missing, Corrupt):  # it is built again, to the same digest
         pass
     return None
@@ -55,8 +55,7 @@ def damage(version: Version, content: Content, *, verify: bool = False) -> Itera
     for number, shard in enumerate(content.shards):
         for ending in shard.files:
             try:
-                with version.local_file(shard, ending, verify=verify):
-                    pass
+                version.require_file_stored(shard, ending, verify=verify)
             except (Missing, Corrupt) as error:
                 yield f"shard {number}: {error}"
         if number < content.inherited:

@@ -34,8 +34,7 @@ def require_whole(uri: str, content: Mapping[str, Any]) -> None:
         if not storage.exists(address) or storage.size(address) != size:
             raise Corrupt(f"{address} is missing or not the {size} bytes of its manifest; {_REMEDY}")
         for address, name in ((_faiss(uri, shard["number"]), "sha256"), (_names(uri, shard), "identities_sha256")):
-            with storage.verified(address, shard[name]):
-                pass
+            storage.require_stored(address, shard[name])
 
 
 def opened(uri: str, content: Mapping[str, Any], *, verify: bool) -> tuple[list[OpenShard], pa.Array]:

@@ -244,8 +244,7 @@ class Version:
         for mask in content.masks:
             checked(self.mask(content, mask), mask["sha256"])
         for shard in content.shards:
-            with self.local_files(shard):
-                pass
+            self.require_stored(shard)
 
     @contextmanager
     def local_files(self, shard: Shard, *, verify: bool = False) -> Iterator[dict[str, Path]]:
@@ -261,12 +260,21 @@ class Version:
         """As ``local_files``, for one of them."""
         return storage.verified(self.address(shard, ending), shard.files[ending].sha256, again=verify)
 
+    def require_stored(self, shard: Shard) -> None:
+        """Raises Missing or Corrupt if a file of a shard does not lie where it belongs, or is not what it was."""
+        for ending in shard.files:
+            self.require_file_stored(shard, ending)
+
+    def require_file_stored(self, shard: Shard, ending: str, *, verify: bool = False) -> None:
+        """As ``require_stored``, for one of them; ``verify``: hash it even if it has not changed since."""
+        storage.require_stored(self.address(shard, ending), shard.files[ending].sha256, again=verify)
+
     def _is_stored(self, shard: Shard, ending: str) -> bool:
         try:
-            with self.local_file(shard, ending):
-                return True
+            self.require_file_stored(shard, ending)
         except (Missing, Corrupt):
             return False
+        return True
 
     def read_checked(self, content: Content, name: str) -> bytes:
         """The bytes of one of the files that its manifest lists.

@@ -32,7 +32,7 @@ from metric_core.storage.reading import (
     read_text,
     sha256,
 )
-from metric_core.storage.verified import Cache, forget, verified
+from metric_core.storage.verified import Cache, forget, require_stored, verified
 from metric_core.storage.writing import (
     change,
     create_if_absent,
@@ -80,6 +80,7 @@ __all__ = [
     "remove_unfinished",
     "replace_if_match",
     "require_file",
+    "require_stored",
     "resolve",
     "sha256",
     "size",

@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from metric_core.errors import ConfigError, Corrupt, Missing
 from metric_core.storage import durable
-from metric_core.storage.digests import UNUSABLE, DigestMemory, wrong
+from metric_core.storage.digests import UNUSABLE, DigestMemory, state_of, wrong
+from metric_core.storage.listing import content_tag
 from metric_core.storage.reading import PIECE, open_read
 
 
@@ -71,6 +72,7 @@ class Downloads:
                 if path.exists():
                     temp.unlink()
                     return False
+                tag = content_tag(address)
                 found = self._fill(file, address)
                 if found != sha256:
                     raise wrong(address, found, sha256)
@@ -79,7 +81,9 @@ class Downloads:
                 temp.unlink(missing_ok=True)
                 raise
             # Only this module writes here, so that the state need not settle as that of other people's files.
-            self.memory.remember(path, os.fstat(file.fileno()), sha256)
+            self.memory.remember(path, state_of(os.fstat(file.fileno())), sha256)
+            if content_tag(address) == tag:
+                self.memory.remember(address, tag, sha256)
             return True
 
     def _opened(self, temp: Path) -> BinaryIO:

@@ -9,10 +9,11 @@ and not at every start (``digests``). A remote file is downloaded once for all p
 way, to a folder of bounded size from which the longest unused files are removed (``downloads``). Both are in the
 user's cache folder, which can be deleted when no process is opening files:
 
-    <cache>/digests/<sha256 of a path>    one line: digest, size, mtime, ctime, inode, device, path
-    <cache>/files/<sha256>                a downloaded file, readable by the user only
+    <cache>/digests/<sha256 of an address>    one line: digest, state, address
+    <cache>/files/<sha256>                    a downloaded file, readable by the user only
 
-A copy outlives its remote original: where faces must be erased, ``forget`` the copies, or delete this folder.
+A copy outlives its remote original. Whether that is still there, and sound, is for ``require_stored`` to say; where
+faces must be erased, ``forget`` the copies, or delete this folder.
 
 fsspec's own caches (filecache, simplecache) would not do: they compare no digest, are bounded by age and not by size,
 do not lock a file that is in use, and every process downloads by itself.
@@ -65,29 +66,61 @@ def verified(address: str, sha256: str, *, again: bool = False, cache: Cache | N
         StorageFull: the disk has no room for the copy, even after the removal of all copies that are not in use.
         ConfigError: the cache folder cannot be written to, and the file is remote. Local files do without it.
     """
+    if is_local(address):
+        require_stored(address, sha256, again=again, cache=cache)
+        yield Path(absolute(address))
+        return
+    _require_digest(address, sha256)
+    cache = cache or Cache()
+    folder = _folder(cache)
+    with Downloads(folder / "files", cache.limit_bytes, _memory(folder)).hold(address, sha256, again=again) as path:
+        yield path
+
+
+def require_stored(address: str, sha256: str, *, again: bool = False, cache: Cache | None = None) -> None:
+    """Require that what lies at the address has this sha256, whatever copies there are of it.
+
+    Args:
+        address: a local path or a remote address.
+        sha256: the expected digest, 64 lower-case hexadecimal digits.
+        again: hash it even if it has not changed since it was last hashed.
+        cache: another cache than the user's.
+
+    Raises:
+        Missing, Corrupt: there is nothing, or it has another digest.
+    """
+    _require_digest(address, sha256)
+    memory = _memory(_folder(cache or Cache()))
+    if is_local(address):
+        place: str | Path = Path(absolute(address))
+        found = memory.sha256(Path(place), sha256, again=again)
+    else:
+        place = address
+        found = memory.sha256_stored(address, sha256, again=again)
+    if found != sha256:
+        raise wrong(place, found, sha256)
+
+
+def _require_digest(address: str, sha256: str) -> None:
     if not re.fullmatch("[0-9a-f]{64}", sha256):  # it becomes a file's name
         raise Corrupt(
             f"{address}: its expected sha256 is given as {sha256!r}, not as 64 hexadecimal digits; the manifest that "
             f"says so was damaged; restore it from a backup or build it again"
         )
-    cache = cache or Cache()
-    folder = cache.folder.expanduser().absolute()
-    memory = DigestMemory(folder / "digests")
-    if not is_local(address):
-        with Downloads(folder / "files", cache.limit_bytes, memory).hold(address, sha256, again=again) as path:
-            yield path
-        return
-    path = Path(absolute(address))
-    found = memory.sha256(path, sha256, again=again)
-    if found != sha256:
-        raise wrong(path, found, sha256)
-    yield path
+
+
+def _folder(cache: Cache) -> Path:
+    return cache.folder.expanduser().absolute()
+
+
+def _memory(folder: Path) -> DigestMemory:
+    return DigestMemory(folder / "digests")
 
 
 def forget(sha256s: Iterable[str], *, cache: Cache | None = None) -> int:
     """Remove this user's copies of remote files on this machine; who has one open keeps it until it is closed. Returns
     the number of copies that were there."""
-    folder = (cache or Cache()).folder.expanduser().absolute() / "files"
+    folder = _folder(cache or Cache()) / "files"
     removed = 0
     for sha256 in sha256s:
         copy = folder / sha256

@@ -203,7 +203,7 @@ def test_the_longest_unused_entries_are_forgotten(
         path.write_bytes(DATA)
         if n < 10:
             memory.sha256(path, SHA256)
-            memory.remember(path, path.stat(), SHA256)
+            memory.remember(path, digests.state_of(path.stat()), SHA256)
             entry = memory.folder / hashlib.sha256(os.fsencode(path)).hexdigest()
             os.utime(entry, (n, n))
     memory.sha256(files[0], SHA256)  # used now
@@ -247,7 +247,7 @@ def test_bytes_that_decayed_without_a_trace_are_not_trusted_once_they_were_found
     memory: DigestMemory, file: Path
 ) -> None:
     expected = hashlib.sha256(b"as it was").hexdigest()
-    memory.remember(file, os.stat(file), expected)
+    memory.remember(file, digests.state_of(os.stat(file)), expected)
     assert memory.sha256(file, expected) == expected, "nothing shows in the file's state"
     assert memory.sha256(file, expected, again=True) == SHA256
     assert memory.sha256(file, expected) == SHA256

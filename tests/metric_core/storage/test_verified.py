@@ -6,7 +6,7 @@ import pytest
 
 from metric_core import storage
 from metric_core.errors import ConfigError, Corrupt, Missing
-from metric_core.storage import digests
+from metric_core.storage import digests, reading
 
 DATA = b"0123456789"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -58,6 +58,40 @@ def test_what_is_no_digest_never_becomes_a_file_s_name(tmp_path: Path, cache: st
     assert not cache.folder.exists()
 
 
+def test_a_copy_does_not_stand_for_what_is_stored(cache: storage.Cache) -> None:
+    here, twin = "memory://stored/file", "memory://stored/twin"
+    storage.write_bytes(here, DATA)
+    with storage.verified(here, SHA256, cache=cache):
+        pass
+    storage.require_stored(here, SHA256, cache=cache)
+    with pytest.raises(Missing, match="stored/twin"):
+        storage.require_stored(twin, SHA256, cache=cache)
+    storage.write_bytes(twin, DATA[::-1])
+    with pytest.raises(Corrupt, match="stored/twin: its sha256 is"):
+        storage.require_stored(twin, SHA256, cache=cache)
+    storage.write_bytes(here, DATA[::-1])
+    with pytest.raises(Corrupt, match="stored/file: its sha256 is"):
+        storage.require_stored(here, SHA256, cache=cache)
+    storage.remove(here)
+    with pytest.raises(Missing, match="stored/file"):
+        storage.require_stored(here, SHA256, cache=cache)
+    with storage.verified(here, SHA256, cache=cache) as path:
+        assert path.read_bytes() == DATA, "a copy is enough to read"
+
+
+def test_a_stored_object_is_read_again_only_if_it_changed_or_on_request(
+    cache: storage.Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, read = "memory://stored/again", []
+    storage.write_bytes(address, DATA)
+    monkeypatch.setattr(digests, "open_read", lambda uri: (read.append(uri), reading.open_read(uri))[1])
+    for _ in range(2):
+        storage.require_stored(address, SHA256, cache=cache)
+    assert read == [address]
+    storage.require_stored(address, SHA256, again=True, cache=cache)
+    assert read == [address] * 2
+
+
 def test_the_user_s_cache_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -68,7 +102,7 @@ def test_the_user_s_cache_folder_is_the_default(tmp_path: Path, monkeypatch: pyt
         with storage.verified(address, SHA256):
             pass
     assert sorted(os.listdir(tmp_path / "likeness")) == ["digests", "files"]
-    assert len(os.listdir(tmp_path / "likeness" / "digests")) == 2
+    assert len(os.listdir(tmp_path / "likeness" / "digests")) == 3, "the local file, the object and its copy"
 
 
 def test_a_negative_limit_is_refused(tmp_path: Path) -> None:

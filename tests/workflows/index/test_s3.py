@@ -82,17 +82,25 @@ def test_from_the_build_to_a_mended_object(store: Flaky, cache: Path, tmp_path: 
     assert store.counts.total() - asked < 30, "the shards are not downloaded again"
 
     whole = stored(store, "mended")
+    built(store, source, f"s3://{BUCKET}/twin")
+    twin = stored(store, "twin")
+    shared = {key: tag for key, tag in whole.items() if "/shards/" in key or "/files/" in key}
+    assert shared.items() <= {key.replace("twin", "mended", 1): tag for key, tag in twin.items()}.items(), (
+        "a copy in the cache does not count as stored"
+    )
     shard = version.content().shards[1]
     key = f"mended/shards/{shard.digest}.vectors"
     data = bytearray(store.client().get_object(Bucket=BUCKET, Key=key)["Body"].read())
     data[len(data) // 2] ^= 0xFF
     store.client().put_object(Bucket=BUCKET, Key=key, Body=bytes(data))
+    with pytest.raises(Corrupt, match=rf"shard 1: .*{shard.digest}\.vectors"):
+        check.run(CheckConfig(index=out))
+    with pytest.raises(Corrupt, match=rf"{shard.digest}\.vectors"):
+        IndexStore(out).publish(version)
     for copy in cache.iterdir():
         copy.unlink()
     with pytest.raises(Corrupt, match=rf"{shard.digest}\.vectors"):
         Index.open(out)
-    with pytest.raises(Corrupt, match=rf"shard 1: .*{shard.digest}\.vectors"):
-        check.run(CheckConfig(index=out))
     said = built(store, source, out)
     assert f"{shard.digest}.vectors" in said
     assert "built already" not in said
