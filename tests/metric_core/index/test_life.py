@@ -1,10 +1,12 @@
 """Versions of an index come, go back and are removed, while others read."""
 
-import threading
+import multiprocessing
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.drivers import PATIENCE
 
 from metric_core.errors import Corrupt, Missing
 from metric_core.index import history, prune
@@ -135,6 +137,20 @@ def test_a_reader_notices_another_version_or_mask(people, write_index, store):
         index.only(face_ids=[1]).refresh(0)
 
 
+def _read(uri, probe_QD, faces, opened, done, told):
+    """Search until told to end; tells which versions answered, how often, and what was wrong."""
+    index, answers, wrong = Index.open(uri), Counter(), []
+    opened.release()
+    while not done.wait(0.01):
+        index = index.refresh(0)
+        found = set(index.search(probe_QD, 5).face_id_QK.ravel().tolist())
+        answers[index.version.id] += 1
+        if not found <= faces[index.version.id]:
+            wrong.append(found)
+    told.put((dict(answers), wrong))
+
+
+@pytest.mark.slow
 def test_readers_never_mix_two_versions(people, write_index, store):
     """Every face of one version is a face of nobody in the other."""
     v = people(130)
@@ -143,24 +159,20 @@ def test_readers_never_mix_two_versions(people, write_index, store):
     made = [write_index(store.uri, part, "IVF4,Flat", nprobe=4, seed=n) for n, part in enumerate(parts, 1)]
     faces = {version.id: set(part.face_id_N.tolist()) for version, part in zip(made, parts)}
     store.publish(made[0])
-    done, wrong, answers = threading.Event(), [], []
-
-    def read():
-        index = Index.open(store.uri)
-        while not done.is_set():
-            index = index.refresh(0)
-            found = set(index.search(v.embedding_ND[:20], 5).face_id_QK.ravel().tolist())
-            answers.append(index.version.id)
-            if not found <= faces[index.version.id]:
-                wrong.append(found)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
+    context = multiprocessing.get_context("spawn")
+    opened, done, told = context.Semaphore(0), context.Event(), context.Queue()
+    how = store.uri, v.embedding_ND[:20], faces, opened, done, told
+    readers = [context.Process(target=_read, args=how, daemon=True) for _ in range(4)]
     for reader in readers:
         reader.start()
-    for number in range(40):
+    for _ in readers:
+        assert opened.acquire(timeout=PATIENCE), "a reader did not open the index"
+    for number in range(1, 201):
         store.publish(made[number % 2])
     done.set()
+    for answers, wrong in [told.get(timeout=PATIENCE) for _ in readers]:
+        assert not wrong
+        assert answers.keys() == faces.keys()
     for reader in readers:
-        reader.join()
-    assert not wrong
-    assert set(answers) == set(faces)
+        reader.join(PATIENCE)
+        assert reader.exitcode == 0
