@@ -150,7 +150,7 @@ def _tables(faces: Faces, columns: list[str]) -> Iterator[tuple[Part, int, pa.Ta
     for part in faces.parts:
         for first in range(0, part.rows, _ROWS):
             last = min(first + _ROWS, part.rows)
-            yield part, first, rows.read_range(faces.uri, part, first, last, columns)
+            yield part, first, rows.read_range(faces.uri, part, first, last, faces.columns(columns))
 
 
 def _filled(flags: pa.ChunkedArray) -> np.ndarray:

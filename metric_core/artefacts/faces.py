@@ -102,7 +102,7 @@ class Faces:
             Corrupt: as ``rows.read_range``.
         """
         for part in self.parts[:1]:
-            table = rows.read_range(self.uri, part, 0, 1, ["uri"])
+            table = rows.read_range(self.uri, part, 0, 1, self.columns(["uri"]))
             if address := roots.address(self.root, table["uri"][0].as_py()):
                 yield address
 
@@ -119,6 +119,10 @@ class Faces:
             raise Corrupt(f"{self.uri}: {table.num_rows} rows, the manifest says {self.manifest.content['rows']}")
         return table
 
+    def columns(self, names: Sequence[str]) -> pa.Schema:
+        """The fields of some columns."""
+        return pa.schema([self.schema.field(name) for name in names])
+
     def find(self, face_id_N: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Some columns of the rows of some faces, in the order given, with nulls for a face that is not in the
         catalogue. The catalogue is read once, one part at a time.
@@ -130,10 +134,10 @@ class Faces:
         Raises:
             Corrupt: as ``rows.read_range``.
         """
-        wanted_M, names = np.unique(face_id_N), ["face_id", *columns]
-        found = [pa.schema([self.schema.field(name) for name in names]).empty_table()]
+        wanted_M, own = np.unique(face_id_N), self.columns(["face_id", *columns])
+        found = [own.empty_table()]
         for part in self.parts:
-            table = rows.read_range(self.uri, part, 0, part.rows, names).select(names)
+            table = rows.read_range(self.uri, part, 0, part.rows, own)
             found.append(table.filter(ids.within(table["face_id"].to_numpy(), wanted_M)))
         there = pa.concat_tables(found)
         id_M = there["face_id"].to_numpy()

@@ -138,14 +138,19 @@ def read(uri: str, part: Part, columns: pa.Schema = schema.FACES) -> pa.Table:
         return schema.check(pq.read_table(pa.BufferReader(data)), columns, address)
 
 
-def read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:
+def read_range(uri: str, part: Part, first: int, last: int, columns: pa.Schema) -> pa.Table:
     """Some columns of a part's rows ``first`` to ``last`` (exclusive); only the row groups that hold them are fetched,
     and used if their sha256 is the manifest's. A part without ``pieces`` is hashed whole, once per machine.
 
     Raises:
         Missing: there is no such file.
         Corrupt: the bytes, or the part's number of rows, differ from the manifest's.
+        SchemaMismatch: these columns are not as in ``columns``.
     """
+    return schema.check(_read_range(uri, part, first, last, columns.names), columns, storage.join(uri, part.name))
+
+
+def _read_range(uri: str, part: Part, first: int, last: int, columns: list[str]) -> pa.Table:
     if not part.pieces:
         address = storage.join(uri, part.name)
         with storage.verified(address, part.sha256) as path, open(path, "rb") as f, partial.parsed(address, REMEDY):

@@ -97,7 +97,10 @@ def embeddings(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] = ()) -> pa.Table:
-    """The table itself, if its columns and types are those of the schema and nulls are only where they may be.
+    """The table with the fields of the schema, if its columns and types are those and nulls are only where they may be.
+
+    Other writers put columns in another order, call what can hold nulls what here cannot, or name a list's items
+    differently; rows of tables that differ in this could not be put together.
 
     ``coded``: columns that were read as dictionaries of what is in the file; the type of their values is compared.
 
@@ -119,4 +122,6 @@ def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] =
     problems += [f"{name} is unknown" for name in table.column_names if name not in schema.names]
     if problems:
         raise SchemaMismatch(f"{where}: {'; '.join(problems)}; expected columns {', '.join(schema.names)}")
-    return table
+    fields = [f.with_type(table.schema.field(f.name).type) if f.name in coded else f for f in schema]
+    wanted = pa.schema(fields)
+    return table if table.schema.equals(wanted) else table.select(schema.names).cast(wanted)

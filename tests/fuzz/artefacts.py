@@ -156,7 +156,7 @@ def _read_faces(folder: Path) -> object:
     found = Faces.open(str(folder / "faces"))
     tables = [found.table, found.select("train")]
     for part in found.parts:
-        rows.read_range(found.uri, part, 0, part.rows, ["face_id", "uri"])
+        rows.read_range(found.uri, part, 0, part.rows, found.columns(["face_id", "uri"]))
     erased = tombstones.of(found.uri, None)
     delta.select(found, None, None, erased)
     list(found.first_picture())

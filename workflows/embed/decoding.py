@@ -86,7 +86,7 @@ def clock(spent: dict[str, float], stage: str) -> Iterator[None]:
 def _rows(setup: Setup, unit: Unit) -> pa.Table:
     """The unit's rows to embed, in source order, with ``COLUMNS``."""
     selection = setup.selection
-    table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, COLUMNS)
+    table = rows.read_range(setup.faces.uri, unit.part, unit.first, unit.last, setup.faces.columns(COLUMNS))
     if selection.wanted is not None:
         table = table.filter(selection.wanted[unit.part.name][unit.first : unit.last])
     elif setup.split is not None:

@@ -133,7 +133,7 @@ class EmbedPlan:
             by_part.setdefault(unit.part.name, []).append(unit)
         for some in by_part.values():
             part = some[0].part
-            table = rows.read_range(setup.faces.uri, part, 0, part.rows, ["face_id", "split"])
+            table = rows.read_range(setup.faces.uri, part, 0, part.rows, setup.faces.columns(["face_id", "split"]))
             id_N = table["face_id"].to_numpy()
             goes_N = ~ids.within(id_N, setup.selection.erased_M)
             if setup.selection.wanted is not None:

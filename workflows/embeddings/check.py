@@ -64,7 +64,7 @@ def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict
 def _require_same_identities(faces: Faces, collection: Collection) -> None:
     """Raises Corrupt if a face's identity is not the one in the catalogue."""
     columns = ["face_id", "identity"]
-    tables = [rows.read_range(faces.uri, part, 0, part.rows, columns) for part in faces.parts]
+    tables = [rows.read_range(faces.uri, part, 0, part.rows, faces.columns(columns)) for part in faces.parts]
     known = [(table["face_id"].to_numpy(), _hashes(table)) for table in tables]
     id_M = np.concatenate([ids.NONE, *(id_N for id_N, _ in known)])
     order_M = np.argsort(id_M)

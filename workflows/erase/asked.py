@@ -166,9 +166,10 @@ def still_erased(faces: Faces, erased: Tombstones) -> tuple[np.ndarray, pa.Table
     Raises:
         OSError: as ``members.names``.
     """
-    found = [faces.schema.empty_table().select(COLUMNS)]
+    columns = faces.columns(COLUMNS)
+    found = [columns.empty_table()]
     for part in faces.parts:
-        table = rows.read_range(faces.uri, part, 0, part.rows, list(COLUMNS)).select(COLUMNS)
+        table = rows.read_range(faces.uri, part, 0, part.rows, columns)
         found.append(table.filter(erased.erased(table, faces.namespace, faces.root)))
     whole = pa.concat_tables(found)
     return np.unique(whole["face_id"].to_numpy()), whole
@@ -235,7 +236,7 @@ def _plain(key: str, kind: str, uri: str) -> str | None:
 
 def _catalogue(faces: Faces) -> Iterator[pa.Table]:
     for part in faces.parts:
-        yield rows.read_range(faces.uri, part, 0, part.rows, list(COLUMNS)).select(COLUMNS)
+        yield rows.read_range(faces.uri, part, 0, part.rows, faces.columns(COLUMNS))
 
 
 def _take(out: Resolved, asked: Asked, table: pa.Table, hit_N: np.ndarray) -> None:

@@ -67,7 +67,7 @@ def _ids_of(faces: Faces, split: str) -> np.ndarray:
     faces.count(split)
     found = [np.empty(0, np.int64)]
     for part in faces.parts:
-        table = rows.read_range(faces.uri, part, 0, part.rows, ["face_id", "split"])
+        table = rows.read_range(faces.uri, part, 0, part.rows, faces.columns(["face_id", "split"]))
         found.append(table.filter(pc.equal(table["split"], split))["face_id"].to_numpy())
     return np.concatenate(found)
 

@@ -1,6 +1,7 @@
 """Catalogue rows in parts: written as a stream, read by range, digested by value, counted, and ids made unique."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from metric_core.artefacts import faces, manifest, rows, schema
 from metric_core.artefacts.faces import Faces
-from metric_core.errors import ConfigError, Corrupt, DataError
+from metric_core.errors import ConfigError, Corrupt, DataError, SchemaMismatch
 from metric_core.sources import catalogue
 from metric_core.sources.found import Found
 
@@ -62,11 +63,11 @@ def test_parts_do_not_depend_on_how_the_stream_is_cut(small_parts: None, tmp_pat
 def test_a_range_is_a_slice_and_only_its_row_groups_are_read(small_parts: None, tmp_path: Path) -> None:
     source = written(tmp_path, 31, 31)
     part, whole = source.parts[1], source.table.slice(12, 12)
-    columns = ["face_id", "uri"]
+    columns = source.columns(["face_id", "uri"])
     for first in range(12):
         for last in range(first + 1, 13):
             got = rows.read_range(source.uri, part, first, last, columns)
-            assert got.equals(whole.select(columns).slice(first, last - first))
+            assert got.equals(whole.select(columns.names).slice(first, last - first))
     path = tmp_path / part.name
     metadata = pq.ParquetFile(path).metadata
     chunk = metadata.row_group(1).column(0)
@@ -78,6 +79,24 @@ def test_a_range_is_a_slice_and_only_its_row_groups_are_read(small_parts: None, 
         rows.read_range(source.uri, part, 0, 5, columns)
     with pytest.raises(Corrupt, match="sha256 is not the manifest's"):
         rows.read(source.uri, part)
+
+
+def test_a_range_of_a_part_whose_writer_was_wrong(tmp_path: Path) -> None:
+    """Its digests are right, so that it is what was written."""
+    source = written(tmp_path, 31, 31)
+    whole = source.table
+    others = {
+        "uri is missing": whole.drop_columns(["uri"]),
+        "uri is large_string, not string": whole.set_column(
+            whole.column_names.index("uri"), "uri", whole["uri"].cast(pa.large_string())
+        ),
+    }
+    for problem, table in others.items():
+        pq.write_table(table, tmp_path / "faces-000007.parquet", row_group_size=4, **rows.LAYOUT)
+        digest = hashlib.sha256((tmp_path / "faces-000007.parquet").read_bytes()).hexdigest()
+        part = rows.Part("faces-000007.parquet", 31, digest)
+        with pytest.raises(SchemaMismatch, match=f"faces-000007.parquet: {problem}; expected columns face_id, uri"):
+            rows.read_range(source.uri, part, 0, 5, source.columns(["face_id", "uri"]))
 
 
 def without_pieces(source: Faces) -> Faces:
@@ -105,9 +124,9 @@ def test_a_range_of_a_part_that_was_edited_is_not_used(small_parts: None, tmp_pa
         pq.write_table(edited, tmp_path / part.name, row_group_size=4, **rows.LAYOUT)
         for columns in (["identity"], ["face_id"]):
             with pytest.raises(Corrupt, match=part.name):
-                rows.read_range(source.uri, part, 0, 1, columns)
+                rows.read_range(source.uri, part, 0, 1, source.columns(columns))
     (tmp_path / part.name).write_bytes(data)
-    assert rows.read_range(source.uri, part, 2, 7, ["key"]).equals(whole.select(["key"]).slice(2, 5))
+    assert rows.read_range(source.uri, part, 2, 7, source.columns(["key"])).equals(whole.select(["key"]).slice(2, 5))
 
 
 @pytest.mark.parametrize("found", [None, {}, [], {"sha256": "other"}, {"pieces": [[4, "x"], [2, "y"]]}, {"pieces": 7}])
@@ -124,7 +143,7 @@ def test_a_manifest_that_says_another_number_of_rows(tmp_path: Path) -> None:
     source = written(tmp_path, 31, 31)
     part = dataclasses.replace(source.parts[0], rows=30)
     with pytest.raises(Corrupt, match="31 rows, the manifest says 30"):
-        rows.read_range(source.uri, part, 0, 5, ["face_id"])
+        rows.read_range(source.uri, part, 0, 5, source.columns(["face_id"]))
 
 
 def test_splits_are_counted_and_found(small_parts: None, tmp_path: Path) -> None:

@@ -86,6 +86,19 @@ def test_columns(name: str) -> None:
     assert indent + SCHEMAS[name].to_string().replace("\n", indent) == EXPECTED[name]
 
 
+def test_tables_of_other_writers_get_the_fields_of_the_schema() -> None:
+    other = {"face_id": pa.int64(), "embedding": pa.list_(pa.field("element", pa.float32()), 2), "norm": pa.float32()}
+    values = {"norm": [1.0], "embedding": [[1.0, 2.0]], "view": ["left"], "identity": ["a"], "face_id": [7]}
+    table = pa.table({name: pa.array(value, other.get(name, pa.string())) for name, value in values.items()})
+    expected = schema.embeddings(2)
+    found = schema.check(table, expected, "x.parquet")
+    assert found.schema.equals(expected)
+    assert found.to_pydict() == {name: values[name] for name in expected.names}
+    assert schema.check(found, expected, "x.parquet") is found
+    coded = table.set_column(3, "identity", table["identity"].dictionary_encode())
+    assert pa.types.is_dictionary(schema.check(coded, expected, "x.parquet", ["identity"])["identity"].type)
+
+
 def test_everything_that_does_not_fit_is_named() -> None:
     table = pa.table({"face_id": pa.array([1, None], pa.int64()), "extra": [1, 2], "uri": [1, 2], "reason": ["a", "b"]})
     with pytest.raises(SchemaMismatch) as error:

@@ -100,7 +100,7 @@ def test_every_reader_refuses_an_edited_part(copy: Path) -> None:
     names = pa.array(["zoe" if name == "person-0003" else name for name in table["identity"].to_pylist()])
     pq.write_table(table.set_column(place, table.schema.field(place), names), copy / "faces" / part.name, **rows.LAYOUT)
     readers = {
-        "range": lambda: rows.read_range(faces.uri, part, 0, 1, ["uri"]),
+        "range": lambda: rows.read_range(faces.uri, part, 0, 1, faces.columns(["uri"])),
         "table": lambda: Faces.open(faces.uri).table,
         "split": lambda: Faces.open(faces.uri).select("valid"),
         "first picture": lambda: list(faces.first_picture()),
@@ -121,7 +121,9 @@ def test_digests_of_row_groups_in_another_shape(copy: Path, value: object) -> No
     for files in ({"faces-000000.parquet": value}, {"other": value}, {}):
         path.write_text(json.dumps(body | {"files": files, "files_digest": manifest.digest(files)}))
         faces = Faces.open(str(copy / "faces"))
-        assert rows.read_range(faces.uri, faces.parts[0], 3, 9, ["key"]).equals(whole.select(["key"]).slice(3, 6))
+        assert rows.read_range(faces.uri, faces.parts[0], 3, 9, faces.columns(["key"])).equals(
+            whole.select(["key"]).slice(3, 6)
+        )
 
 
 def test_provenance_only_needs_to_be_readable(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
