@@ -82,7 +82,7 @@ class Place:
         bundle.save(Embedder(spec), self.model, operating_points=[], provenance={})
         for count in counts:
             listed = Path(self.folder, f"list-{count}.csv")
-            lines = [f"{path},p{n // 10},{n}" for n, path in enumerate(self.paths(count))]
+            lines = [f"{path},{Path(path).parent.name},{n}" for n, path in enumerate(self.paths(count))]
             listed.write_text("\n".join(["path,identity,key", *lines]) + "\n")
             catalogue.run(CatalogueConfig(source=str(listed), out=self.faces(count)))
 
