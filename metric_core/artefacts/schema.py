@@ -105,7 +105,8 @@ def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] =
     ``coded``: columns that were read as dictionaries of what is in the file; the type of their values is compared.
 
     Raises:
-        SchemaMismatch: names every column that is missing, unknown, of another type or null where it must not be.
+        SchemaMismatch: names every column that is missing, unknown, of another type, null where it must not be or no
+            text.
     """
     problems = []
     for f in schema:
@@ -119,9 +120,20 @@ def check(table: pa.Table, schema: pa.Schema, where: str, coded: Sequence[str] =
             problems.append(f"{f.name} is {found}, not {f.type}")
         elif not f.nullable and table[f.name].null_count:
             problems.append(f"{f.name} has {table[f.name].null_count} nulls")
+        elif pa.types.is_string(f.type) and not _is_utf8(table[f.name]):
+            problems.append(f"{f.name} holds text that is not UTF-8")
     problems += [f"{name} is unknown" for name in table.column_names if name not in schema.names]
     if problems:
         raise SchemaMismatch(f"{where}: {'; '.join(problems)}; expected columns {', '.join(schema.names)}")
     fields = [f.with_type(table.schema.field(f.name).type) if f.name in coded else f for f in schema]
     wanted = pa.schema(fields)
     return table if table.schema.equals(wanted) else table.select(schema.names).cast(wanted)
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    """Parquet's readers take a writer's word for it, and Python fails at each such text."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

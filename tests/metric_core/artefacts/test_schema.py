@@ -99,6 +99,16 @@ def test_tables_of_other_writers_get_the_fields_of_the_schema() -> None:
     assert pa.types.is_dictionary(schema.check(coded, expected, "x.parquet", ["identity"])["identity"].type)
 
 
+@pytest.mark.parametrize("coded", [False, True])
+def test_text_that_is_not_utf8_is_told(coded: bool) -> None:
+    wrong = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    if coded:
+        wrong = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), wrong, safe=False)
+    table = pa.table({"face_id": pa.array([1], pa.int64()), "uri": wrong, "reason": ["a"], "detail": ["b"]})
+    with pytest.raises(SchemaMismatch, match=r"x\.parquet: uri holds text that is not UTF-8; expected columns"):
+        schema.check(table, schema.QUARANTINE, "x.parquet", ["uri"] if coded else [])
+
+
 def test_everything_that_does_not_fit_is_named() -> None:
     table = pa.table({"face_id": pa.array([1, None], pa.int64()), "extra": [1, 2], "uri": [1, 2], "reason": ["a", "b"]})
     with pytest.raises(SchemaMismatch) as error:
