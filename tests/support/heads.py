@@ -1,6 +1,7 @@
 """A Ray head with its job server for the length of a test, nodes that join it, free ports, and the end of what a test
 has started."""
 
+import json
 import os
 import shutil
 import socket
@@ -10,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import psutil
+from support.drivers import until
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,19 @@ def head(environment: Mapping[str, str], cpus: int, folder: Path | None = None, 
 @contextmanager
 def node(environment: Mapping[str, str], cpus: int, of: Head, folder: Path | None = None) -> Iterator[int]:
     """Another node of a head's cluster while the block runs, unless the test kills it; the number of its first process.
-    Arguments as those of ``head``."""
-    process = _started(environment, cpus, folder, f"--address={of.address}")
+    The head knows it when the block begins. Arguments as those of ``head``."""
+    name = uuid4().hex
+    options = [f"--address={of.address}", f"--node-name={name}"]
+    process = _started(environment, cpus, folder, *options)
+
+    def joined() -> bool:
+        nonlocal process
+        if process.poll() is not None:  # the head took longer to start than Ray waits, or a free port was taken
+            process = _started(environment, cpus, folder, *options)
+        return name in _alive(of, environment)
+
     try:
+        until(joined, "a node has joined")
         yield process.pid
     finally:
         if process.poll() is None:
@@ -67,6 +81,17 @@ def _started(
     argv = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--node-ip-address=127.0.0.1"]
     argv += [f"--num-cpus={cpus}", f"--dashboard-agent-listen-port={free_ports(1)[0]}", *options]
     return subprocess.Popen(argv, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _alive(of: Head, environment: Mapping[str, str]) -> list[str]:
+    """The names of the nodes that a head knows; none while its server does not answer."""
+    login = {"Authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"} if "RAY_AUTH_TOKEN" in environment else {}
+    try:
+        with urlopen(Request(f"{of.url}/api/v0/nodes", headers=login), timeout=10) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+    except OSError:
+        return []
+    return [node["node_name"] for node in nodes if node["state"] == "ALIVE"]
 
 
 def kill_family(pid: int) -> None:
