@@ -17,7 +17,7 @@ from metric_core.artefacts.erasing import Target
 from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import layout, masks, truth, tuning
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, hit
+from metric_core.index.erase_common import Changes, Search, hit
 from metric_core.index.erase_lists import Changed
 from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
@@ -36,8 +36,13 @@ the shards of one person."""
 class Rewriting:
     """Writes the files of one version after the other."""
 
-    target: Target
+    search: Search
     changes: Changes
+
+    @property
+    def target(self) -> Target:
+        """What is erased."""
+        return self.search.target
 
     def content(
         self, version: Version, before: Content, new: Mapping[str, Shard], changed: Mapping[str, Changed]
