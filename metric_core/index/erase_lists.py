@@ -173,9 +173,8 @@ def recentre(index: Any, paths: Mapping[str, Path], spec: IndexSpec, change: Cha
     centroid_MD = template.centroids(index, copy=False)
     assert centroid_MD is not None
     _put(centroid_MD, change.centroids)
-    for number, vector_RD in kept.items():
-        if len(vector_RD):
-            _encode(ivf, number, np.ascontiguousarray(vector_RD), change.template, spec)
+    if filled := {number: vector_RD for number, vector_RD in kept.items() if len(vector_RD)}:
+        _encode(ivf, filled, change.template, spec)
 
 
 def _put(centroid_MD: np.ndarray, centroids: Mapping[int, np.ndarray]) -> None:
@@ -190,17 +189,19 @@ def _sizes(version: Version, one: Shard) -> np.ndarray:
         return np.array(codec.list_sizes(faiss.extract_index_ivf(index)))
 
 
-def _encode(ivf: Any, number: int, vector_RD: np.ndarray, trained: bytes, spec: IndexSpec) -> None:
-    """Replace the codes of a list by those of its vectors."""
-    fresh, count = codec.load(trained), len(vector_RD)
-    position_R, list_R = np.arange(count, dtype=np.int64), np.full(count, number, np.int64)
-    fresh.add_core(count, *(faiss.swig_ptr(array) for array in (vector_RD, position_R, list_R)))
+def _encode(ivf: Any, lists: Mapping[int, np.ndarray], trained: bytes, spec: IndexSpec) -> None:
+    """Replace the codes of some lists by those of their vectors, float32 (R, D)."""
+    fresh, vector_RD = codec.load(trained), np.ascontiguousarray(np.concatenate([*lists.values()]))
+    list_R = np.repeat(np.array([*lists], np.int64), [*map(len, lists.values())])
+    position_R = np.arange(len(list_R), dtype=np.int64)
+    fresh.add_core(len(list_R), *(faiss.swig_ptr(array) for array in (vector_RD, position_R, list_R)))
     searched = template.for_search(fresh, spec)
     new = faiss.downcast_InvertedLists(faiss.extract_index_ivf(searched).invlists)
-    size = count * ivf.code_size
-    if isinstance(new, faiss.BlockInvertedLists):
-        size = -(-count // new.n_per_block) * new.block_size
-    faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size)[:] = faiss.rev_swig_ptr(new.get_codes(number), size)
+    for number, own_RD in lists.items():
+        size = len(own_RD) * ivf.code_size
+        if isinstance(new, faiss.BlockInvertedLists):
+            size = -(-len(own_RD) // new.n_per_block) * new.block_size
+        faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size)[:] = faiss.rev_swig_ptr(new.get_codes(number), size)
 
 
 def _vectors(

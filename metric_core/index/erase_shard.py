@@ -115,8 +115,10 @@ def _remove_packed(lists: Any, hit_H: np.ndarray, edge_L: np.ndarray, gone_N: np
     first_H = (gone[np.searchsorted(gone, edge_H)] - edge_H) // how.rows  # blocks that stay
     start_H = edge_H + first_H * how.rows
     block_B = np.concatenate(
-        [_blocks(lists, number, size, how)[first:] for number, size, first in _each(hit_H, end_H - edge_H, first_H)]
-    )
+        [_blocks(lists, number, size, how)[first:]
+            for number, size, first in _each(hit_H, end_H - edge_H, first_H * how.block_bytes)
+        ]
+    ).reshape(-1, how.block_bytes)
     code_BPC, taken_H = how.unpack(block_B), -(-(end_H - start_H) // how.rows)
     position_BP = _spread(start_H, taken_H, how.rows)[:, None] + np.arange(how.rows)
     kept_BP = position_BP < np.repeat(end_H, taken_H)[:, None]
@@ -125,13 +127,13 @@ def _remove_packed(lists: Any, hit_H: np.ndarray, edge_L: np.ndarray, gone_N: np
     need_H = -(-left_H // how.rows)
     whole_RC = np.zeros((need_H.sum() * how.rows, how.code_bytes), np.uint8)
     whole_RC[_spread((np.cumsum(need_H) - need_H) * how.rows, left_H, 1)] = code_BPC[kept_BP]
-    packed_B = how.pack(whole_RC.reshape(-1, how.rows, how.code_bytes))
-    parts = np.split(packed_B, np.cumsum(need_H)[:-1])
-    sizes_H = first_H * how.rows + left_H
-    for (number, size, first), part_B in zip(_each(hit_H, sizes_H, first_H), parts):
+    packed = how.pack(whole_RC.reshape(-1, how.rows, how.code_bytes)).ravel()
+    edge_H = (np.cumsum(need_H) - need_H) * how.block_bytes
+    for number, size, first, edge in _each(hit_H, first_H * how.rows + left_H, first_H * how.block_bytes, edge_H):
         lists.resize(number, size)
-        if len(part_B):
-            _blocks(lists, number, size, how)[first:] = part_B
+        if size:
+            block = _blocks(lists, number, size, how)
+            block[first:] = packed[edge : edge + len(block) - first]
 
 
 def _each(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
@@ -145,16 +147,15 @@ def _spread(start_H: np.ndarray, count_H: np.ndarray, step: int) -> np.ndarray:
 
 
 def _blocks(lists: Any, number: int, rows: int, how: Packing) -> np.ndarray:
-    """uint8 (B, bytes): the blocks of a list, in its own memory."""
-    count = -(-rows // how.rows)
-    block_B: np.ndarray = faiss.rev_swig_ptr(lists.get_codes(number), count * how.block_bytes)
-    return block_B.reshape(count, how.block_bytes)
+    """uint8 (any number,): the blocks of a list, one after the other, in its own memory."""
+    block: np.ndarray = faiss.rev_swig_ptr(lists.get_codes(number), -(-rows // how.rows) * how.block_bytes)
+    return block
 
 
 def unpacked(lists: Any, number: int, rows: int, first: int = 0) -> np.ndarray:
     """uint8 (L, bytes): the codes of a list that is packed for fast scan, from the block ``first`` on."""
     how = Packing.of(lists)
-    code_BPC = how.unpack(_blocks(lists, number, rows, how)[first:])
+    code_BPC = how.unpack(_blocks(lists, number, rows, how).reshape(-1, how.block_bytes)[first:])
     return code_BPC.reshape(-1, how.code_bytes)[: rows - first * how.rows]
 
 
