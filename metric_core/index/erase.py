@@ -13,7 +13,6 @@ that no version lists are removed, and a build would have some.
 
 # N: rows of a shard, M: erased faces, Q: probes, W: neighbours per probe.
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from metric_core.artefacts import erasing, ids, manifest
 from metric_core.artefacts.erasing import FileChange, Target
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, Unfinished
-from metric_core.index import erase_lists, erase_shard, layout, masks
+from metric_core.index import erase_lists, erase_shard, layout, masks, threads
 from metric_core.index import version as versions
 from metric_core.index.erase_common import Changes, Search, hit, receipts
 from metric_core.index.erase_lists import Changed
@@ -103,7 +102,8 @@ class _Erasure:
         self.target = self.search.complete(self._all_shards())
         for one in self.finished:
             self._mask(one)
-        new, changed = self._shards()
+        with threads.one():
+            new, changed = self._shards()
         for one in self.finished:
             self._recall(one.before)
             content = Rewriting(self.search, self.changes).content(one.version, one.content, new, changed)
@@ -235,7 +235,7 @@ class _Erasure:
         was = storage.sha256(address)
         one.before = manifest.replace(one.before, asdict(content), provenance, one.before.files, erased=True)
         one.content = content
-        self.changes.note(address, was, hashlib.sha256(manifest.body(one.before)).hexdigest())
+        self.changes.note(address, was, storage.sha256(address))
 
     def _sweep(self) -> None:
         """Remove the files beside the versions that no version lists, and what killed writers left."""
