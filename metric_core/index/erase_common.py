@@ -97,7 +97,9 @@ class Search:
                 gone_N[self._named.get(shard.digest, [])] = True
                 left_P = np.ones(len(identity.dictionary), bool)
                 if gone_N.any():
-                    left_P = np.bincount(identity.indices.fill_null(-1).to_numpy()[~gone_N] + 1, minlength=len(left_P) + 1)
+                    left_P = np.bincount(
+                        identity.indices.fill_null(-1).to_numpy()[~gone_N] + 1, minlength=len(left_P) + 1
+                    )
                     left_P = left_P[1:] > 0
                 self._found[shard.digest] = Gone(np.flatnonzero(gone_N), face_id_N[gone_N], left_P)
         return self._found[shard.digest]

@@ -2,8 +2,8 @@
 a build from the other rows with the same template makes.
 """
 
-# N: rows of the shard, B: blocks, or rows of one, P: rows of a block, C: bytes of a code, K: rows that are kept, L: lists,
-# or rows of one, H: lists that lose rows, R: some rows, D: components.
+# N: rows of the shard, B: blocks or records, P: rows of a block, C: bytes of a code, K: rows that are kept, L: lists, or
+# rows of one, H: lists that lose rows, R: some rows, D: components.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,7 +115,8 @@ def _remove_packed(lists: Any, hit_H: np.ndarray, edge_L: np.ndarray, gone_N: np
     first_H = (gone[np.searchsorted(gone, edge_H)] - edge_H) // how.rows  # blocks that stay
     start_H = edge_H + first_H * how.rows
     block_B = np.concatenate(
-        [_blocks(lists, number, size, how)[first:]
+        [
+            _blocks(lists, number, size, how)[first:]
             for number, size, first in _each(hit_H, end_H - edge_H, first_H * how.block_bytes)
         ]
     ).reshape(-1, how.block_bytes)

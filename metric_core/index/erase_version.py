@@ -125,7 +125,9 @@ class Rewriting:
             else:
                 version.put_receipt(number, shard, now[1])
             for address, before, after in zip(own, was, now):
-                self.changes.note(address, *(None if data is None else versions.digest(data) for data in (before, after)))
+                self.changes.note(
+                    address, *(None if data is None else versions.digest(data) for data in (before, after))
+                )
 
     def _receipt(
         self, version: Version, number: int, shard: Shard, was: list[bytes | None], kept_Q: np.ndarray

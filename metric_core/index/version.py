@@ -344,7 +344,7 @@ def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
 
 
 def names_files(names: pa.Array, code_M: np.ndarray) -> tuple[bytes, bytes]:
-    """The same, from the distinct identities of all shards, in byte order, and int32, each shard's positions in them."""
+    """The same, from the distinct identities in byte order and int32 (M,), the places in them of each shard's."""
     return ipc(pa.table({"identity": names})), _npy(code_M)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -124,25 +123,6 @@ _WRITERS: dict[str, Callable[[Path, Path], None]] = {
 """How a file is written again, by its ending."""
 _OF_ROWS = (layout.NAMES, layout.CODES, layout.PROBES, layout.TRUTH)
 """Files of a version that are made of its rows."""
-
-
-def copied(index: str, out: str) -> dict[str, Any]:
-    """Read, hash, write and read again every file of the live version."""
-    version = IndexStore(index).current()
-    Path(out).mkdir()
-
-    def copy() -> dict[str, Any]:
-        count = 0
-        for address in version.sizes():
-            data = Path(address).read_bytes()
-            hashlib.sha256(data).hexdigest()
-            target = Path(out, address.rsplit("/", 1)[-1])
-            target.write_bytes(data)
-            hashlib.sha256(target.read_bytes()).hexdigest()
-            count += len(data)
-        return {"bytes": count}
-
-    return _timed(copy)
 
 
 def read(index: str) -> dict[str, Any]:
