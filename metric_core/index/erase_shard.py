@@ -2,7 +2,7 @@
 a build from the other rows with the same template makes.
 """
 
-# N: rows of the shard, B: blocks or records, P: rows of a block, C: bytes of a code, K: rows that are kept, L: lists, or
+# N: rows of the shard, B: blocks or records, P: rows of a block, C: bytes of a code, K: rows that are kept, L: lists or
 # rows of one, H: lists that lose rows, R: some rows, D: components.
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_core import storage
+from metric_core.artefacts import ids
 from metric_core.index import codec, erase_lists, shard
 from metric_core.index.engine import faiss
 from metric_core.index.erase_lists import Changed
@@ -20,7 +21,7 @@ from metric_core.index.packing import Packing
 from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
 
-_BLOCK = 65_536  # records that are copied at a time
+_BLOCK = 65_536  # records that are copied, and rows that are unpacked, at a time
 
 
 def without(
@@ -79,7 +80,10 @@ def remove_rows(index: Any, gone_N: np.ndarray) -> None:
     left_L = np.diff(np.concatenate([[0], np.cumsum(~gone_N)])[edge_L])
     hit_L = left_L < np.diff(edge_L)
     if isinstance(lists, faiss.BlockInvertedLists):
-        _remove_packed(lists, np.flatnonzero(hit_L), edge_L, gone_N)
+        hit_H, how, gone = np.flatnonzero(hit_L), Packing.of(lists), np.flatnonzero(gone_N)
+        group_H = np.cumsum(np.diff(edge_L)[hit_H]) // _BLOCK  # so that a few megabytes are unpacked at a time
+        for some in np.split(hit_H, np.flatnonzero(np.diff(group_H)) + 1):
+            _remove_packed(lists, how, some, edge_L, gone)
     else:
         for number in np.flatnonzero(hit_L).tolist():
             _remove(lists, number, gone_N[edge_L[number] : edge_L[number + 1]])
@@ -100,18 +104,17 @@ def _remove(lists: Any, number: int, gone_L: np.ndarray) -> None:
     lists.resize(number, len(at_K))
 
 
-def _remove_packed(lists: Any, hit_H: np.ndarray, edge_L: np.ndarray, gone_N: np.ndarray) -> None:
+def _remove_packed(lists: Any, how: Packing, hit_H: np.ndarray, edge_L: np.ndarray, gone: np.ndarray) -> None:
     """Remove rows of lists whose codes are packed in blocks; a list's blocks before its first removed row stay.
 
     Args:
         lists: which are changed.
+        how: they are packed.
         hit_H: int64 (H,), ascending numbers of the lists that have rows to remove.
         edge_L: int64 (L + 1,), the position of each list's first row, and of the end.
-        gone_N: bool (N,), the positions to remove.
+        gone: int64, ascending positions to remove, of other lists as well.
     """
-    how = Packing.of(lists)
     edge_H, end_H = edge_L[hit_H], edge_L[hit_H + 1]
-    gone = np.flatnonzero(gone_N)
     first_H = (gone[np.searchsorted(gone, edge_H)] - edge_H) // how.rows  # blocks that stay
     start_H = edge_H + first_H * how.rows
     block_B = np.concatenate(
@@ -123,18 +126,18 @@ def _remove_packed(lists: Any, hit_H: np.ndarray, edge_L: np.ndarray, gone_N: np
     code_BPC, taken_H = how.unpack(block_B), -(-(end_H - start_H) // how.rows)
     position_BP = _spread(start_H, taken_H, how.rows)[:, None] + np.arange(how.rows)
     kept_BP = position_BP < np.repeat(end_H, taken_H)[:, None]
-    kept_BP[kept_BP] = ~gone_N[position_BP[kept_BP]]
+    kept_BP[kept_BP] = ~ids.within(position_BP[kept_BP], gone)
     left_H = np.add.reduceat(kept_BP.sum(axis=1), np.cumsum(taken_H) - taken_H)
     need_H = -(-left_H // how.rows)
     whole_RC = np.zeros((need_H.sum() * how.rows, how.code_bytes), np.uint8)
     whole_RC[_spread((np.cumsum(need_H) - need_H) * how.rows, left_H, 1)] = code_BPC[kept_BP]
     packed = how.pack(whole_RC.reshape(-1, how.rows, how.code_bytes)).ravel()
-    edge_H = (np.cumsum(need_H) - need_H) * how.block_bytes
-    for number, size, first, edge in _each(hit_H, first_H * how.rows + left_H, first_H * how.block_bytes, edge_H):
+    at_H = (np.cumsum(need_H) - need_H) * how.block_bytes
+    for number, size, stay, at in _each(hit_H, first_H * how.rows + left_H, first_H * how.block_bytes, at_H):
         lists.resize(number, size)
         if size:
             block = _blocks(lists, number, size, how)
-            block[first:] = packed[edge : edge + len(block) - first]
+            block[stay:] = packed[at : at + len(block) - stay]
 
 
 def _each(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
@@ -144,7 +147,8 @@ def _each(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
 def _spread(start_H: np.ndarray, count_H: np.ndarray, step: int) -> np.ndarray:
     """int64: for each start, as many numbers from it on as it has a count, ``step`` apart."""
     before_H = np.cumsum(count_H) - count_H
-    return np.repeat(start_H - step * before_H, count_H) + step * np.arange(count_H.sum())
+    spread: np.ndarray = np.repeat(start_H - step * before_H, count_H) + step * np.arange(count_H.sum())
+    return spread
 
 
 def _blocks(lists: Any, number: int, rows: int, how: Packing) -> np.ndarray:
