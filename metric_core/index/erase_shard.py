@@ -21,6 +21,7 @@ from metric_core.index.packing import Packing
 from metric_core.index.shard import Built, File
 from metric_core.index.spec import IndexSpec
 
+_LISTS = 8192  # whose last blocks are unpacked at a time
 _BLOCK = 65_536  # records that are copied, and rows that are unpacked, at a time
 
 
@@ -155,6 +156,21 @@ def _blocks(lists: Any, number: int, rows: int, how: Packing) -> np.ndarray:
     """uint8 (any number,): the blocks of a list, one after the other, in its own memory."""
     block: np.ndarray = faiss.rev_swig_ptr(lists.get_codes(number), -(-rows // how.rows) * how.block_bytes)
     return block
+
+
+def filled_behind(ivf: Any) -> int:
+    """Lists that are packed in blocks and have other bytes than zeros behind their last row, as one that was removed
+    could leave."""
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    how, sizes, count = Packing.of(lists), codec.list_sizes(ivf), 0
+    open_H = np.flatnonzero(np.array(sizes) % how.rows)
+    for first in range(0, len(open_H), _LISTS):
+        some_H = open_H[first : first + _LISTS]
+        last = [_blocks(lists, number, sizes[number], how)[-how.block_bytes :] for number in some_H.tolist()]
+        filled_HP = how.unpack(np.array(last)).any(axis=2)
+        behind_HP = np.arange(how.rows) >= np.array(sizes)[some_H, None] % how.rows
+        count += int((filled_HP & behind_HP).any(axis=1).sum())
+    return count
 
 
 def unpacked(lists: Any, number: int, rows: int, first: int = 0) -> np.ndarray:
