@@ -28,6 +28,8 @@ from metric_core.artefacts.erasing import Target
 
 _REMEDY = "restore it from a copy, or remove it"
 _NUMBER = re.compile(rb"(?<![\w.])\d{1,19}(?![\w.])")
+_GROUPS = 16
+"""Row groups without vectors that are looked at together: what is looked for is sorted out anew for each look."""
 _PREFIX = 8
 """Bytes of a vector that are compared before the vector is hashed."""
 
@@ -119,8 +121,10 @@ def _parquet(data: bytes, kind: str, target: Target, known: _Known, found: Found
     for key, text in (file.metadata.metadata or {}).items():
         if key != b"ARROW:schema":
             _numbers(text, f"{kind}: metadata", target, found)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+    vectors = any(pa.types.is_fixed_size_list(column.type) for column in file.schema_arrow)
+    step = 1 if vectors else _GROUPS
+    for first in range(0, file.num_row_groups, step):
+        table = file.read_row_groups([*range(first, min(first + step, file.num_row_groups))], use_threads=False)
         own_N = target.has(table["face_id"].to_numpy()) if "face_id" in table.column_names else None
         for column in table.schema:
             hit_N = _column(table[column.name].combine_chunks(), column, target)
@@ -128,7 +132,7 @@ def _parquet(data: bytes, kind: str, target: Target, known: _Known, found: Found
                 found.places[f"{kind}: {column.name}"] += int(hit_N.sum())
                 if pa.types.is_int64(column.type):
                     numbers_N = table[column.name].fill_null(-1).to_numpy()
-                    found.face_id_M = np.union1d(found.face_id_M, numbers_N[hit_N])
+                    found.face_id_M = np.append(found.face_id_M, numbers_N[hit_N])
             if own_N is not None and len(own_N) and pa.types.is_fixed_size_list(column.type):
                 _vectors(table, column, own_N, known, found)
 
@@ -161,7 +165,7 @@ def _vectors(table: pa.Table, column: pa.Field, own_N: np.ndarray, known: _Known
     near_n = np.flatnonzero(ids.within(first_NB.view(np.int64).ravel(), known.first_M) & ~own_N)
     id_N = table["face_id"].to_numpy()
     same = [row for row in near_n if _digest(data := byte_NB[row].tobytes()) in known.vectors.get(data[:_PREFIX], ())]
-    found.copies_M = np.union1d(found.copies_M, id_N[same])
+    found.copies_M = np.append(found.copies_M, id_N[same])
 
 
 def _digest(data: bytes) -> bytes:
@@ -202,4 +206,4 @@ def _numbers(data: bytes, place: str, target: Target, found: Found) -> None:
     hit_N = target.has(number_N)
     if hit_N.any():
         found.places[place] += int(hit_N.sum())
-        found.face_id_M = np.union1d(found.face_id_M, number_N[hit_N])
+        found.face_id_M = np.append(found.face_id_M, number_N[hit_N])
