@@ -4,7 +4,6 @@ Shape letters: N rows of a file.
 """
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
@@ -154,7 +153,7 @@ class _Work:
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
             raise Corrupt(f"{address}: its sha256 is not the manifest's; {REMEDY}")
         with partial.parsed(address, REMEDY):
-            return pq.read_table(io.BytesIO(data))
+            return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
     def _rejects(self, table: pa.Table, address: str) -> list[Any] | None:
         """The rejects that stay in a part's metadata; None if all of them do. Raises Corrupt."""

@@ -28,6 +28,8 @@ from metric_core.artefacts.erasing import Target
 
 _REMEDY = "restore it from a copy, or remove it"
 _NUMBER = re.compile(rb"(?<![\w.])\d{1,19}(?![\w.])")
+_GROUPS = 16
+"""Row groups without vectors that are looked at together: what is looked for is sorted out anew for each look."""
 _PREFIX = 8
 """Bytes of a vector that are compared before the vector is hashed."""
 
@@ -68,6 +70,21 @@ class Found:
         }
 
 
+@dataclass(frozen=True)
+class _Known:
+    """Vectors that are looked for in rows of other faces."""
+
+    vectors: dict[bytes, set[bytes]]
+    """as ``Found.vectors``"""
+    first_M: np.ndarray
+    """int64, sorted: their first bytes"""
+
+    @classmethod
+    def of(cls, vectors: dict[bytes, set[bytes]]) -> "_Known":
+        first = b"".join(first.ljust(_PREFIX, b"\0") for first in vectors)
+        return cls(vectors, np.unique(np.frombuffer(first, np.int64)))
+
+
 def scan(uri: str, target: Target, vectors: dict[bytes, set[bytes]] | None = None) -> Found:
     """Look for everybody in ``target`` in every file below a folder.
 
@@ -79,13 +96,13 @@ def scan(uri: str, target: Target, vectors: dict[bytes, set[bytes]] | None = Non
     Raises:
         Corrupt: a file cannot be decoded.
     """
-    found = Found()
+    found, known = Found(), _Known.of(vectors or {})
     names = sorted(name for name, tag in storage.walk(uri) if tag)
     for name, data in partial.ahead(lambda name: (name, storage.read_bytes(storage.join(uri, name))), names):
         found.files, found.bytes = found.files + 1, found.bytes + len(data)
         if name.endswith(".parquet"):
             with partial.parsed(storage.join(uri, name), _REMEDY):
-                _parquet(data, _kind(name), target, vectors or {}, found)
+                _parquet(data, _kind(name), target, known, found)
         elif name.endswith(".json"):
             _json(data, _kind(name), target, found)
         else:
@@ -99,13 +116,15 @@ def _kind(name: str) -> str:
     return re.sub(r"(-?\d+)*(\.g\d+)?\.(parquet|json)$", "", name)
 
 
-def _parquet(data: bytes, kind: str, target: Target, vectors: dict[bytes, set[bytes]], found: Found) -> None:
+def _parquet(data: bytes, kind: str, target: Target, known: _Known, found: Found) -> None:
     file = pq.ParquetFile(io.BytesIO(data))
     for key, text in (file.metadata.metadata or {}).items():
         if key != b"ARROW:schema":
             _numbers(text, f"{kind}: metadata", target, found)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+    vectors = any(pa.types.is_fixed_size_list(column.type) for column in file.schema_arrow)
+    step = 1 if vectors else _GROUPS
+    for first in range(0, file.num_row_groups, step):
+        table = file.read_row_groups([*range(first, min(first + step, file.num_row_groups))], use_threads=False)
         own_N = target.has(table["face_id"].to_numpy()) if "face_id" in table.column_names else None
         for column in table.schema:
             hit_N = _column(table[column.name].combine_chunks(), column, target)
@@ -113,9 +132,9 @@ def _parquet(data: bytes, kind: str, target: Target, vectors: dict[bytes, set[by
                 found.places[f"{kind}: {column.name}"] += int(hit_N.sum())
                 if pa.types.is_int64(column.type):
                     numbers_N = table[column.name].fill_null(-1).to_numpy()
-                    found.face_id_M = np.union1d(found.face_id_M, numbers_N[hit_N])
+                    found.face_id_M = np.append(found.face_id_M, numbers_N[hit_N])
             if own_N is not None and len(own_N) and pa.types.is_fixed_size_list(column.type):
-                _vectors(table, column, own_N, vectors, found)
+                _vectors(table, column, own_N, known, found)
 
 
 def _column(values: pa.Array, column: pa.Field, target: Target) -> np.ndarray | None:
@@ -130,9 +149,7 @@ def _column(values: pa.Array, column: pa.Field, target: Target) -> np.ndarray | 
     return hit_N
 
 
-def _vectors(
-    table: pa.Table, column: pa.Field, own_N: np.ndarray, vectors: dict[bytes, set[bytes]], found: Found
-) -> None:
+def _vectors(table: pa.Table, column: pa.Field, own_N: np.ndarray, known: _Known, found: Found) -> None:
     """Take the vectors of erased faces, and compare those of others with the ones that were taken before."""
     flat = table[column.name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     row_ND = np.ascontiguousarray(flat.reshape(len(own_N), column.type.list_size))
@@ -140,16 +157,15 @@ def _vectors(
     for row in np.flatnonzero(own_N):
         data = byte_NB[row].tobytes()
         found.vectors.setdefault(data[:_PREFIX], set()).add(_digest(data))
-    if not vectors:
+    if not len(known.first_M):
         return
     width = min(_PREFIX, byte_NB.shape[1])
-    prefix_NB = np.zeros((len(byte_NB), _PREFIX), np.uint8)
-    prefix_NB[:, :width] = byte_NB[:, :width]
-    known = np.frombuffer(b"".join(first.ljust(_PREFIX, b"\0") for first in vectors), np.uint64)
-    near_n = np.flatnonzero(np.isin(prefix_NB.view(np.uint64).ravel(), known) & ~own_N)
+    first_NB = np.zeros((len(byte_NB), _PREFIX), np.uint8)
+    first_NB[:, :width] = byte_NB[:, :width]
+    near_n = np.flatnonzero(ids.within(first_NB.view(np.int64).ravel(), known.first_M) & ~own_N)
     id_N = table["face_id"].to_numpy()
-    same = [row for row in near_n if _digest(data := byte_NB[row].tobytes()) in vectors.get(data[:_PREFIX], ())]
-    found.copies_M = np.union1d(found.copies_M, id_N[same])
+    same = [row for row in near_n if _digest(data := byte_NB[row].tobytes()) in known.vectors.get(data[:_PREFIX], ())]
+    found.copies_M = np.append(found.copies_M, id_N[same])
 
 
 def _digest(data: bytes) -> bytes:
@@ -190,4 +206,4 @@ def _numbers(data: bytes, place: str, target: Target, found: Found) -> None:
     hit_N = target.has(number_N)
     if hit_N.any():
         found.places[place] += int(hit_N.sum())
-        found.face_id_M = np.union1d(found.face_id_M, number_N[hit_N])
+        found.face_id_M = np.append(found.face_id_M, number_N[hit_N])

@@ -248,10 +248,10 @@ def add(
     read(uri)
     key = _key(uri, _listed(uri))
     hashes = sorted({_hash(key, namespace, name) for name in identities})
-    rows: list[dict[str, Any]] = [{"face_id": number, "identity": None} for number in sorted(set(face_ids))]
-    rows += [{"face_id": None, "identity": hash} for hash in hashes]
-    if rows:
-        table = pa.Table.from_pylist(rows, schema.TOMBSTONES)
+    numbers = sorted(set(face_ids))
+    if numbers or hashes:
+        columns = [[*numbers, *([None] * len(hashes))], [*([None] * len(numbers)), *hashes]]
+        table = pa.table(dict(zip(("face_id", "identity"), columns)), schema.TOMBSTONES)
         sink = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({_REQUEST: request}) if request else table, sink)
         data = sink.getvalue()

@@ -13,7 +13,6 @@ that no version lists are removed, and a build would have some.
 
 # N: rows of a shard, M: erased faces, Q: probes, W: neighbours per probe.
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,14 +29,13 @@ from metric_core.artefacts import erasing, ids, manifest
 from metric_core.artefacts.erasing import FileChange, Target
 from metric_core.artefacts.manifest import Manifest
 from metric_core.errors import ConfigError, Corrupt, Unfinished
-from metric_core.index import erase_lists, erase_shard, layout, masks
+from metric_core.index import erase_lists, erase_shard, layout, masks, threads
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, gone, hit, receipts
+from metric_core.index.erase_common import Changes, Search, hit, receipts
 from metric_core.index.erase_lists import Changed
 from metric_core.index.erase_unfinished import STARTED, undo
 from metric_core.index.erase_version import WHY, Rewriting
 from metric_core.index.layout import Content, Shard
-from metric_core.index.shard import read_rows
 from metric_core.index.store import IndexStore
 from metric_core.index.version import Version
 
@@ -77,7 +75,7 @@ def erase(
         IndexBuildError: what a manifest says of its rows does not add up.
     """
     target = Target(np.unique(face_ids), frozenset(identities), request=request, finished=finished)
-    return _Erasure(IndexStore(storage.absolute(index_uri)), target, tell).run()
+    return _Erasure(IndexStore(storage.absolute(index_uri)), target, tell, Search(target)).run()
 
 
 @dataclass
@@ -94,23 +92,25 @@ class _Erasure:
     store: IndexStore
     target: Target
     tell: Callable[[str], object]
+    search: Search
     finished: list[_Finished] = field(default_factory=list)
     unfinished: list[Version] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
 
     def run(self) -> list[FileChange]:
         self._list_versions()
-        self._complete_target()
+        self.target = self.search.complete(self._all_shards())
         for one in self.finished:
             self._mask(one)
-        new, changed = self._shards()
+        with threads.one():
+            new, changed = self._shards()
         for one in self.finished:
             self._recall(one.before)
-            content = Rewriting(self.target, self.changes).content(one.version, one.content, new, changed)
+            content = Rewriting(self.search, self.changes).content(one.version, one.content, new, changed)
             if content != one.content:
                 self._switch(one, content)
         for version in self.unfinished:
-            if undo(version, self.target, self.changes):
+            if undo(version, self.search, self.changes):
                 told = "is unfinished; its job makes what held erased faces again without them"
                 self.tell(f"version {version.id} {told}")
         self._sweep()
@@ -150,21 +150,10 @@ class _Erasure:
                 return True
         return False
 
-    def _complete_target(self) -> None:
-        """Add the ids of all faces of the people, which neighbours and masks are known by."""
-        found = [self.target.face_id_M]
-        if self.target.identities:
-            for address, sha256 in self._all_rows().items():
-                with storage.verified(address, sha256) as path:
-                    rows = read_rows(path)
-                    found.append(rows["face_id"].to_numpy()[hit(rows, self.target)])
-        self.target = replace(self.target, face_id_M=np.unique(np.concatenate(found)))
-
-    def _all_rows(self) -> dict[str, str]:
-        """Addresses of the ``rows`` of all shards that a version lists, and their sha256."""
+    def _all_shards(self) -> list[tuple[Version, Shard]]:
+        """The shards that a version lists or has a receipt of."""
         shards = [(one.version, shard) for one in self.finished for shard in one.content.shards]
-        shards += [(version, shard) for version in self.unfinished for shard in receipts(version).values()]
-        return {version.address(shard, "rows"): shard.files["rows"].sha256 for version, shard in shards}
+        return shards + [(version, shard) for version in self.unfinished for shard in receipts(version).values()]
 
     def _mask(self, one: _Finished) -> None:
         """Hide the faces of a finished version from whoever opens it from now on."""
@@ -174,9 +163,7 @@ class _Erasure:
         masked = one.version.read_masks(one.content)
         hidden, found = 0, [ids.NONE]
         for shard, masked_M in zip(one.content.shards, masked):
-            with one.version.local_file(shard, "rows") as path:
-                rows = read_rows(path)
-                own = rows["face_id"].to_numpy()[hit(rows, self.target)]
+            own = self.search.gone(one.version, shard).face_id_E
             found.append(own)
             hidden += int((~ids.within(own, masked_M)).sum())
         if not hidden:
@@ -193,28 +180,31 @@ class _Erasure:
     def _shards(self) -> tuple[dict[str, Shard], dict[str, Changed]]:
         """What takes the place of each shard that is written again, by its digest; and the templates that change."""
         old = {shard.digest: (one, shard) for one in self.finished for shard in one.content.shards}
-        new: dict[str, Shard] = {}
-        seen: list[erase_lists.Seen] = []
+        seen: dict[str, erase_lists.Seen] = {}
         for digest, (one, shard) in sorted(old.items()):
-            gone_N = gone(one.version, shard, self.target)
-            if gone_N.any():
-                self.tell(f"shard {digest}: {int(gone_N.sum())} of {shard.rows} rows are removed")
-                with self._folder() as folder, one.version.local_files(shard) as paths:
-                    if one.content.spec.nlist:
-                        seen.append(erase_lists.look(paths, one.content.spec, gone_N, shard.template))
-                    built = erase_shard.without(paths, one.content.spec, gone_N, Path(folder))
-                    new[digest] = one.version.put_files(built, shard.template)
-        held = [(one.version, one.content, new.get(digest, shard)) for digest, (one, shard) in old.items()]
-        changed = erase_lists.changed(seen, held)
-        for digest, (one, _) in sorted(old.items()):
-            shard = new.get(digest, old[digest][1])
-            if (change := changed.get(shard.template)) is not None:
+            at_E = self.search.gone(one.version, shard).at_E
+            if len(at_E) and one.content.spec.nlist:
+                with one.version.local_files(shard) as paths:
+                    seen[digest] = erase_lists.look(paths, one.content.spec, at_E, shard.template)
+        changed = erase_lists.changed(seen, [(one.version, one.content, shard) for one, shard in old.values()])
+        new: dict[str, Shard] = {}
+        for digest, (one, shard) in sorted(old.items()):
+            at_E, change = self.search.gone(one.version, shard).at_E, changed.get(shard.template)
+            if len(at_E):
+                self.tell(f"shard {digest}: {len(at_E)} of {shard.rows} rows are removed")
+            if change is not None:
                 self.tell(f"shard {digest}: {len(change.centroids)} lists get other centroids")
-                with self._folder() as folder, one.version.local_files(shard) as paths:
-                    if shard is not old[digest][1]:
-                        self.changes.passing |= {one.version.address(shard, ending) for ending in shard.files}
+            if not len(at_E) and change is None:
+                continue
+            with self._folder() as folder, one.version.local_files(shard) as paths:
+                if change is not None and not len(at_E):
                     built = erase_lists.with_centroids(paths, one.content.spec, shard, change, Path(folder))
-                    new[digest] = one.version.put_files(built, change.sha256)
+                else:
+                    gone_N = np.zeros(shard.rows, bool)
+                    gone_N[at_E] = True
+                    built = erase_shard.without(paths, one.content.spec, gone_N, Path(folder), change)
+                trained = shard.template if change is None else change.sha256
+                new[digest] = one.version.put_files(built, trained)
         return new, changed
 
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
@@ -245,7 +235,7 @@ class _Erasure:
         was = storage.sha256(address)
         one.before = manifest.replace(one.before, asdict(content), provenance, one.before.files, erased=True)
         one.content = content
-        self.changes.note(address, was, hashlib.sha256(manifest.body(one.before)).hexdigest())
+        self.changes.note(address, was, storage.sha256(address))
 
     def _sweep(self) -> None:
         """Remove the files beside the versions that no version lists, and what killed writers left."""

@@ -1,8 +1,9 @@
 """What the steps of an erasure from an index have in common: whose rows are erased, and what was done to files."""
 
-# N: rows of a shard, M: erased faces.
+# N: rows of a shard, E: erased ones, M: erased faces, P: identities of a shard.
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -50,10 +51,58 @@ def hit(rows: pa.RecordBatch | pa.Table, target: Target) -> np.ndarray:
     return gone_N
 
 
-def gone(version: Version, shard: Shard, target: Target) -> np.ndarray:
-    """bool (N,): which rows of a shard are erased. Raises Missing or Corrupt."""
-    with version.local_file(shard, "rows") as path:
-        return hit(read_rows(path), target)
+@dataclass(frozen=True)
+class Gone:
+    """The erased rows of a shard."""
+
+    at_E: np.ndarray
+    """int64, ascending positions"""
+    face_id_E: np.ndarray
+    left_P: np.ndarray
+    """bool (P,): which of the shard's identities have other rows"""
+
+    def __len__(self) -> int:
+        return len(self.at_E)
+
+
+@dataclass
+class Search:
+    """Looks in the rows of shards for what is erased, in those of each shard once."""
+
+    target: Target
+    _named: dict[str, np.ndarray] = field(default_factory=dict)
+    """int64, positions of the rows with an erased name, by the shard's digest"""
+    _found: dict[str, Gone] = field(default_factory=dict)
+
+    def complete(self, shards: Iterable[tuple[Version, Shard]]) -> Target:
+        """Add to the target the ids of all faces of its people, which neighbours and masks are known by. Raises Missing
+        or Corrupt."""
+        found = [self.target.face_id_M]
+        for version, shard in shards if self.target.identities else ():
+            if shard.digest not in self._named:
+                with version.local_file(shard, "rows") as path:
+                    rows = read_rows(path)
+                    self._named[shard.digest] = np.flatnonzero(named(rows["identity"], self.target.names))
+                    found.append(rows["face_id"].to_numpy()[self._named[shard.digest]])
+        self.target = replace(self.target, face_id_M=np.unique(np.concatenate(found)))
+        return self.target
+
+    def gone(self, version: Version, shard: Shard) -> Gone:
+        """The erased rows of a shard. Raises Missing or Corrupt."""
+        if shard.digest not in self._found:
+            with version.local_file(shard, "rows") as path:
+                rows = read_rows(path)
+                face_id_N, identity = rows["face_id"].to_numpy(), rows["identity"]
+                gone_N = self.target.has(face_id_N)
+                gone_N[self._named.get(shard.digest, [])] = True
+                left_P = np.ones(len(identity.dictionary), bool)
+                if gone_N.any():
+                    left_P = np.bincount(
+                        identity.indices.fill_null(-1).to_numpy()[~gone_N] + 1, minlength=len(left_P) + 1
+                    )
+                    left_P = left_P[1:] > 0
+                self._found[shard.digest] = Gone(np.flatnonzero(gone_N), face_id_N[gone_N], left_P)
+        return self._found[shard.digest]
 
 
 def named(identity: pa.Array, names: pa.Array) -> np.ndarray:

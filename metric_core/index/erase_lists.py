@@ -42,6 +42,8 @@ class Seen:
     """whose rows in this shard are all erased"""
     near: frozenset[int]
     """whose centroid is nearly the vector of an erased row"""
+    left_M: np.ndarray
+    """int64: rows of each list that stay"""
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,18 @@ class Changed:
         return digest(self.template)
 
 
-def look(paths: Mapping[str, Path], spec: IndexSpec, gone_N: np.ndarray, trained: str) -> Seen:
+def look(paths: Mapping[str, Path], spec: IndexSpec, at_E: np.ndarray, trained: str) -> Seen:
     """The lists of the erased rows.
 
     Args:
         paths: the shard's local files, by ending.
         spec: of the version, with lists.
-        gone_N: bool (N,), the erased rows.
+        at_E: int64, ascending positions of the erased rows.
         trained: sha256 of the shard's template.
     """
     index = codec.read_file(paths["faiss"])
     size_M = np.array(codec.list_sizes(faiss.extract_index_ivf(index)))
-    at_E = np.flatnonzero(gone_N)
-    list_E = np.repeat(np.arange(len(size_M)), size_M)[at_E]
+    list_E = np.searchsorted(np.cumsum(size_M), at_E, side="right")
     count_M = np.bincount(list_E, minlength=len(size_M))
     emptied = np.flatnonzero((count_M > 0) & (count_M == size_M))
     centroid_MD = template.centroids(index, copy=False)
@@ -78,7 +79,7 @@ def look(paths: Mapping[str, Path], spec: IndexSpec, gone_N: np.ndarray, trained
     vector_ED = _vectors(index, paths, spec, at_E, list_E, size_M)
     own_E = (_unit(vector_ED) * _unit(centroid_MD)[list_E]).sum(axis=1)
     close = np.flatnonzero(near(vector_ED[own_E >= _OWN], centroid_MD))  # another centroid can be near as well
-    return Seen(trained, frozenset(emptied.tolist()), frozenset(close.tolist()))
+    return Seen(trained, frozenset(emptied.tolist()), frozenset(close.tolist()), size_M - count_M)
 
 
 def near(vector_RD: np.ndarray, centroid_MD: np.ndarray) -> np.ndarray:
@@ -96,21 +97,23 @@ def _unit(vector_RD: np.ndarray) -> np.ndarray:
     return unit_RD
 
 
-def changed(seen: Sequence[Seen], held: Sequence[tuple[Version, Content, Shard]]) -> dict[str, Changed]:
+def changed(seen: Mapping[str, Seen], held: Sequence[tuple[Version, Content, Shard]]) -> dict[str, Changed]:
     """What takes the place of each template that tells of an erased face, by its sha256.
 
     Args:
-        seen: the lists of each shard that erased rows were in.
-        held: every shard without them, with a version that lists it.
+        seen: the lists of each shard that has erased rows, by its digest.
+        held: every shard, with a version that lists it.
     """
     found = {}
-    for trained in sorted({one.template for one in seen}):
-        close = frozenset().union(*(one.near for one in seen if one.template == trained))
-        emptied = frozenset().union(*(one.emptied for one in seen if one.template == trained))
+    for trained in sorted({one.template for one in seen.values()}):
+        close = frozenset().union(*(one.near for one in seen.values() if one.template == trained))
+        emptied = frozenset().union(*(one.emptied for one in seen.values() if one.template == trained))
         if not close | emptied:
             continue
         own = [(version, content, one) for version, content, one in held if one.template == trained]
-        left_M = np.sum([_sizes(version, one) for version, _, one in own], axis=0)
+        left_M = np.sum(
+            [seen[one.digest].left_M if one.digest in seen else _sizes(version, one) for version, _, one in own], axis=0
+        )
         data = own[0][0].read_checked(own[0][1], TEMPLATE)
         index = codec.load(data)
         centroid_MD = template.centroids(index, copy=False)
@@ -139,19 +142,7 @@ def with_centroids(paths: Mapping[str, Path], spec: IndexSpec, old: Shard, chang
         folder: for the new files.
     """
     index = codec.read_file(paths["faiss"])
-    ivf = faiss.extract_index_ivf(index)
-    size_M = np.array(codec.list_sizes(ivf))
-    first_M = np.cumsum(size_M) - size_M
-    kept = {}
-    for number in change.centroids:
-        at_R = first_M[number] + np.arange(size_M[number])
-        kept[number] = _vectors(index, paths, spec, at_R, np.full(len(at_R), number), size_M)
-    centroid_MD = template.centroids(index, copy=False)
-    assert centroid_MD is not None
-    _put(centroid_MD, change.centroids)
-    for number, vector_RD in kept.items():
-        if len(vector_RD) and ivf.by_residual:
-            _encode(ivf, number, np.ascontiguousarray(vector_RD), change.template, spec)
+    recentre(index, paths, spec, change)
     new = {**paths, "faiss": folder / "faiss"}
     faiss.write_index(index, str(new["faiss"]))
     if "codes" in paths:
@@ -161,6 +152,29 @@ def with_centroids(paths: Mapping[str, Path], spec: IndexSpec, old: Shard, chang
         name: File(new[name].stat().st_size, storage.sha256(str(new[name]))) for name in new if new[name] != paths[name]
     }
     return Built(old.rows, old.people, {**old.files, **made}, new)
+
+
+def recentre(index: Any, paths: Mapping[str, Path], spec: IndexSpec, change: Changed) -> None:
+    """Give the lists of an index in memory their other centroids, and encode their rows again.
+
+    Args:
+        index: of a shard, which is changed.
+        paths: the shard's local files, by ending; ``vectors`` has the rows that the index has.
+        spec: of the version.
+        change: the centroids, and the template that has them.
+    """
+    ivf = faiss.extract_index_ivf(index)
+    size_M = np.array(codec.list_sizes(ivf))
+    first_M = np.cumsum(size_M) - size_M
+    kept = {}
+    for number in change.centroids if ivf.by_residual else ():
+        at_R = first_M[number] + np.arange(size_M[number])
+        kept[number] = _vectors(index, paths, spec, at_R, np.full(len(at_R), number), size_M)
+    centroid_MD = template.centroids(index, copy=False)
+    assert centroid_MD is not None
+    _put(centroid_MD, change.centroids)
+    if filled := {number: vector_RD for number, vector_RD in kept.items() if len(vector_RD)}:
+        _encode(ivf, filled, change.template, spec)
 
 
 def _put(centroid_MD: np.ndarray, centroids: Mapping[int, np.ndarray]) -> None:
@@ -175,17 +189,19 @@ def _sizes(version: Version, one: Shard) -> np.ndarray:
         return np.array(codec.list_sizes(faiss.extract_index_ivf(index)))
 
 
-def _encode(ivf: Any, number: int, vector_RD: np.ndarray, trained: bytes, spec: IndexSpec) -> None:
-    """Replace the codes of a list by those of its vectors."""
-    fresh, count = codec.load(trained), len(vector_RD)
-    position_R, list_R = np.arange(count, dtype=np.int64), np.full(count, number, np.int64)
-    fresh.add_core(count, *(faiss.swig_ptr(array) for array in (vector_RD, position_R, list_R)))
+def _encode(ivf: Any, lists: Mapping[int, np.ndarray], trained: bytes, spec: IndexSpec) -> None:
+    """Replace the codes of some lists by those of their vectors, float32 (R, D)."""
+    fresh, vector_RD = codec.load(trained), np.ascontiguousarray(np.concatenate([*lists.values()]))
+    list_R = np.repeat(np.array([*lists], np.int64), [*map(len, lists.values())])
+    position_R = np.arange(len(list_R), dtype=np.int64)
+    fresh.add_core(len(list_R), *(faiss.swig_ptr(array) for array in (vector_RD, position_R, list_R)))
     searched = template.for_search(fresh, spec)
     new = faiss.downcast_InvertedLists(faiss.extract_index_ivf(searched).invlists)
-    size = count * ivf.code_size
-    if isinstance(new, faiss.BlockInvertedLists):
-        size = -(-count // new.n_per_block) * new.block_size
-    faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size)[:] = faiss.rev_swig_ptr(new.get_codes(number), size)
+    for number, own_RD in lists.items():
+        size = len(own_RD) * ivf.code_size
+        if isinstance(new, faiss.BlockInvertedLists):
+            size = -(-len(own_RD) // new.n_per_block) * new.block_size
+        faiss.rev_swig_ptr(ivf.invlists.get_codes(number), size)[:] = faiss.rev_swig_ptr(new.get_codes(number), size)
 
 
 def _vectors(

@@ -102,7 +102,10 @@ class _Scan:
     def __init__(self, uri: str, target: Target, stored_MD: np.ndarray) -> None:
         self._uri, self._target, self._stored_MD = uri, target, stored_MD
         self._specs = dict(_specs(uri))
+        words = (name.encode() for name in target.identities)
+        self._words = [word for word in words if len(word) > 3 and word not in _WORDS]
         self._vectors: list[np.ndarray] = []
+        self._found: list[np.ndarray] = [ids.NONE]
         self._prefixes = _prefixes(stored_MD)
         self._centroids: dict[str, tuple[np.ndarray, list[str]]] = {}
         """Distinct centroids by their digest, and the kinds of files that have them."""
@@ -122,6 +125,7 @@ class _Scan:
         for digest, files in sorted(shards.items()):
             self._shard(digest, files)
         found = self.found
+        found.face_id_M = np.unique(np.concatenate(self._found))
         found.stored_MD = np.concatenate(self._vectors) if self._vectors else found.stored_MD
         self._near([found.stored_MD, self._stored_MD])
         found.places += type(found.places)()  # without the zeros
@@ -133,8 +137,9 @@ class _Scan:
     def _hits(self, place: str, id_N: np.ndarray) -> np.ndarray:
         """bool (N,): which ids are looked for; they are noted."""
         hit_N = self._target.has(id_N)
-        self.found.places[place] += int(hit_N.sum())
-        self.found.face_id_M = np.union1d(self.found.face_id_M, id_N[hit_N])
+        if hit_N.any():
+            self.found.places[place] += int(hit_N.sum())
+            self._found.append(id_N[hit_N])
         return hit_N
 
     def _file(self, path: Path, kind: str) -> None:
@@ -197,7 +202,7 @@ class _Scan:
                     rows = self.arrow(path, "shards rows")
                     hit_N = self._target.has(rows["face_id"].to_numpy())
                     hit_N |= erase_common.named(rows["identity"].combine_chunks(), self._target.names)
-                    self.found.face_id_M = np.union1d(self.found.face_id_M, rows["face_id"].to_numpy()[hit_N])
+                    self._found.append(rows["face_id"].to_numpy()[hit_N])
                 except (KeyError, ValueError, OSError, pa.ArrowException):
                     self._undecoded(path, "shards rows")
         spec = self._spec(digest, None if hit_N is None else len(hit_N), files)
@@ -245,7 +250,7 @@ class _Scan:
         ivf = faiss.try_extract_index_ivf(index)
         known = self._whose(place, index.ntotal, hit_N)
         if ivf is not None and isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.BlockInvertedLists):
-            self._padding(ivf)
+            self.found.places["shards faiss: padding"] += erase_shard.filled_behind(ivf)
         if known and hit_N is not None and not records and hit_N.any():
             self._vectors.append(erase_shard.reconstructed(index, np.flatnonzero(hit_N)))
         return erase_shard.plain(ivf) if apart else None
@@ -257,16 +262,6 @@ class _Scan:
             self._undecoded(path, kind)  # there are bytes that FAISS does not read
         self._centroid(index, kind)
         return index
-
-    def _padding(self, ivf: Any) -> None:
-        """Blocks of packed codes are filled with zeros: a removed row must not be left behind the last one."""
-        lists = faiss.downcast_InvertedLists(ivf.invlists)
-        for number, size in enumerate(codec.list_sizes(ivf)):
-            if size % lists.n_per_block:
-                last = size // lists.n_per_block
-                whole = erase_shard.unpacked(lists, number, (last + 1) * lists.n_per_block, last)
-                if whole[size - last * lists.n_per_block :].any():
-                    self.found.places["shards faiss: padding"] += 1
 
     def _codes(self, path: Path, hit_N: np.ndarray | None, codes: np.ndarray | None) -> None:
         data = np.fromfile(path, np.uint8)
@@ -331,10 +326,7 @@ class _Scan:
                 id_N = part_B[shift : shift + 8 * count].view("<i8")
                 self._hits(f"{kind}: bytes", id_N)
         text = byte_B.tobytes()
-        for name in self._target.identities:
-            word = name.encode()
-            if len(word) > 3 and word not in _WORDS:
-                self.found.places[f"{kind}: bytes"] += text.count(word)
+        self.found.places[f"{kind}: bytes"] += sum(map(text.count, self._words))
 
     def _text(self, data: bytes, kind: str) -> None:
         """JSON and other text: numbers for face_ids, fields and words of a command line for names.

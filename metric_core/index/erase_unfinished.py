@@ -3,10 +3,9 @@
 import re
 
 from metric_core import storage
-from metric_core.artefacts.erasing import Target
 from metric_core.index import layout, truth
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, gone, hit, receipts
+from metric_core.index.erase_common import Changes, Search, hit, receipts
 from metric_core.index.truth import Probes
 from metric_core.index.version import Version
 
@@ -14,15 +13,15 @@ STARTED = re.compile(r"(shard-\d+\.(json|arrow)|.*\.(arrow|npy|faiss|parquet)|ch
 """Files of a version's own folder that are made from faces."""
 
 
-def undo(version: Version, target: Target, changes: Changes) -> bool:
+def undo(version: Version, search: Search, changes: Changes) -> bool:
     """Remove what holds erased faces; whether there was anything. Without the probes that its choice names, and if one
     of these is erased, all begins again: the choice is removed last."""
-    probes = _probes(version)
+    target, probes = search.target, _probes(version)
     over = probes is None or bool(hit(probes.to_table(), target).any())
     kept: set[str] = set() if over else {layout.CHOICE}
     for number, shard in {} if over else receipts(version).items():
         near = truth.parse_best(version.read(versions.near_name(number)) or b"")
-        if not gone(version, shard, target).any() and not target.has(near.face_id_QW.ravel()).any():
+        if not len(search.gone(version, shard)) and not target.has(near.face_id_QW.ravel()).any():
             kept |= {versions.receipt_name(number), versions.near_name(number)}
     names = [name for name in storage.names(version.uri) if STARTED.fullmatch(name) and name not in kept]
     for name in sorted(names, key=lambda name: (name == layout.CHOICE, name)):

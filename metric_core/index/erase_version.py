@@ -17,11 +17,11 @@ from metric_core.artefacts.erasing import Target
 from metric_core.errors import Corrupt, IndexBuildError
 from metric_core.index import layout, masks, truth, tuning
 from metric_core.index import version as versions
-from metric_core.index.erase_common import Changes, hit
+from metric_core.index.erase_common import Changes, Search, hit
 from metric_core.index.erase_lists import Changed
 from metric_core.index.layout import Content, Shard
 from metric_core.index.search import Index
-from metric_core.index.shard import File, read_rows
+from metric_core.index.shard import File
 from metric_core.index.truth import Probes, Truth
 from metric_core.index.version import Version
 
@@ -36,8 +36,13 @@ the shards of one person."""
 class Rewriting:
     """Writes the files of one version after the other."""
 
-    target: Target
+    search: Search
     changes: Changes
+
+    @property
+    def target(self) -> Target:
+        """What is erased."""
+        return self.search.target
 
     def content(
         self, version: Version, before: Content, new: Mapping[str, Shard], changed: Mapping[str, Changed]
@@ -110,31 +115,40 @@ class Rewriting:
         """Write the receipts of a version again: those of the new shards, and the neighbours without erased faces."""
         for number, shard in enumerate(content.shards):
             own = [version.file(name(number)) for name in (versions.receipt_name, versions.near_name)]
-            was = [storage.sha256(address) if storage.exists(address) else None for address in own]
-            near = self._near(version, number, kept_Q)
-            if near is None:  # missing or damaged, which ``check`` tells and the job that built it mends
-                for address in own:
-                    storage.remove(address)
-            elif not (all(was) and version.receipt(number) == (shard, near)):
-                storage.remove(own[0])  # not to be there with the neighbours that it is not about
-                version.put_receipt(number, shard, near)
-            for address, sha256 in zip(own, was):
-                self.changes.note(address, sha256, storage.sha256(address) if storage.exists(address) else None)
+            was = [version.read(name(number)) for name in (versions.receipt_name, versions.near_name)]
+            now = self._receipt(version, number, shard, was, kept_Q)
+            if now == was:
+                continue
+            storage.remove(own[0])  # not to be there with neighbours that it is not about
+            if now[1] is None:  # missing or damaged, which ``check`` tells and the job that built it mends
+                storage.remove(own[1])
+            else:
+                version.put_receipt(number, shard, now[1])
+            for address, before, after in zip(own, was, now):
+                self.changes.note(
+                    address, *(None if data is None else versions.digest(data) for data in (before, after))
+                )
 
-    def _near(self, version: Version, number: int, kept_Q: np.ndarray) -> bytes | None:
-        """The file of the probes' neighbours in a shard, without erased ones; None if it is missing or damaged. Without
-        a receipt, it was written by a run that was killed."""
+    def _receipt(
+        self, version: Version, number: int, shard: Shard, was: list[bytes | None], kept_Q: np.ndarray
+    ) -> list[bytes | None]:
+        """What a receipt and the probes' neighbours in its shard become: the neighbours without erased faces, None if
+        they are missing or damaged. Without a receipt, they were written by a run that was killed."""
+        receipt, near = was
         try:
-            version.receipt(number)
-            data = version.read(versions.near_name(number))
-            best = None if data is None else truth.parse_best(data)
+            if near is None:
+                return [None, None]
+            held = None if receipt is None else version.receipt_of(number, receipt, near)
+            best = truth.parse_best(near)
         except (Corrupt, ValueError, KeyError, OSError, pa.ArrowException):
-            return None
-        if best is None:
-            return None
-        if len(best.face_id_QW) == len(kept_Q):
-            best = truth.taken(best, kept_Q)
-        return versions.ipc(truth.best_table(truth.without(best, self.target.face_id_M)))
+            return [None, None]
+        whole = len(best.face_id_QW) != len(kept_Q) or kept_Q.all()
+        if not whole or self.target.has(best.face_id_QW.ravel()).any():
+            best = best if whole else truth.taken(best, kept_Q)
+            near = versions.ipc(truth.best_table(truth.without(best, self.target.face_id_M)))
+        elif held == shard:
+            return was
+        return [versions.receipt_file(shard, near), near]
 
     def _own_files(
         self,
@@ -149,11 +163,7 @@ class Rewriting:
         """The files of a version that change, by name."""
         files: dict[str, bytes] = {}
         if content.shards != before.shards:
-            names = []
-            for shard in content.shards:
-                with version.local_file(shard, "rows") as path:
-                    names.append(read_rows(path)["identity"].dictionary)
-            files |= dict(zip((layout.NAMES, layout.CODES), versions.named(names)))
+            files |= self._names(version, before)
         if self._concerns(known):
             probes = probes.take(kept_Q)
             best = truth.without(
@@ -164,6 +174,16 @@ class Rewriting:
         if (change := changed.get(before.template)) is not None:
             files[layout.TEMPLATE] = change.template
         return files
+
+    def _names(self, version: Version, before: Content) -> dict[str, bytes]:
+        """The identities that have rows left, and the positions among them of each shard's."""
+        names, code_of = version.read_names(before)
+        left = [self.search.gone(version, shard).left_P for shard in before.shards]
+        code_M = np.concatenate([np.empty(0, np.int32), *(code_P[left_P] for code_P, left_P in zip(code_of, left))])
+        used = np.zeros(len(names), bool)
+        used[code_M] = True
+        new = (np.cumsum(used) - 1).astype(np.int32)
+        return dict(zip((layout.NAMES, layout.CODES), versions.names_files(names.filter(pa.array(used)), new[code_M])))
 
     def _affected(self, known: Truth) -> int:
         """Probes that are erased, or one of whose nearest neighbours is."""

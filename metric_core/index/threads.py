@@ -79,6 +79,13 @@ def _one_blas_thread() -> Iterator[None]:
                 _limit.restore_original_limits()
 
 
+@contextmanager
+def one() -> Iterator[None]:
+    """One thread for the products and for FAISS, where work comes in such small pieces that most threads would wait."""
+    with _controller().limit(limits=1):
+        yield
+
+
 @cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()  # looks through the libraries of the process, which takes milliseconds

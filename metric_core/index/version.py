@@ -146,13 +146,17 @@ class Version:
         data, near = self.read(receipt_name(number)), self.read(near_name(number))
         if data is None or near is None:
             return None
+        return self.receipt_of(number, data, near), near
+
+    def receipt_of(self, number: int, data: bytes, near: bytes) -> Shard:
+        """The shard of a receipt that was read, with the probes' neighbours in it. Raises Corrupt as ``receipt``."""
         try:
             found = json.loads(data)
             if found.pop("receipt") != manifest.digest(found):
                 raise ValueError("it was edited")
             if found.pop("near") != digest(near):
                 raise ValueError("another sha256 of the neighbours")
-            return Shard.parse(found), near
+            return Shard.parse(found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corrupt(f"{self.file(receipt_name(number))} is damaged ({error}); {REMEDY}") from error
 
@@ -173,8 +177,7 @@ class Version:
     def put_receipt(self, number: int, shard: Shard, near: bytes) -> None:
         """Store the probes' neighbours in a shard, and then its receipt, unless they are there already."""
         self.put(near_name(number), near)
-        receipt = asdict(shard) | {"near": digest(near)}
-        self.put(receipt_name(number), manifest.canonical(receipt | {"receipt": manifest.digest(receipt)}))
+        self.put(receipt_name(number), receipt_file(shard, near))
 
     def finish(self, content: Content, provenance: Mapping[str, Any]) -> Manifest:
         """Write the manifest; after that the version can be published.
@@ -326,12 +329,23 @@ def choice_file(choice: Mapping[str, Any]) -> bytes:
     return manifest.canonical({"choice": choice, "digest": manifest.digest(choice)})
 
 
+def receipt_file(shard: Shard, near: bytes) -> bytes:
+    """The receipt of a shard, with the probes' neighbours in it."""
+    receipt = asdict(shard) | {"near": digest(near)}
+    return manifest.canonical(receipt | {"receipt": manifest.digest(receipt)})
+
+
 def named(shards: list[pa.Array]) -> tuple[bytes, bytes]:
     """The files ``names.arrow`` and ``codes.npy`` of some shards, from the distinct identities of each."""
     names = pa.chunked_array([pa.array([], pa.string()), *shards]).unique()
     names = names.take(pc.sort_indices(names))
     codes = [np.empty(0, np.int32), *(pc.index_in(own, names).to_numpy() for own in shards)]
-    return ipc(pa.table({"identity": names})), _npy(np.concatenate(codes).astype(np.int32))
+    return names_files(names, np.concatenate(codes).astype(np.int32))
+
+
+def names_files(names: pa.Array, code_M: np.ndarray) -> tuple[bytes, bytes]:
+    """The same, from the distinct identities in byte order and int32 (M,), the places in them of each shard's."""
+    return ipc(pa.table({"identity": names})), _npy(code_M)
 
 
 def digest(data: bytes) -> str:

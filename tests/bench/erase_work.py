@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from metric_core.index import erase, erase_scan, erase_shard
+from metric_core import storage
+from metric_core.index import codec, erase, erase_scan, layout
+from metric_core.index import version as versions
+from metric_core.index.engine import faiss
 from metric_core.index.store import IndexStore
-from metric_core.index.version import Version
 
 _NONE = np.empty(0, np.int64)
 
@@ -67,38 +68,61 @@ def scanned(index: str, count: int, original: str, ids: str) -> dict[str, Any]:
 
 
 def rewritten(index: str, out: str) -> dict[str, Any]:
-    """Decode and write every shard of the live version again, without leaving out any row."""
-    content = IndexStore(index).current().content()
-    other = Version(out, "0" * 16)
+    """Write every file again that has rows of the live version, as it is: read, checked and decoded by the library that
+    reads it, written by the one that wrote it, hashed, and stored under its digest. Nothing of ``erase`` is used."""
+    version = IndexStore(index).current()
+    content = version.content()
+    own = {version.place(content, name): content.files[name].sha256 for name in _OF_ROWS if name in content.files}
+    for shard in content.shards:
+        own |= {version.address(shard, ending): file.sha256 for ending, file in shard.files.items()}
+    for number in range(len(content.shards)):
+        own[version.file(versions.near_name(number))] = storage.sha256(version.file(versions.near_name(number)))
 
     def write() -> dict[str, Any]:
         count = 0
-        for shard in content.shards:
-            with tempfile.TemporaryDirectory() as folder, Version(index, "0" * 16).local_files(shard) as paths:
-                built = erase_shard.without(paths, content.spec, np.zeros(shard.rows, bool), Path(folder))
-                count += other.put_files(built, shard.template).bytes
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder, "file")
+            for address, sha256 in own.items():
+                with storage.verified(address, sha256) as path:
+                    _WRITERS[path.suffix](path, made)
+                name = storage.sha256(str(made))
+                storage.put_file(made, storage.join(out, f"{name}{path.suffix}"))
+                count += made.stat().st_size
         return {"bytes": count}
 
     return _timed(write)
 
 
-def copied(index: str, out: str) -> dict[str, Any]:
-    """Read, hash, write and read again every file of the live version."""
-    version = IndexStore(index).current()
-    Path(out).mkdir()
+def _write_faiss(source: Path, target: Path) -> None:
+    faiss.write_index(codec.read_file(source), str(target))
 
-    def copy() -> dict[str, Any]:
-        count = 0
-        for address in version.sizes():
-            data = Path(address).read_bytes()
-            hashlib.sha256(data).hexdigest()
-            target = Path(out, address.rsplit("/", 1)[-1])
-            target.write_bytes(data)
-            hashlib.sha256(target.read_bytes()).hexdigest()
-            count += len(data)
-        return {"bytes": count}
 
-    return _timed(copy)
+def _write_arrow(source: Path, target: Path) -> None:
+    table = pa.ipc.open_file(pa.memory_map(str(source))).read_all()
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_numbers(source: Path, target: Path) -> None:
+    with open(target, "wb") as sink:
+        np.save(sink, np.load(source, allow_pickle=False))
+
+
+def _write_bytes(source: Path, target: Path) -> None:
+    np.fromfile(source, np.uint8).tofile(target)
+
+
+_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    ".faiss": _write_faiss,
+    ".rows": _write_arrow,
+    ".arrow": _write_arrow,
+    ".npy": _write_numbers,
+    ".vectors": _write_bytes,
+    ".codes": _write_bytes,
+}
+"""How a file is written again, by its ending."""
+_OF_ROWS = (layout.NAMES, layout.CODES, layout.PROBES, layout.TRUTH)
+"""Files of a version that are made of its rows."""
 
 
 def read(index: str) -> dict[str, Any]:

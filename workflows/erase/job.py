@@ -109,6 +109,6 @@ def _target(folder: str, faces: Faces, wanted: Asked, who: Resolved, request: st
         identities=frozenset(asked.spellings({*wanted.names, *who.spellings})),
         keys=frozenset(erasing_faces.own_words(table)),
         request=request,
-        finished=str(provenance.record()["finished"]),
+        finished=provenance.now(),
     )
     return target, there_M
