@@ -95,7 +95,8 @@ def is_current(config: CatalogueConfig) -> bool:
         return False
     with closing(scanning.tables(source, namespace, config)) as scanned:
         erased = _Erased(config, done.uri, namespace, source.root)
-        return _digest(_listed(scanned, erased, _Splits(config)))[0] == done.content["rows_digest"]
+        digest, _ = _digest(_listed(scanned, erased, _Splits(config)))
+        return digest == str(done.content["rows_digest"])
 
 
 def _listed(scanned: Iterator[pa.Table], erased: "_Erased", splits: "_Splits") -> Iterator[pa.Table]:

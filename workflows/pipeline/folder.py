@@ -66,7 +66,9 @@ class Folder:
                 f"{uri} holds {', '.join(strange[:3])}{' …' if len(strange) > 3 else ''}, which no pipeline made; give "
                 f"--work an empty or a new folder"
             )
-        faces, embedded, rubbish = [], [], []
+        faces: list[Place] = []
+        embedded: list[Place] = []
+        rubbish: list[Place] = []
         for name in inside:
             address = storage.join(uri, name)
             if found := _FACES.fullmatch(name):

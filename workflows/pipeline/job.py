@@ -31,8 +31,8 @@ def run(config: PipelineConfig) -> dict[str, Any]:
         {work, changed, faces, embeddings, index, version, digest, fingerprint, rows, people, steps: [{name, state,
         note, figures, seconds}], compared: [{name, live, new, allowed, stops, note}], upgrade, page, seconds}:
         ``version`` is the live one and ``digest`` its manifest's; ``faces`` and ``embeddings`` are {address: digest} of
-        what it is of; ``compared`` is how it compares with the one before, ``upgrade`` how the scores and answers of two
-        models differ, or null.
+        what it is of; ``compared`` is how it compares with the one before, ``upgrade`` how the scores and answers of
+        two models differ, or null.
 
     Raises:
         GateStopped: the new version finds less than the live one, or too much is gone from the source.

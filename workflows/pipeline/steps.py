@@ -1,5 +1,6 @@
-"""The steps of a pipeline, each from what is there to what is missing. The jobs that do the work are imported when there
-is some, since torch takes seconds.
+"""The steps of a pipeline, each from what is there to what is missing.
+
+Jobs that do the work are imported when there is some, since torch takes seconds.
 """
 
 from contextlib import ExitStack
@@ -93,7 +94,7 @@ class Steps:
                 why = f"{count:,} faces are new or have changed, {gone:,} are gone"
             else:
                 gone = 0 if self.live is None else len(upgrade.not_listed(self.live, opened))
-            step.note = why
+            step.state, step.note = "done", why
             stop = planning.too_many_gone(gone, self.live, self.config.max_gone)
             if stop and not self.config.force:
                 raise GateStopped(stop)
@@ -152,7 +153,6 @@ class Steps:
         from workflows.index.publishing import Made
 
         self.journal.begin(step, f"building of everything: {why}")
-        self._connect()
         made = job.make(self.config.building(",".join(one.manifest.uri for one in chain), self.folder.index))
         names = ("rows", "people", "shards", "bytes", "identity_recall")
         step.figures = {name: made.result[name] for name in names}
