@@ -18,7 +18,7 @@ class PipelineConfig(PictureOptions, Gated):
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "input and output": ("source", "model", "work", "person_level", "unlabelled", "namespace"),
-        "embeddings": ("dtype", "precision", "unit_size", "max_bad_fraction"),
+        "embeddings": ("dtype", "precision", "unit_size", "max_bad_fraction", "retry_quarantined"),
         "index, when it is built of everything": (
             "target_identity_recall",
             "target_recall",
@@ -55,6 +55,8 @@ class PipelineConfig(PictureOptions, Gated):
     """Faces per unit of work; a worker that dies loses its current units."""
     max_bad_fraction: float = 0.01
     """Largest share of faces in the quarantine before the embedding stops."""
+    retry_quarantined: bool = False
+    """Try the faces in the quarantine of an embedding that was stopped again, once the source is repaired."""
     target_identity_recall: float = 0.99
     """Share of held-out probes whose person must come first, of those whose person an exact search puts first."""
     target_recall: float | None = None

@@ -4,7 +4,7 @@
     WORK/embeddings-NNNNNN-MODEL     the embeddings of that catalogue by a model, named by 12 digits of its fingerprint:
                                      all faces in the first one, in the others what has changed since those before
     WORK/index                       the index; each version is of the embeddings of one model up to some number
-    WORK/tombstones                  what was erased
+    WORK/tombstones, WORK/receipts   what was erased, as `likeness erase` notes it
     WORK/report.html                 the page about the last run that did something
 
 There is no other state: what is to be done follows from these artefacts, so that a run which was killed anywhere is
@@ -23,7 +23,7 @@ from metric_core.errors import Occupied
 
 _FACES = re.compile(r"faces-(\d{6,})")
 _EMBEDDINGS = re.compile(r"embeddings-(\d{6,})-([0-9a-f]{12})")
-INDEX, PAGE = "index", "report.html"
+INDEX, PAGE, RECEIPTS = "index", "report.html", "receipts"
 _DIGITS = 12
 
 
@@ -59,7 +59,7 @@ class Folder:
             Occupied: it holds something that is not a pipeline's.
         """
         inside = [name for name in storage.names(uri) if not name.startswith(".")]
-        known = {INDEX, PAGE, tombstones.FOLDER}
+        known = {INDEX, PAGE, RECEIPTS, tombstones.FOLDER}
         strange = [n for n in inside if n not in known and not _FACES.fullmatch(n) and not _EMBEDDINGS.fullmatch(n)]
         if strange:
             raise Occupied(

@@ -127,23 +127,24 @@ class Steps:
             step.note = way.why
             made = None
             if way.how == "add":
-                made = self._add(step, [one for one in chain if one.plan_id in way.plans], way.why)
-                if made.version is None:
-                    step.note = "nothing of them is to be found in an index"
+                assert self.live is not None, "there is something to add to"
+                made = self._add(step, [one for one in chain if one.plan_id in way.plans], way.why, self.live)
+                if made.version in (None, self.live.version):
+                    step.state, step.note = "unchanged", "the live version has all that can be found"
                     return None
             if way.how == "build" or (made and made.result["advice"]):
                 made = self._build(step, chain, faces, made.result["advice"] if made else way.why)
         return made
 
-    def _add(self, step: Step, layers: list[Embeddings], why: str) -> "Made":
+    def _add(self, step: Step, layers: list[Embeddings], why: str, live: Live) -> "Made":
         from workflows.index import add
 
-        if any(one.rows for one in layers):
-            self.journal.begin(step, f"adding to version {self.live.version.id if self.live else ''}: {why}")
+        if any(one.rows for one in layers if one.plan_id not in live.plans):
+            self.journal.begin(step, f"adding to version {live.version.id}: {why}")
             self._connect()
         made = add.make(self.config.adding(",".join(one.manifest.uri for one in layers), self.folder.index))
-        if made.version is not None and step.state != "done":
-            self.journal.begin(step, f"hiding faces: {why}")
+        if made.version not in (None, live.version) and step.state != "done":
+            self.journal.begin(step, f"hiding faces in a version beside {live.version.id}: {why}")
         names = ("rows", "people", "added", "erased", "replaced", "gone", "new_bytes", "identity_recall")
         step.figures = {name: made.result[name] for name in names if name in made.result}
         return made
