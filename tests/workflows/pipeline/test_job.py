@@ -32,6 +32,11 @@ from workflows.pipeline.config import PipelineConfig
 from workflows.pipeline.folder import Folder
 
 PEOPLE, PICTURES = 50, 4
+RESULT = [
+    *("work", "changed", "faces", "embeddings", "index", "version", "digest", "fingerprint", "rows", "people", "steps"),
+    *("compared", "upgrade", "page", "seconds"),
+]
+"""Names that scripts read with ``--json``."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def figures(result: dict[str, Any], name: str) -> dict[str, Any]:
 def test_only_what_changed_is_done(given: Given, ray_session: None) -> None:
     first = given.run()
     assert done(first) == ["catalogue", "delta", "embed", "index", "publish"]
+    assert list(first) == RESULT
     assert (first["rows"], first["people"], first["compared"]) == (PEOPLE * PICTURES, PEOPLE, [])
     page = Path(first["page"]).read_text()
     assert first["version"] in page
