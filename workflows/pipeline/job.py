@@ -54,7 +54,8 @@ def run(config: PipelineConfig) -> dict[str, Any]:
             steps.take()
         except BaseException as error:
             with suppress(OSError, LikenessError):  # the error itself matters more
-                _write_page(steps, f"{type(error).__name__}: see the last step", {})
+                live = {"live": steps.live.version.id} if steps.live else {}
+                _write_page(steps, f"{type(error).__name__}: see the last step", {"work": folder.uri} | live)
             raise
         result = _result(steps) | {"seconds": round(time.monotonic() - start, 2)}
         if journal.changed:

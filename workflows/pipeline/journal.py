@@ -96,7 +96,7 @@ class Journal:
             try:
                 yield
             finally:
-                tracker.tag("note", step.note)
+                tracker.tag("note", next(iter(step.note.splitlines()), ""))  # below it a table may name people
                 tracker.log(step.figures | {"seconds": time.monotonic() - begun}, step=0)
 
     def _run(self, store: str, name: str, parent: str | None) -> AbstractContextManager["Tracker"]:

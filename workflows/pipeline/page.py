@@ -1,5 +1,6 @@
-"""The page about a run: one HTML file that needs nothing else."""
+"""The page about a run: one HTML file that needs nothing else. It names no people, as it may outlive an erasure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -30,10 +31,15 @@ def html(title: str, facts: Mapping[str, Any], steps: Sequence[Step], tables: Ma
         _table((), ((name, "" if value is None else value) for name, value in facts.items())),
         "<h2>Steps</h2>",
         _table(("step", "", "", "", ""), rows, state=1),
-        *(f"<h2>{_text(name)}</h2><pre>{_text(text)}</pre>" for name, text in tables.items() if text),
+        *(f"<h2>{_text(name)}</h2><pre>{_text(_nameless(text))}</pre>" for name, text in tables.items()),
     ]
     head = f'<meta charset="utf-8"><title>likeness pipeline</title><style>{_STYLE}</style>'
     return f"<!doctype html><html><head>{head}</head><body>{''.join(body)}</body></html>\n"
+
+
+def _nameless(table: str) -> str:
+    """A comparison without the names of people who are gone."""
+    return re.sub(r"( are gone),.*", r"\1", table)
 
 
 def _note(step: Step) -> str:

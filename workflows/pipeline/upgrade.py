@@ -71,9 +71,7 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The comparison as tables of plain text."""
-    from workflows.index import diff
-
+    """The comparison as a table of plain text, without the people whose answers differ."""
     scores = found["scores"]
     if "why" in scores:
         lines = [f"scores are not compared: {scores['why']}"]
@@ -87,4 +85,4 @@ def text(found: dict[str, Any]) -> str:
             )
         rank1 = scores["rank1"]
         lines.append(f"rank-1 of {scores['faces']:,} faces: {rank1['old']:.4f} and {rank1['new']:.4f}")
-    return "\n".join([*lines, "", diff.show(found["answers"])])
+    return "\n".join([*lines, summary(found), "`likeness index diff` shows whose answers differ"])

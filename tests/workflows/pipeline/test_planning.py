@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+from support import minted
 
 from metric_core.artefacts import manifest
 from metric_core.errors import ConfigError, FingerprintMismatch, Occupied
+from metric_core.index import gate
 from metric_core.index.version import Version
-from workflows.pipeline import planning
+from workflows.pipeline import page, planning
 from workflows.pipeline.config import PipelineConfig
 from workflows.pipeline.folder import Folder
+from workflows.pipeline.journal import Step
 from workflows.pipeline.planning import Live, Way
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -90,6 +93,37 @@ def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     swept = found.sweep(told.append)
     assert (len(told), swept.rubbish, swept.faces, swept.embeddings) == (4, [], found.faces, found.embeddings)
     assert sorted(path.name for path in tmp_path.glob("faces-*")) == ["faces-000001", "faces-000003"]
+
+
+def test_what_nothing_needs_goes_and_what_is_begun_keeps_its_catalogue(tmp_path: Path) -> None:
+    made(tmp_path, "faces-000001", "faces-000002", "faces-000003", "faces-000004")
+    for number, model in ((1, MODEL), (1, OTHER), (2, OTHER), (4, MODEL)):
+        out = tmp_path / f"embeddings-00000{number}-{model[:12]}"
+        minted.embeddings(out, [1, 2], minted.unit_vectors(2), fingerprint=model)
+        (out / manifest.PLAN).touch()
+    made(tmp_path, f"embeddings-000002-{'c' * 12}", without=manifest.NAME)
+    found = Folder.read(str(tmp_path))
+    assert [one.plan_id for one in found.chain(OTHER)] == [f"embeddings-00000{n}-{OTHER[:12]}" for n in (1, 2)]
+    kept = [f"embeddings-000001-{OTHER[:12]}"]
+    assert [one.fingerprint for one in found.of_plans(kept)] == [OTHER]
+    gone = found.unneeded(kept, [f"{tmp_path}/faces-000001"], MODEL)
+    assert [Path(address).name for address in gone] == [f"embeddings-000002-{OTHER[:12]}", "faces-000003"]
+    assert found.unneeded([], [], OTHER) == [
+        *(f"{tmp_path}/embeddings-00000{n}-{MODEL[:12]}" for n in (1, 4)),
+        *(f"{tmp_path}/faces-00000{n}" for n in (1, 3)),
+    ]
+
+
+def test_the_page_is_safe_and_names_nobody() -> None:
+    step = Step("publish", "stopped", "version 1 is worse\nthe table", {"rows": 5000, "recall": 0.25}, 1.25)
+    table = f"{gate.HEAD}\n{gate.Figure('people', 5, 3, 4, True, '2 are gone, Ann Lee, Bo …')}"
+    text = page.html("a < b", {"work": "s3://u:secret@b/w", "none": None}, [step], {"Stopped": table})
+    assert "a &lt; b" in text
+    assert "2 are gone</pre>" in text
+    assert "version 1 is worse</td>" in text
+    assert "rows 5,000, recall 0.25" in text
+    for absent in ("Ann Lee", "secret", "the table", "http", "<script"):
+        assert absent not in text
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
