@@ -36,7 +36,8 @@ def run(store: Flaky) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.slow
 def test_on_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, value in (flaky.ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path / "cache")}).items():
+        monkeypatch.setenv(name, value)
     here = tmp_path / "here"
     drawn.write_people(here / "people", range(12), pictures=3, seed=3, size=32)
     tiny.untrained(str(here / "model"))
