@@ -70,7 +70,6 @@ class Steps:
                     return known[-1]
             self.journal.begin(step, "the source has changed" if known else "there is none yet")
             found = catalogue.run(config.cataloguing(self.folder.next_faces, namespace))
-            tombstones.prepare(self.folder.tombstones)  # so that all later catalogues have them beside them
             step.figures = {"rows": found["rows"], "identities": found["identities"]}
             self._look()
         return self.folder.faces[-1]
@@ -108,6 +107,7 @@ class Steps:
         out = self.folder.embeddings_of(faces, self.fingerprint)
         since = ",".join(one.manifest.uri for one in self.folder.chain(self.fingerprint)) or None
         self.journal.begin(step, why)
+        tombstones.prepare(self.folder.tombstones)  # beside all catalogues: also those that will be pruned are guarded
         self._connect()
         try:
             found = embed.run(self.config.embedding(faces.uri, out, since))
