@@ -17,7 +17,7 @@ from support import tiny
 
 from metric_core.artefacts import tombstones
 from metric_core.artefacts.embeddings import Embeddings
-from metric_core.errors import ConfigError, FingerprintMismatch, GateStopped, Missing, Occupied
+from metric_core.errors import ConfigError, FingerprintMismatch, GateStopped, Missing, Occupied, TooManyBadImages
 from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
 from metric_core.model import bundle
@@ -185,6 +185,27 @@ def test_another_model_is_an_upgrade_and_a_worse_one_stays_outside(given: Given,
     assert not given.run()["changed"], "the old model goes on"
     forced = given.run(model=worse, upgrade=True, force=True)
     assert given.live().version.id == forced["version"] != old["version"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_upgrade_goes_on_after_runs_with_the_old_model(given: Given, ray_session: None) -> None:
+    given.run()
+    better = tiny.untrained(str(given.root / "better"), size=24)
+    broken = given.people / drawn.name(0) / "00.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(TooManyBadImages):
+        given.run(model=better, upgrade=True, max_bad_fraction=0.0, unit_size=64)
+    broken.write_bytes(whole)
+    drawn.write_people(given.people, range(PEOPLE, PEOPLE + 1), pictures=2, seed=3, size=32)
+    nightly = given.run(keep=1)
+    folder = Folder.read(str(given.root / "work"))
+    numbers = [one.number for one in folder.faces]
+    assert numbers == [2, 3], "the catalogue of what is begun stays"
+    upgraded = given.run(model=better, upgrade=True, unit_size=64, retry_quarantined=True, force=True)
+    assert [step["name"] for step in upgraded["steps"] if step["state"] == "done"].count("embed") == 2
+    assert (upgraded["rows"], upgraded["people"]) == (nightly["rows"], nightly["people"])
+    assert len(upgraded["embeddings"]) == 2
 
 
 @pytest.mark.slow
