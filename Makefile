@@ -40,9 +40,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: $(READY)           ## kills: 30 of an embed job over 20,000 pictures, 20 of an index build, 8 of each other job (the suite has 5, 3, 1); 10 stops of a training
+chaos: $(READY)           ## kills: 30 of an embed job over 20,000 pictures, 20 of an index build, 10 of a pipeline, 8 of each other job (the suite has 5, 3, 3, 1); 10 stops of a training
 	LIKENESS_KILLS=30 LIKENESS_IMAGES=20000 $(BIN)/python -m pytest tests/workflows/embed/test_chaos.py -s --timeout 3600
 	LIKENESS_KILLS=20 LIKENESS_ROWS=100000 $(BIN)/python -m pytest tests/workflows/index/test_kills.py -s --timeout 3600
+	LIKENESS_KILLS=10 $(BIN)/python -m pytest tests/workflows/pipeline/test_kills.py -s --timeout 3600
 	LIKENESS_KILLS=8 LIKENESS_STOPS=5 $(BIN)/python -m pytest tests/workflows/test_kills.py -s --timeout 3600
 
 fuzz: export PYTHONPATH := $(CURDIR):$(CURDIR)/tests

@@ -26,8 +26,21 @@ OWNERS = {
     "mlflow": "workflows/shared/tracking.py",
     "argparse": "workflows/arguments.py",
 }
-JOBS = {"catalogue", "train", "embed", "index", "search", "verify", "evaluate", "embeddings", "erase", "demo", "submit"}
-COMPOSERS = {"demo"}
+JOBS = {
+    "catalogue",
+    "train",
+    "embed",
+    "index",
+    "search",
+    "verify",
+    "evaluate",
+    "embeddings",
+    "erase",
+    "demo",
+    "submit",
+    "pipeline",
+}
+COMPOSERS = {"demo", "pipeline"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -65,6 +65,7 @@ JOBS = {
     "embeddings export": _job("embeddings", "ExportConfig", "write vectors as .npy or .fvecs", "export"),
     "embeddings compare": _job("embeddings", "CompareConfig", "show how scores move with a new model", "compare"),
     "erase": _job("erase", "EraseConfig", "erase people from everything, for ever"),
+    "pipeline": _job("pipeline", "PipelineConfig", "keep an index of a source up to date"),
     "demo": _job("demo", "DemoConfig", "the whole chain, on faces drawn here or on your own"),
     "submit": _job("submit", "SubmitConfig", "run a job on a cluster"),
     "jobs list": _job("submit", "ListConfig", "say which jobs a cluster has", "listing"),

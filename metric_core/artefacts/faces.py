@@ -123,6 +123,11 @@ class Faces:
         """The fields of some columns."""
         return pa.schema([self.schema.field(name) for name in names])
 
+    def iter_columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the rows, one part at a time. Raises as ``rows.read_range``."""
+        columns = self.columns(names)
+        return (rows.read_range(self.uri, part, 0, part.rows, columns) for part in self.parts)
+
     def find(self, face_id_N: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """Some columns of the rows of some faces, in the order given, with nulls for a face that is not in the
         catalogue. The catalogue is read once, one part at a time.
@@ -134,10 +139,9 @@ class Faces:
         Raises:
             Corrupt: as ``rows.read_range``.
         """
-        wanted_M, own = np.unique(face_id_N), self.columns(["face_id", *columns])
-        found = [own.empty_table()]
-        for part in self.parts:
-            table = rows.read_range(self.uri, part, 0, part.rows, own)
+        wanted_M, own = np.unique(face_id_N), ["face_id", *columns]
+        found = [self.columns(own).empty_table()]
+        for table in self.iter_columns(own):
             found.append(table.filter(ids.within(table["face_id"].to_numpy(), wanted_M)))
         there = pa.concat_tables(found)
         id_M = there["face_id"].to_numpy()

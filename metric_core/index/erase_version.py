@@ -66,7 +66,7 @@ class Rewriting:
         probes, known = Probes.parse(files[layout.PROBES]), Truth.parse(files[layout.TRUTH])
         kept_Q = ~hit(probes.to_table(), self.target)
         self._receipts(version, content, kept_Q)
-        if content.masks == before.masks and content.shards == before.shards and not self._concerns(known):
+        if content.masks == before.masks and content.shards == before.shards and not self._concerns(probes, known):
             return before
         files = self._own_files(version, before, content, probes, known, kept_Q, changed)
         if not content.shared:
@@ -89,10 +89,10 @@ class Rewriting:
         self._choice(version, before, content)
         return content
 
-    def _concerns(self, known: Truth) -> bool:
-        """Whether probes or their neighbours are erased."""
+    def _concerns(self, probes: Probes, known: Truth) -> bool:
+        """Whether probes or their neighbours are erased. Where faces were added, the truth has fewer probes."""
         gone = self.target.has(known.best.face_id_QW.ravel()).any()
-        return bool(gone or hit(known.probes.to_table(), self.target).any())
+        return bool(gone or any(hit(one.to_table(), self.target).any() for one in (probes, known.probes)))
 
     def _masks(self, version: Version, content: Content) -> Content:
         """The content with masks that do not list erased faces."""
@@ -164,13 +164,11 @@ class Rewriting:
         files: dict[str, bytes] = {}
         if content.shards != before.shards:
             files |= self._names(version, before)
-        if self._concerns(known):
-            probes = probes.take(kept_Q)
-            best = truth.without(
-                truth.taken(known.best, ~hit(known.probes.to_table(), self.target)), self.target.face_id_M
-            )
-            files[layout.PROBES] = versions.ipc(probes.to_table())
-            files[layout.TRUTH] = versions.ipc(Truth(probes, best).to_table())
+        if self._concerns(probes, known):
+            left_Q = ~hit(known.probes.to_table(), self.target)
+            best = truth.without(truth.taken(known.best, left_Q), self.target.face_id_M)
+            files[layout.PROBES] = versions.ipc(probes.take(kept_Q).to_table())
+            files[layout.TRUTH] = versions.ipc(Truth(known.probes.take(left_Q), best).to_table())
         if (change := changed.get(before.template)) is not None:
             files[layout.TEMPLATE] = change.template
         return files

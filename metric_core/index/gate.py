@@ -130,10 +130,7 @@ def compare(
         tolerance: share of probes, rows and people that may be lost.
     """
     kept = probes.take(~ids.within(probes.face_id_Q, gone_M))
-    other = kept
-    if live.fingerprint != new.fingerprint:
-        other = _of_faces(new, np.sort(kept.face_id_Q))
-        kept = _ordered(kept.take(ids.within(kept.face_id_Q, other.face_id_Q)))
+    kept, other = counterparts(live, new, kept)
     figures = []
     for name, before, after in (("probes found", kept, other), ("given probes found", given, given)):
         if before is not None and after is not None and len(before):
@@ -144,6 +141,15 @@ def compare(
     gone = f"{len(people):,} are gone{_some(people)}"
     figures.append(_left("people", of_people, of_people - len(people), tolerance, gone))
     return figures
+
+
+def counterparts(live: Index, new: Index, probes: Probes) -> tuple[Probes, Probes]:
+    """The probes that each of two versions answers: the same ones; where they are of two models, each one's own vectors
+    of the faces that both have, in the same order."""
+    if live.fingerprint == new.fingerprint:
+        return probes, probes
+    other = _of_faces(new, np.sort(probes.face_id_Q))
+    return _ordered(probes.take(ids.within(probes.face_id_Q, other.face_id_Q))), other
 
 
 def _found(name: str, right_Q: np.ndarray, now_Q: np.ndarray, tolerance: float) -> Figure:

@@ -21,6 +21,7 @@ ACCEPTED: dict[str, list[str]] = {
     "embeddings export": ["--embeddings", "embeddings", "--out", "vectors.npy"],
     "embeddings compare": ["--old", "embeddings", "--new", "others"],
     "erase": ["--faces", "faces", "--identity", "Ann"],
+    "pipeline": ["--source", "pictures", "--model", "model", "--work", "work"],
     "demo": [],
     "submit": [
         "--address",

@@ -456,6 +456,10 @@ OPTIONS = {
     "embeddings export": "embeddings out keys faces",
     "embeddings compare": "old new faces threshold picture seed",
     "erase": "identity face-id faces embeddings index matches tombstones receipt lift yes-all list",
+    "pipeline": "tolerance probes force address verbose max-pixels max-bytes source model work person-level unlabelled "
+    "namespace dtype precision unit-size max-bad-fraction retry-quarantined target-identity-recall target-recall "
+    "memory-budget disk-budget spec shards seed rebuild upgrade max-gone keep gpu gpu-per-actor actors decoders batch "
+    "tracking-uri",
     "demo": "address verbose out source people pictures steps workers seed",
     "submit": "address command name wait detach wheel installed image pass-env shared",
     "jobs list": "address name",

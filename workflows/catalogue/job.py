@@ -44,11 +44,11 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
     splits = _Splits(config)
     with closing(scanning.tables(source, namespace, config)) as scanned:
         erased = _Erased(config, out, namespace, source.root)
-        found = (table for table in map(erased.filter, scanned) if table.num_rows)
+        found = _listed(scanned, erased, splits)
         first = next(found, None)
         if first is None:
             raise _nothing(source_address, erased.count, source)
-        tables = (catalogue.with_splits(table, splits.of(table)) for table in chain([first], found))
+        tables = chain([first], found)
         plan = {"root": source.root, "namespace": namespace} | ({"unlabelled": True} if source.unlabelled else {})
         done = manifest.begin(out, "faces", plan)
         if not done:
@@ -78,6 +78,32 @@ def run(config: CatalogueConfig) -> dict[str, Any]:
         if named := content["rows"] - content["unnamed"]:
             say(f"{named} of {content['rows']} faces keep the name that their column or sidecar gives them")
     return answer | ({"erased": erased.count} if erased.count else {})
+
+
+def is_current(config: CatalogueConfig) -> bool:
+    """Whether a finished ``out`` lists what a catalogue of the source would list now. The source is scanned; nothing is
+    written.
+
+    Raises:
+        Missing, Unfinished, Corrupt: ``out`` is not finished, or damaged; else as ``run``.
+    """
+    done = manifest.read(storage.absolute(config.out), "faces")
+    source = catalogue.scan(storage.absolute(config.source), config.person_level, config.unlabelled)
+    namespace = config.namespace or source.name
+    here = {"root": source.root, "namespace": namespace, "unlabelled": source.unlabelled}
+    if {name: done.content.get(name, False) for name in here} != here:
+        return False
+    with closing(scanning.tables(source, namespace, config)) as scanned:
+        erased = _Erased(config, done.uri, namespace, source.root)
+        digest, _ = _digest(_listed(scanned, erased, _Splits(config)))
+        return digest == str(done.content["rows_digest"])
+
+
+def _listed(scanned: Iterator[pa.Table], erased: "_Erased", splits: "_Splits") -> Iterator[pa.Table]:
+    """The rows that a catalogue has of what was scanned; no table is empty."""
+    for table in map(erased.filter, scanned):
+        if table.num_rows:
+            yield catalogue.with_splits(table, splits.of(table))
 
 
 def _nothing(address: str, erased: int, source: Source) -> DataError:
@@ -119,13 +145,19 @@ def _while_held(tables: Iterator[pa.Table], held: Lease) -> Iterator[pa.Table]:
 
 
 def _require_same_rows(done: Manifest, tables: Iterator[pa.Table]) -> None:
-    digest = Digest()
-    count = sum(table.num_rows for table in digest.over(tables))
-    if digest.hexdigest() != done.content["rows_digest"]:
+    digest, count = _digest(tables)
+    if digest != done.content["rows_digest"]:
         raise Occupied(
             f"{done.uri} is finished and lists other faces than the source now has, or other splits, or faces that "
             f"were erased since ({done.content['rows']} rows there, {count} here); give --out another folder"
         )
+
+
+def _digest(tables: Iterator[pa.Table]) -> tuple[str, int]:
+    """The digest of the rows of some tables, and their number."""
+    digest = Digest()
+    count = sum(table.num_rows for table in digest.over(tables))
+    return digest.hexdigest(), count
 
 
 class _Erased:

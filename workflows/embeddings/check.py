@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_core import counter
-from metric_core.artefacts import audit, delta, ids, rows, tombstones
+from metric_core.artefacts import audit, delta, ids, tombstones
 from metric_core.artefacts.collection import Collection
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import Corrupt, DataError
@@ -64,8 +64,7 @@ def _coverage(config: CheckConfig, address: str, collection: Collection) -> dict
 def _require_same_identities(faces: Faces, collection: Collection) -> None:
     """Raises Corrupt if a face's identity is not the one in the catalogue."""
     columns = ["face_id", "identity"]
-    tables = [rows.read_range(faces.uri, part, 0, part.rows, faces.columns(columns)) for part in faces.parts]
-    known = [(table["face_id"].to_numpy(), _hashes(table)) for table in tables]
+    known = [(table["face_id"].to_numpy(), _hashes(table)) for table in faces.iter_columns(columns)]
     id_M = np.concatenate([ids.NONE, *(id_N for id_N, _ in known)])
     order_M = np.argsort(id_M)
     id_M, hash_M = id_M[order_M], np.concatenate([ids.NONE, *(hash_N for _, hash_N in known)])[order_M]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from metric_core import storage
 from metric_core.artefacts import faces as face_ids
-from metric_core.artefacts import ids, keys, matches, members, rows
+from metric_core.artefacts import ids, keys, matches, members
 from metric_core.artefacts.embeddings import Embeddings
 from metric_core.artefacts.faces import Faces
 from metric_core.artefacts.manifest import Manifest
@@ -166,10 +166,8 @@ def still_erased(faces: Faces, erased: Tombstones) -> tuple[np.ndarray, pa.Table
     Raises:
         OSError: as ``members.names``.
     """
-    columns = faces.columns(COLUMNS)
-    found = [columns.empty_table()]
-    for part in faces.parts:
-        table = rows.read_range(faces.uri, part, 0, part.rows, columns)
+    found = [faces.columns(COLUMNS).empty_table()]
+    for table in faces.iter_columns(COLUMNS):
         found.append(table.filter(erased.erased(table, faces.namespace, faces.root)))
     whole = pa.concat_tables(found)
     return np.unique(whole["face_id"].to_numpy()), whole
@@ -198,7 +196,7 @@ def require_bases(embeddings: Sequence[Embeddings]) -> None:
 def _in_catalogue(asked: Asked, faces: Faces, out: Resolved) -> None:
     """Find the rows that are named, and their twins."""
     hits, plain = [], set()
-    for table in _catalogue(faces):
+    for table in faces.iter_columns(COLUMNS):
         hit_N = asked.shown_by(table["identity"]) | ids.within(table["face_id"].to_numpy(), asked.face_id_M)
         out.left += table.num_rows - int(hit_N.sum())
         named = table.filter(hit_N)
@@ -217,7 +215,7 @@ def _in_catalogue(asked: Asked, faces: Faces, out: Resolved) -> None:
 def _twins(faces: Faces, plain: set[str], hit_M: np.ndarray) -> Iterator[pa.Table]:
     """Rows, other than those found, of pictures that differ from them in the ending only."""
     wanted = pa.array(sorted(plain), pa.string())
-    for table in _catalogue(faces):
+    for table in faces.iter_columns(COLUMNS):
         key = table["key"]
         stem = pc.replace_substring_regex(key, _ENDING, "")
         near_N = pc.or_(pc.is_in(key, value_set=wanted), pc.is_in(stem, value_set=wanted)).to_numpy()
@@ -232,11 +230,6 @@ def _plain(key: str, kind: str, uri: str) -> str | None:
     if keys.hides_ending(key, kind):
         return key
     return keys.plain_of_twin(key, kind, uri) or (key if keys.others(key, kind, uri) else None)
-
-
-def _catalogue(faces: Faces) -> Iterator[pa.Table]:
-    for part in faces.parts:
-        yield rows.read_range(faces.uri, part, 0, part.rows, faces.columns(COLUMNS))
 
 
 def _take(out: Resolved, asked: Asked, table: pa.Table, hit_N: np.ndarray) -> None:

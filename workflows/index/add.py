@@ -24,6 +24,7 @@ from workflows.index.adding import Addition
 from workflows.index.changes import Base, Change, decide
 from workflows.index.config import AddConfig
 from workflows.index.job import show
+from workflows.index.publishing import Made
 from workflows.index.shards import require_same
 from workflows.shared import cluster, console, lease, metrics, preflight, provenance
 from workflows.shared.console import say
@@ -32,7 +33,7 @@ __all__ = ["run", "show"]
 
 
 def run(config: AddConfig) -> dict[str, Any]:
-    """Decide what changes, build the new shards, hide faces, measure and publish.
+    """``make`` the version, and publish it.
 
     Returns:
         {index, version, base, rows, people, shards, bytes, new_bytes, added, erased, replaced, gone, spec, nprobe,
@@ -48,6 +49,14 @@ def run(config: AddConfig) -> dict[str, Any]:
         GateStopped: it finds less than the live version, which stays; it is built, and can be published.
     """
     start = time.monotonic()
+    made = make(config)
+    publishing.finished(IndexStore(storage.absolute(config.index)), made, config)
+    return made.result | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def make(config: AddConfig) -> Made:
+    """Decide what changes, build the new shards, hide faces, and measure. Raises as ``run``, but for GateStopped."""
+    start = time.monotonic()
     store = IndexStore(storage.absolute(config.index))
     given = [Embeddings.open(address.strip()) for address in config.embeddings.split(",")]
     asked = Base.of(store.version(config.version))
@@ -56,7 +65,7 @@ def run(config: AddConfig) -> dict[str, Any]:
     if change.empty:
         say(f"{base} has all of {config.embeddings} already: there is nothing to add")
         found = {"index": store.uri, "version": base.version.id, "base": base.version.id, "rows": base.content.rows}
-        return found | {"added": 0, "seconds": round(time.monotonic() - start, 2)}
+        return Made(found | {"added": 0, "seconds": round(time.monotonic() - start, 2)})
     version = Version.of(store.uri, change.plan)
     finished = None
     begun = manifest.begun(version.uri)
@@ -88,8 +97,8 @@ def run(config: AddConfig) -> dict[str, Any]:
     advice = None if content.drift is None else Drift(**content.drift).advice()
     if advice:
         say(advice)
-    publishing.finished(store, version, config, change.masked_M)
-    return _result(store, version, change, content, advice, time.monotonic() - start)
+    result = _result(store, version, change, content, advice, time.monotonic() - start)
+    return Made(result, version, change.masked_M)
 
 
 def _change(base: Base, given: list[Embeddings], tombstones: str | None) -> Change:

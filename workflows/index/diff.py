@@ -6,13 +6,14 @@ import numpy as np
 
 from metric_core import storage
 from metric_core.index import gate
-from metric_core.index.search import Index, check_fingerprint
+from metric_core.index.search import Index
 from metric_core.index.store import IndexStore
 from workflows.index.config import DiffConfig
 
 
 def run(config: DiffConfig) -> dict[str, Any]:
-    """Compare the first person of each probe of version ``a``: its stored probes and further rows of it.
+    """Compare the first person of each probe of version ``a``: its stored probes and further rows of it. Versions of
+    two models each answer with their own vectors of the faces that both have; their scores are of two scales.
 
     Returns:
         {index, a, b, probes, differ, right_a, right_b, changes: [{face_id, identity, a, score_a, b, score_b}]}: the
@@ -21,14 +22,12 @@ def run(config: DiffConfig) -> dict[str, Any]:
 
     Raises:
         Missing, Unfinished, Corrupt: a version is not there, or damaged.
-        FingerprintMismatch: they are of two models.
     """
     store = IndexStore(storage.absolute(config.index))
     one, other = (Index.open(store.uri, store.version(name).id) for name in (config.a, config.b))
-    check_fingerprint(one.fingerprint, other.fingerprint, f"version {other.version.id}")
-    probes = gate.probes_of(one)
-    first, second = gate.answers(one, probes), gate.answers(other, probes)
-    right_Q, now_Q = first.right(probes), second.right(probes)
+    probes, again = gate.counterparts(one, other, gate.probes_of(one))
+    first, second = gate.answers(one, probes), gate.answers(other, again)
+    right_Q, now_Q = first.right(probes), second.right(again)
     differ_Q = np.array(first.person_Q.to_pylist(), object) != np.array(second.person_Q.to_pylist(), object)
     at_Q = np.flatnonzero(differ_Q)
     at_Q = at_Q[np.argsort(right_Q[at_Q] == now_Q[at_Q], kind="stable")]

@@ -22,13 +22,14 @@ from metric_core.index.version import Version
 from workflows.index import picture, publishing
 from workflows.index.build import Build
 from workflows.index.config import IndexConfig
+from workflows.index.publishing import Made
 from workflows.index.shards import memory_of, require_same
 from workflows.shared import cluster, console, erasures, lease, metrics, preflight, provenance
 from workflows.shared.console import say
 
 
 def run(config: IndexConfig) -> dict[str, Any]:
-    """Choose, build, check, tune and publish.
+    """``make`` the version, and publish it.
 
     Returns:
         {index, version, rows, people, shards, bytes, spec, nprobe, depth, identity_recall, recall, memory, seconds};
@@ -47,6 +48,14 @@ def run(config: IndexConfig) -> dict[str, Any]:
         GateStopped: it finds less than the live version, which stays; it is built, and can be published.
     """
     start = time.monotonic()
+    made = make(config)
+    publishing.finished(IndexStore(storage.absolute(config.out)), made, config)
+    return made.result | {"seconds": round(time.monotonic() - start, 2)}
+
+
+def make(config: IndexConfig) -> Made:
+    """Choose, build, check and tune. Raises as ``run``, but for GateStopped."""
+    start = time.monotonic()
     store = IndexStore(storage.absolute(config.out))
     if not config.dry_run:
         store.require_index_or_nothing()  # before anything is read, and the nodes are asked
@@ -57,7 +66,7 @@ def run(config: IndexConfig) -> dict[str, Any]:
     if config.spec is not None:
         IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
     if config.dry_run:
-        return _estimate(Build(config, corpus, Version(store.uri, "dry-run")), start)
+        return Made(_estimate(Build(config, corpus, Version(store.uri, "dry-run")), start))
     plan = {
         "embeddings": source.origin,  # or as it was called at first, see below
         "target_identity_recall": config.target_identity_recall,
@@ -97,13 +106,12 @@ def run(config: IndexConfig) -> dict[str, Any]:
                     raise
                 held.confirm()
                 finished = _finished(work, content)
-    publishing.finished(store, version, config, _left_out(source))
     content = Content.parse(finished.content)
     if config.picture:
         picture.draw(content, storage.absolute(config.picture))
     measured = finished.provenance.get("measured")
     memory = measured.get("memory") if isinstance(measured, dict) else None  # no digest covers it
-    return _result(store, version, content, memory, time.monotonic() - start)
+    return Made(_result(store, version, content, memory, time.monotonic() - start), version, _left_out(source))
 
 
 def _left_out(source: Collection) -> np.ndarray:

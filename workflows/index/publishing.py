@@ -1,6 +1,8 @@
 """Makes a version of an index the live one, unless it finds less than the version that is live now."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +22,31 @@ from workflows.shared import provenance
 from workflows.shared.console import say
 
 
-def finished(store: IndexStore, version: Version, how: Built, gone_M: np.ndarray) -> None:
+@dataclass(frozen=True)
+class Made:
+    """What a job has built, or found to be built already."""
+
+    result: dict[str, Any]
+    """of the job"""
+    version: Version | None = None
+    """to be published; None if there is nothing new"""
+    gone_M: np.ndarray = field(default_factory=lambda: ids.NONE)
+    """int64, sorted: faces that are left out on purpose"""
+
+
+def finished(store: IndexStore, made: Made, how: Built) -> None:
     """As ``publish``, of a version that a job has built; unless the job was asked not to."""
+    if made.version is None:
+        return
     if how.publish:
-        publish(store, version, how, gone_M)
+        publish(store, made.version, how, made.gone_M)
     else:
-        say(f"version {version.id} of {store.uri} is finished and not published")
+        say(f"version {made.version.id} of {store.uri} is finished and not published")
 
 
-def publish(store: IndexStore, version: Version, how: Gated, gone_M: np.ndarray = ids.NONE) -> list[Figure]:
+def publish(
+    store: IndexStore, version: Version, how: Gated, gone_M: np.ndarray = ids.NONE, *, upgrade: bool = False
+) -> list[Figure]:
     """Compare a finished version with the live one, and make it live.
 
     Args:
@@ -36,6 +54,7 @@ def publish(store: IndexStore, version: Version, how: Gated, gone_M: np.ndarray 
         version: one of its versions.
         how: what may be lost.
         gone_M: int64, sorted: faces that are left out on purpose.
+        upgrade: whether it may be of another model than the live one.
 
     Returns:
         The comparison; nothing if there is nothing to compare with.
@@ -45,7 +64,7 @@ def publish(store: IndexStore, version: Version, how: Gated, gone_M: np.ndarray 
         ConfigError, FingerprintMismatch: the probes that are given cannot be looked for.
         Corrupt, Unfinished, Missing: the version is damaged or not there.
     """
-    found = [] if (live := _live(store, version)) is None else _compared(live, version, how, gone_M)
+    found = [] if (live := _live(store, version)) is None else _compared(live, version, how, gone_M, upgrade)
     stopping = [figure for figure in found if figure.stops]
     if stopping and not how.force:
         of, fell = f"--index {store.uri}", ", ".join(one.name for one in stopping)
@@ -107,12 +126,12 @@ def _live(store: IndexStore, version: Version) -> Index | None:
         return None
 
 
-def _compared(live: Index, version: Version, how: Gated, gone_M: np.ndarray) -> list[Figure]:
+def _compared(live: Index, version: Version, how: Gated, gone_M: np.ndarray, upgrade: bool) -> list[Figure]:
     new = Index.open(version.index_uri, version.id)
     figures = []
     if live.fingerprint != new.fingerprint:
         note = f"model {live.fingerprint[:12]} there, {new.fingerprint[:12]} here"
-        figures.append(Figure("model", 1, 0, 1, stops=True, note=note))
+        figures.append(Figure("model", 1, 0, 0 if upgrade else 1, stops=not upgrade, note=note))
     probes = gate.probes_of(live)
     given = None if how.probes is None else _given(how.probes, live, new)
     return figures + gate.compare(live, new, probes, gone_M, given=given, tolerance=how.tolerance)

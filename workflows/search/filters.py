@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metric_core.artefacts import rows
 from metric_core.artefacts.faces import Faces
 from metric_core.errors import ConfigError
 from metric_core.index.search import Index
@@ -66,8 +65,7 @@ def _ids_of(faces: Faces, split: str) -> np.ndarray:
     """int64 (any number,): the faces of a split. Raises ConfigError if there is none of that name."""
     faces.count(split)
     found = [np.empty(0, np.int64)]
-    for part in faces.parts:
-        table = rows.read_range(faces.uri, part, 0, part.rows, faces.columns(["face_id", "split"]))
+    for table in faces.iter_columns(["face_id", "split"]):
         found.append(table.filter(pc.equal(table["split"], split))["face_id"].to_numpy())
     return np.concatenate(found)
 

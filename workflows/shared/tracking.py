@@ -32,6 +32,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils import logging_utils
 from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.rest_utils import http_request
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
 from sqlalchemy import create_engine, inspect, text
@@ -207,8 +208,10 @@ class Tracker:
             raise JobFailed(f"MLflow does not answer; {problem}; {then}")
 
 
-def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, verbose: bool) -> Tracker:
-    """Create a run called ``name``.
+def start(
+    uri: str, experiment: str, name: str, params: Mapping[str, Any], *, verbose: bool, parent: str | None = None
+) -> Tracker:
+    """Create a run called ``name``; ``parent``: id of the run of the same experiment that it is a part of.
 
     Raises:
         ConfigError: the tracking server does not answer or refuses.
@@ -218,6 +221,8 @@ def start(uri: str, experiment: str, name: str, params: Mapping[str, Any], *, ve
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
         run_id = client.create_run(experiment_id, run_name=name).info.run_id
         client.log_batch(run_id, params=[Param(k, storage.without_secrets(str(v))[:500]) for k, v in params.items()])
+        if parent:
+            client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)
         commit = provenance.git_commit()
         if commit:
             client.set_tag(run_id, "mlflow.source.git.commit", commit)

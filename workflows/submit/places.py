@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from metric_core.storage import is_local
 
 PATHS = frozenset(
-    {"source", "out", "splits", "tombstones", "faces", "model", "since", "embeddings", "index"}
+    {"source", "out", "work", "splits", "tombstones", "faces", "model", "since", "embeddings", "index"}
 ) | frozenset({"picture", "image", "images", "gallery", "pairs", "probes", "matches", "list", "receipt", "old", "new"})
 """Options that hold addresses, as texts; so does tracking_uri, and no other."""
 LISTED = frozenset({"embeddings", "since", "probes", "matches", "old", "new"})

@@ -21,12 +21,16 @@ def test_again_and_after_a_change(people: Path, tmp_path: Path) -> None:
     shutil.copytree(people, source)
     config = CatalogueConfig(source=str(source), out=out, valid_fraction=0.4, seed=3)
     first = catalogue.run(config)
+    assert catalogue.is_current(config)
+    assert not catalogue.is_current(replace(config, namespace="other"))
+    assert not catalogue.is_current(replace(config, seed=4))
     before = (tmp_path / "faces" / manifest.NAME).stat().st_mtime_ns
     assert catalogue.run(config) == first
     message = r"lists other faces than the source now has, or other splits, .* were erased since \(144 rows"
     with pytest.raises(Occupied, match=message):
         catalogue.run(CatalogueConfig(source=str(source), out=out, valid_fraction=0.4, seed=4))
     (source / "person-0000" / "00.jpg").unlink()
+    assert not catalogue.is_current(config)
     with pytest.raises(Occupied, match="144 rows there, 143 here"):
         catalogue.run(config)
     assert (tmp_path / "faces" / manifest.NAME).stat().st_mtime_ns == before, "a finished artefact stays as it is"
