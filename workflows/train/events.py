@@ -21,6 +21,8 @@ class Events:
     def __init__(self, out: str, tracker: Tracker) -> None:
         self._address, self._tracker = storage.join(out, NAME), tracker
         self._events = stored(self._address, "the events so far are lost")
+        for number, event in enumerate(self._events, start=1):  # a run that was killed may not have sent the last one
+            self._tag(number, str(event.get("text")))
 
     def add(self, kind: str, step: int, text: str, *, shown: bool = True) -> None:
         """Note an event.
@@ -37,4 +39,7 @@ class Events:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._events.append({"time": now, "kind": kind, "step": step, "text": text})
         storage.write_bytes(self._address, json.dumps(self._events, indent=2).encode() + b"\n")
-        self._tracker.tag(f"event.{len(self._events):03}", text)
+        self._tag(len(self._events), text)
+
+    def _tag(self, number: int, text: str) -> None:
+        self._tracker.tag(f"event.{number:03}", text)

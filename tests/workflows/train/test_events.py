@@ -24,6 +24,7 @@ def test_events_of_all_runs_are_in_one_file_and_tags_of_the_run(
 ) -> None:
     tags: Any = Tags()
     Events(str(tmp_path), tags).add("lost", 30, "lost worker 1 of 2; going on from step 30")
+    tags.clear()  # as if the run had been killed before it was sent
     again = Events(str(tmp_path), tags)
     again.add("started", 30, "1 worker, after 2: going on from step 30")
     again.add("stopped", 37, "stopped at step 37", shown=False)
