@@ -21,6 +21,7 @@ from table import Case, less, more
 from metric_core.artefacts import manifest
 from metric_core.artefacts.embeddings import GONE, Embeddings
 from metric_core.index.search import Index
+from metric_core.index.store import IndexStore
 from workflows.embed.store import UnitStore
 
 PARTS = 100
@@ -46,7 +47,9 @@ def cases(work: Work) -> Iterator[Case]:
         shutil.rmtree(folder, ignore_errors=True)
     likeness("index", "--embeddings", base, "--out", str(out))
     before = size(out)
-    used = likeness("index", "add", "--index", str(out), "--embeddings", delta)
+    used = likeness("index", "add", "--index", str(out), "--embeddings", delta, "--no-publish")
+    (new,) = (found.id for found in IndexStore(str(out)).versions() if not found.live)
+    published = likeness("index", "publish", "--index", str(out), "--version", new)
     written, about = size(out) - before, child(added, index=str(out))
     built = likeness("index", "--embeddings", f"{base},{delta}", "--out", str(whole))
     likeness("index", "--embeddings", f"{base},{delta}", "--out", str(other), "--seed", "1")
@@ -54,6 +57,7 @@ def cases(work: Work) -> Iterator[Case]:
     apart = f"without Ray's {ray_cpu:.1f} and {about['measuring']:.1f} of measuring recall"
     unit = f"CPU s, {apart}; peer: build / {LEAST}; {about['spec']}, {about['added']} rows"
     yield less("add/cpu", cpu, build_cpu / LEAST, unit)
+    yield less("add/publish", published.cpu, None, "CPU s, to compare it with the live version and publish it")
     yield less("add/wall", used.wall, built.wall, f"s, Ray's {ray_wall:.1f} in both; peer: build")
     yield less("add/bytes", written / 1e6, size(whole) / LEAST / 1e6, f"MB written; peer: build / {LEAST}")
     fresh = {"rows": of.rows, "dim": of.dim, "law": work.law}
