@@ -92,13 +92,12 @@ def require_stored(address: str, sha256: str, *, again: bool = False, cache: Cac
     _require_digest(address, sha256)
     memory = _memory(_folder(cache or Cache()))
     if is_local(address):
-        place: str | Path = Path(absolute(address))
-        found = memory.sha256(Path(place), sha256, again=again)
+        address = absolute(address)
+        found = memory.sha256(Path(address), sha256, again=again)
     else:
-        place = address
         found = memory.sha256_stored(address, sha256, again=again)
     if found != sha256:
-        raise wrong(place, found, sha256)
+        raise wrong(address, found, sha256)
 
 
 def _require_digest(address: str, sha256: str) -> None:

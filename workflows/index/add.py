@@ -56,7 +56,6 @@ def run(config: AddConfig) -> dict[str, Any]:
 
 def make(config: AddConfig) -> Made:
     """Decide what changes, build the new shards, hide faces, and measure. Raises as ``run``, but for GateStopped."""
-    start = time.monotonic()
     store = IndexStore(storage.absolute(config.index))
     given = [Embeddings.open(address.strip()) for address in config.embeddings.split(",")]
     asked = Base.of(store.version(config.version))
@@ -65,7 +64,7 @@ def make(config: AddConfig) -> Made:
     if change.empty:
         say(f"{base} has all of {config.embeddings} already: there is nothing to add")
         found = {"index": store.uri, "version": base.version.id, "base": base.version.id, "rows": base.content.rows}
-        return Made(found | {"added": 0, "seconds": round(time.monotonic() - start, 2)})
+        return Made(found | {"added": 0})
     version = Version.of(store.uri, change.plan)
     finished = None
     begun = manifest.begun(version.uri)
@@ -97,8 +96,7 @@ def make(config: AddConfig) -> Made:
     advice = None if content.drift is None else Drift(**content.drift).advice()
     if advice:
         say(advice)
-    result = _result(store, version, change, content, advice, time.monotonic() - start)
-    return Made(result, version, change.masked_M)
+    return Made(_result(store, version, change, content, advice), version, change.masked_M)
 
 
 def _change(base: Base, given: list[Embeddings], tombstones: str | None) -> Change:
@@ -176,7 +174,7 @@ def _finished(work: Addition, content: Content, spent: float) -> Manifest:
 
 
 def _result(
-    store: IndexStore, version: Version, change: Change, content: Content, advice: str | None, seconds: float
+    store: IndexStore, version: Version, change: Change, content: Content, advice: str | None
 ) -> dict[str, Any]:
     before = change.base.version.sizes()
     return {
@@ -198,5 +196,4 @@ def _result(
         "recall": content.recall["recall"],
         "drift": content.drift,
         "advice": advice,
-        "seconds": round(seconds, 2),
     }

@@ -55,7 +55,6 @@ def run(config: IndexConfig) -> dict[str, Any]:
 
 def make(config: IndexConfig) -> Made:
     """Choose, build, check and tune. Raises as ``run``, but for GateStopped."""
-    start = time.monotonic()
     store = IndexStore(storage.absolute(config.out))
     if not config.dry_run:
         store.require_index_or_nothing()  # before anything is read, and the nodes are asked
@@ -66,7 +65,7 @@ def make(config: IndexConfig) -> Made:
     if config.spec is not None:
         IndexSpec(corpus.dim, config.spec)  # refused before Ray starts and anything is written
     if config.dry_run:
-        return Made(_estimate(Build(config, corpus, Version(store.uri, "dry-run")), start))
+        return Made(_estimate(Build(config, corpus, Version(store.uri, "dry-run"))))
     plan = {
         "embeddings": source.origin,  # or as it was called at first, see below
         "target_identity_recall": config.target_identity_recall,
@@ -111,7 +110,7 @@ def make(config: IndexConfig) -> Made:
         picture.draw(content, storage.absolute(config.picture))
     measured = finished.provenance.get("measured")
     memory = measured.get("memory") if isinstance(measured, dict) else None  # no digest covers it
-    return Made(_result(store, version, content, memory, time.monotonic() - start), version, _left_out(source))
+    return Made(_result(store, version, content, memory), version, _left_out(source))
 
 
 def _left_out(source: Collection) -> np.ndarray:
@@ -199,7 +198,7 @@ def _begin(store: IndexStore, plan: dict[str, Any]) -> tuple[Version, Manifest |
     return version, finished
 
 
-def _estimate(work: Build, start: float) -> dict[str, Any]:
+def _estimate(work: Build) -> dict[str, Any]:
     """What a build would take, from a sample that is really built and searched."""
     clock = time.process_time()
     made = work.choose()
@@ -220,7 +219,6 @@ def _estimate(work: Build, start: float) -> dict[str, Any]:
         "sample_rows": made.sample_rows,
         "identity_recall": chosen.tuned.identity,
         "cpu_seconds": round(cpu + made.seconds_per_row * work.corpus.rows, 1),
-        "seconds": round(time.monotonic() - start, 2),
     }
 
 
@@ -238,9 +236,7 @@ def _table(candidates: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _result(
-    store: IndexStore, version: Version, content: Content, memory: int | None, seconds: float
-) -> dict[str, Any]:
+def _result(store: IndexStore, version: Version, content: Content, memory: int | None) -> dict[str, Any]:
     return {
         "index": store.uri,
         "version": version.id,
@@ -254,5 +250,4 @@ def _result(
         "identity_recall": content.recall["identity"],
         "recall": content.recall["recall"],
         "memory": memory,
-        "seconds": round(seconds, 2),
     }

@@ -27,7 +27,7 @@ class Made:
     """What a job has built, or found to be built already."""
 
     result: dict[str, Any]
-    """of the job"""
+    """of the job, but for the seconds that it took"""
     version: Version | None = None
     """to be published; None if there is nothing new"""
     gone_M: np.ndarray = field(default_factory=lambda: ids.NONE)
